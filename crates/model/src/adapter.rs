@@ -1,0 +1,148 @@
+//! SAT adapters: what a frozen model needs to run semantic adaptive tokens.
+
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+
+use crate::ModelError;
+use crate::architecture::{Architecture, RopeLayout};
+
+/// Largest adapter file in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+/// Largest number of slots in a group.
+pub(crate) const MAX_SLOTS: usize = 32;
+/// Largest rank of a delta.
+pub(crate) const MAX_RANK: usize = 1024;
+
+/// The linear layers a delta applies to, in the order of [`LayerDeltas`].
+pub(crate) const LINEARS: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
+
+/// One low-rank delta, `y += (x A) B`.
+#[derive(Clone, Debug)]
+pub(crate) struct Delta {
+    /// `[n_in, rank]`
+    pub(crate) a: Vec<f32>,
+    /// `[rank, n_out]`
+    pub(crate) b: Vec<f32>,
+}
+
+/// Deltas of one layer, in the order of [`LINEARS`].
+pub(crate) type LayerDeltas = [Delta; LINEARS.len()];
+
+/// An adapter: embeddings of the semantic adaptive tokens, and deltas that apply to their rows.
+#[derive(Clone, Debug)]
+pub struct SatAdapter {
+    /// `[k, hidden]`, f32.
+    pub(crate) embedding: Vec<f32>,
+    pub(crate) layers: Vec<LayerDeltas>,
+    pub(crate) rank: usize,
+    n_slots: usize,
+    base_sha256: String,
+}
+
+fn mismatch(what: impl Into<String>, expected: impl ToString, got: impl ToString) -> ModelError {
+    ModelError::AdapterMismatch { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+}
+
+impl SatAdapter {
+    /// Reads the adapter at `path` and checks that it fits `architecture`.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterFile`] and [`ModelError::AdapterMismatch`].
+    pub fn load(path: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
+        let refuse = |reason: String| ModelError::AdapterFile { path: path.to_owned(), reason };
+        let n_bytes = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
+        if n_bytes > MAX_FILE_BYTES {
+            return Err(refuse(format!("it holds {n_bytes} bytes, at most {MAX_FILE_BYTES} are read")));
+        }
+        let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| refuse(error.to_string()))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
+        let notes = metadata.metadata().clone().unwrap_or_default();
+        let note = |key: &str| notes.get(key).map(String::as_str).unwrap_or_default();
+        let number = |key: &str, max: usize| match note(key).parse::<usize>() {
+            Ok(value) if (1..=max).contains(&value) => Ok(value),
+            _ => Err(mismatch(key, format!("from 1 to {max}"), format!("`{}`", note(key)))),
+        };
+        let n_slots = number("k", MAX_SLOTS)?;
+        let rank = number("rank", MAX_RANK)?;
+        let rope = match architecture.rope_layout {
+            RopeLayout::Interleaved => "interleaved",
+            RopeLayout::Half => "half",
+        };
+        if note("rope") != rope {
+            return Err(mismatch("rope", rope, note("rope")));
+        }
+
+        let floats = |name: &str, shape: [usize; 2]| -> Result<Vec<f32>, ModelError> {
+            let tensor = tensors.tensor(name).map_err(|error| refuse(format!("`{name}`: {error}")))?;
+            if tensor.shape() != shape {
+                return Err(mismatch(
+                    format!("shape of {name}"),
+                    format!("{shape:?}"),
+                    format!("{:?}", tensor.shape()),
+                ));
+            }
+            let values: Vec<f32> = match tensor.dtype() {
+                Dtype::F32 => tensor
+                    .data()
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect(),
+                Dtype::F16 => tensor
+                    .data()
+                    .chunks_exact(2)
+                    .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+                    .collect(),
+                Dtype::BF16 => tensor
+                    .data()
+                    .chunks_exact(2)
+                    .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
+                    .collect(),
+                got => {
+                    return Err(mismatch(format!("type of {name}"), "F32, F16 or BF16", format!("{got:?}")));
+                }
+            };
+            match values.iter().all(|value| value.is_finite()) {
+                true => Ok(values),
+                false => Err(ModelError::NotFinite { tensor: name.to_owned() }),
+            }
+        };
+        let Architecture { n_layers, hidden, feed_forward, .. } = *architecture;
+        let (query, kv) = (architecture.query_width(), architecture.kv_width());
+        let embedding = floats("sat.embedding", [n_slots, hidden])?;
+        let mut layers = Vec::with_capacity(n_layers);
+        for layer in 0..n_layers {
+            let delta = |short: &str, n_in: usize, n_out: usize| -> Result<Delta, ModelError> {
+                let name = format!("layers.{layer}.{short}");
+                let a = floats(&format!("{name}.lora_a"), [n_in, rank])?;
+                let b = floats(&format!("{name}.lora_b"), [rank, n_out])?;
+                Ok(Delta { a, b })
+            };
+            layers.push([
+                delta("q", hidden, query)?,
+                delta("k", hidden, kv)?,
+                delta("v", hidden, kv)?,
+                delta("o", query, hidden)?,
+                delta("gate", hidden, feed_forward)?,
+                delta("up", hidden, feed_forward)?,
+                delta("down", feed_forward, hidden)?,
+            ]);
+        }
+        let n_expected = 1 + n_layers * 2 * LINEARS.len();
+        if tensors.len() != n_expected {
+            return Err(mismatch("number of tensors", n_expected, tensors.len()));
+        }
+        Ok(Self { embedding, layers, rank, n_slots, base_sha256: note("base_sha256").to_owned() })
+    }
+
+    /// Number of semantic adaptive tokens in a group.
+    pub fn n_slots(&self) -> usize {
+        self.n_slots
+    }
+
+    /// SHA-256 of the weight file that the adapter was trained for, in hexadecimal.
+    pub fn base_sha256(&self) -> &str {
+        &self.base_sha256
+    }
+}

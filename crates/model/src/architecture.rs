@@ -1,0 +1,161 @@
+//! What the metadata of a file say about its model.
+
+use crate::ModelError;
+use crate::gguf::{GgufError, GgufFile};
+
+/// Architectures of the Llama family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Llama, Code Llama, SmolLM2.
+    Llama,
+    /// Qwen2 and Qwen2.5: biases on q, k and v.
+    Qwen2,
+}
+
+impl Family {
+    /// The name in `general.architecture`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+        }
+    }
+}
+
+/// Which values of a head rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Pairs (2i, 2i + 1), the order of llama weights in GGUF files.
+    Interleaved,
+    /// Pairs (i, i + d/2).
+    Half,
+}
+
+/// Sizes and constants of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Architecture {
+    /// Architecture of the Llama family.
+    pub family: Family,
+    /// Number of layers.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the feed-forward layer.
+    pub feed_forward: usize,
+    /// Number of query heads.
+    pub n_heads: usize,
+    /// Number of key and value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Leading values of a head that rotate; even.
+    pub rope_dim: usize,
+    /// Base of the rotary frequencies.
+    pub rope_base: f64,
+    /// Which values rotate together.
+    pub rope_layout: RopeLayout,
+    /// Epsilon of RMSNorm.
+    pub norm_epsilon: f32,
+    /// Positions the model was trained for.
+    pub context_length: usize,
+    /// Rows of the embedding table.
+    pub vocabulary: usize,
+}
+
+impl Architecture {
+    /// Reads and checks the metadata of `file`.
+    ///
+    /// # Errors
+    /// When an entry is missing or out of range, or asks for what is not supported.
+    pub fn from_gguf(file: &GgufFile) -> Result<Self, ModelError> {
+        let family = match file.string("general.architecture")? {
+            "llama" => Family::Llama,
+            "qwen2" => Family::Qwen2,
+            got => return Err(ModelError::UnsupportedArchitecture { got: got.to_owned() }),
+        };
+        let key = |name: &str| format!("{}.{name}", family.name());
+        let count = |name: &str, range: std::ops::RangeInclusive<usize>, words: &'static str| {
+            let key = key(name);
+            let got = file.count(&key)?;
+            if range.contains(&got) {
+                Ok(got)
+            } else {
+                Err(GgufError::OutOfRange { key, range: words, got: got.to_string() })
+            }
+        };
+        let n_layers = count("block_count", 1..=1024, "from 1 to 1024")?;
+        let hidden = count("embedding_length", 32..=65_536, "from 32 to 65536")?;
+        let feed_forward = count("feed_forward_length", 32..=1 << 20, "from 32 to 1048576")?;
+        let n_heads = count("attention.head_count", 1..=1024, "from 1 to 1024")?;
+        let n_kv_heads = match file.has(&key("attention.head_count_kv")) {
+            true => count("attention.head_count_kv", 1..=1024, "from 1 to 1024")?,
+            false => n_heads,
+        };
+        let context_length = count("context_length", 1..=1 << 20, "from 1 to 1048576")?;
+        let head_dim = match file.has(&key("attention.key_length")) {
+            true => count("attention.key_length", 2..=1024, "from 2 to 1024")?,
+            false => hidden / n_heads,
+        };
+        let rope_dim = match file.has(&key("rope.dimension_count")) {
+            true => count("rope.dimension_count", 2..=1024, "from 2 to 1024")?,
+            false => head_dim,
+        };
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            let key = key("attention.head_count_kv");
+            let range = "a divisor of the number of heads";
+            return Err(GgufError::OutOfRange { key, range, got: n_kv_heads.to_string() }.into());
+        }
+        if rope_dim > head_dim || !rope_dim.is_multiple_of(2) {
+            let key = key("rope.dimension_count");
+            let range = "even and at most the width of a head";
+            return Err(GgufError::OutOfRange { key, range, got: rope_dim.to_string() }.into());
+        }
+        let scaling = key("rope.scaling.type");
+        if file.has(&scaling) && file.string(&scaling)? != "none" {
+            let feature = format!("rotary scaling `{}`", file.string(&scaling)?);
+            return Err(ModelError::UnsupportedFeature { feature });
+        }
+        let rope_base = match file.has(&key("rope.freq_base")) {
+            true => file.float(&key("rope.freq_base"))?,
+            false => 10_000.0,
+        };
+        let norm_epsilon = file.float(&key("attention.layer_norm_rms_epsilon"))?;
+        if !(rope_base > 1.0 && norm_epsilon > 0.0 && norm_epsilon < 1.0) {
+            let key = format!("{} and {}", key("rope.freq_base"), key("attention.layer_norm_rms_epsilon"));
+            let got = format!("{rope_base} and {norm_epsilon}");
+            return Err(GgufError::OutOfRange { key, range: "above 1, and in (0, 1)", got }.into());
+        }
+        let embedding = "token_embd.weight";
+        let Some(entry) = file.header().tensors().get(embedding) else {
+            return Err(ModelError::MissingTensor { tensor: embedding.to_owned() });
+        };
+        Ok(Self {
+            family,
+            n_layers,
+            hidden,
+            feed_forward,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            rope_dim,
+            rope_base,
+            rope_layout: match family {
+                Family::Llama => RopeLayout::Interleaved,
+                Family::Qwen2 => RopeLayout::Half,
+            },
+            norm_epsilon: norm_epsilon as f32,
+            context_length,
+            vocabulary: entry.shape[0],
+        })
+    }
+
+    /// Width of the queries.
+    pub fn query_width(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Width of the keys, and of the values.
+    pub fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+}

@@ -1,0 +1,49 @@
+//! The one error of this crate.
+
+use std::path::PathBuf;
+
+use crate::gguf::{GgufError, TensorType};
+use crate::tokenizer::TokenizerError;
+
+/// Why a model cannot be loaded or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // The messages say what the fields are.
+pub enum ModelError {
+    #[error("{}: {source}", path.display())]
+    Gguf { path: PathBuf, source: GgufError },
+    #[error("the metadata: {0}")]
+    Metadata(#[from] GgufError),
+    #[error("the tokenizer: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    #[error("the architecture `{got}` is not supported, `llama` and `qwen2` are")]
+    UnsupportedArchitecture { got: String },
+    #[error("this model needs {feature}, which is not supported")]
+    UnsupportedFeature { feature: String },
+    #[error("tensor `{tensor}` is missing")]
+    MissingTensor { tensor: String },
+    #[error("tensor `{tensor}` is not part of a {family} model")]
+    UnexpectedTensor { tensor: String, family: &'static str },
+    #[error("tensor `{tensor}` must have shape {expected:?}. Given: {got:?}")]
+    TensorShape { tensor: String, expected: Vec<usize>, got: Vec<usize> },
+    #[error("tensor `{tensor}` must have type {expected}. Given: {got:?}")]
+    TensorType { tensor: String, expected: &'static str, got: TensorType },
+    #[error("tensor `{tensor}` holds a value that is not finite")]
+    NotFinite { tensor: String },
+    #[error("cannot read the adapter {}: {reason}", path.display())]
+    AdapterFile { path: PathBuf, reason: String },
+    #[error("the adapter's `{what}` must be {expected}. Given: {got}")]
+    AdapterMismatch { what: String, expected: String, got: String },
+    #[error("token {token} is outside the vocabulary of {vocabulary}")]
+    TokenOutsideVocabulary { token: u32, vocabulary: usize },
+    #[error("adaptive slot {slot} is outside the adapter's {n_slots}")]
+    SlotOutsideAdapter { slot: usize, n_slots: usize },
+    #[error("the context holds {capacity} rows. Needed: {needed}")]
+    ContextFull { capacity: usize, needed: usize },
+    #[error("a plan starts at row {planned} of the cache, which holds {committed}")]
+    PlanOutOfStep { planned: usize, committed: usize },
+    #[error("the compute library failed: {0}")]
+    Compute(#[from] candle_core::Error),
+    #[error("cannot read {}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+}

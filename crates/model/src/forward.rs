@@ -1,0 +1,308 @@
+//! The Llama family, once: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+use std::path::PathBuf;
+
+use speculate::{Logits, RowInput, RowPlan};
+
+use crate::adapter::{LINEARS, SatAdapter};
+use crate::architecture::Architecture;
+use crate::backend::{AttentionShape, Backend, CandleCpu, Rope};
+use crate::gguf::GgufFile;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{Linear, Weights, sha256_of_file};
+use crate::{ModelError, Sequence};
+
+/// Rows a pass may place behind the context: drafts and adaptive groups of the last step.
+pub(crate) const MARGIN_ROWS: usize = 256;
+
+/// What to load.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// The GGUF file.
+    pub weights: PathBuf,
+    /// The SAT adapter, if there is one for this file.
+    pub adapter: Option<PathBuf>,
+    /// Longest context in tokens; the model's own length where that is shorter.
+    pub max_context: usize,
+}
+
+impl ModelConfig {
+    /// A model without adapter, and a context of 8192 tokens.
+    pub fn new(weights: impl Into<PathBuf>) -> Self {
+        Self { weights: weights.into(), adapter: None, max_context: 8192 }
+    }
+}
+
+/// What a weight file holds, from its header alone.
+#[derive(Clone, Debug)]
+pub struct ModelSummary {
+    /// Sizes and constants.
+    pub architecture: Architecture,
+    /// `general.name`, if the file has one.
+    pub name: Option<String>,
+    /// Number of weights.
+    pub n_parameters: u64,
+    /// The type that most matrices have, like `Q4_K`.
+    pub quantization: String,
+}
+
+impl ModelSummary {
+    /// Checks the file at `weights` (header, metadata, names and shapes of tensors, tokenizer) and
+    /// says what it holds.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn read(weights: &std::path::Path) -> Result<(Self, Tokenizer), ModelError> {
+        let file = open(weights)?;
+        let architecture = Architecture::from_gguf(&file)?;
+        let tokenizer = Tokenizer::from_gguf(&file, architecture.vocabulary)?;
+        let name = file.string("general.name").ok().map(str::to_owned);
+        let mut bytes_by_type = std::collections::BTreeMap::<_, usize>::new();
+        let mut n_parameters = 0;
+        for entry in file.header().tensors().values() {
+            n_parameters += entry.shape.iter().map(|&n| n as u64).product::<u64>();
+            *bytes_by_type.entry(entry.tensor_type).or_default() += usize::from(entry.shape.len() == 2);
+        }
+        let commonest = bytes_by_type.into_iter().max_by_key(|&(_, n)| n);
+        let quantization = commonest.map(|(tensor_type, _)| format!("{tensor_type:?}")).unwrap_or_default();
+        Ok((Self { architecture, name, n_parameters, quantization }, tokenizer))
+    }
+}
+
+fn open(weights: &std::path::Path) -> Result<GgufFile, ModelError> {
+    GgufFile::open(weights).map_err(|source| ModelError::Gguf { path: weights.to_owned(), source })
+}
+
+/// A model that is ready to run.
+pub struct Model {
+    llama: Llama<CandleCpu>,
+    tokenizer: Tokenizer,
+    context_length: usize,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("architecture", &self.llama.architecture).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Loads a model onto the CPU.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn load(config: &ModelConfig) -> Result<Self, ModelError> {
+        Self::load_with_progress(config, &mut |_| ())
+    }
+
+    /// Loads a model, telling `progress` the share that is done, from 0 to 1.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn load_with_progress(
+        config: &ModelConfig,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, ModelError> {
+        let file = open(&config.weights)?;
+        let architecture = Architecture::from_gguf(&file)?;
+        let tokenizer = Tokenizer::from_gguf(&file, architecture.vocabulary)?;
+        let context_length = config.max_context.min(architecture.context_length);
+        let adapter = match &config.adapter {
+            Some(path) => Some(load_adapter(path, &config.weights, &architecture)?),
+            None => None,
+        };
+        let backend = CandleCpu;
+        let weights = Weights::load(&backend, &file, &architecture, progress)?;
+        let rope = Rope::new(
+            architecture.rope_layout,
+            architecture.head_dim,
+            architecture.rope_dim,
+            architecture.rope_base,
+            context_length + MARGIN_ROWS,
+        );
+        let deltas = adapter.map(|adapter| AdapterWeights::load(&backend, adapter));
+        let llama = Llama { backend, architecture, weights, rope, adapter: deltas };
+        Ok(Self { llama, tokenizer, context_length })
+    }
+
+    /// Sizes and constants.
+    pub fn architecture(&self) -> &Architecture {
+        &self.llama.architecture
+    }
+
+    /// The tokenizer that came with the weights.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Longest sequence in tokens.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// Semantic adaptive tokens in a group; 0 without adapter.
+    pub fn n_adaptive_tokens(&self) -> usize {
+        self.llama.adapter.as_ref().map_or(0, |adapter| adapter.n_slots)
+    }
+
+    /// An empty sequence on this model.
+    pub fn sequence(self: &std::sync::Arc<Self>) -> Sequence {
+        Sequence::new(self.clone())
+    }
+
+    pub(crate) fn llama(&self) -> &Llama<CandleCpu> {
+        &self.llama
+    }
+}
+
+/// Adapters are trained for one file: deltas on other weights would draft noise.
+fn load_adapter(
+    path: &std::path::Path,
+    weights: &std::path::Path,
+    architecture: &Architecture,
+) -> Result<SatAdapter, ModelError> {
+    let adapter = SatAdapter::load(path, architecture)?;
+    let got = sha256_of_file(weights)?;
+    if adapter.base_sha256() != got {
+        let (what, expected) = ("base_sha256".to_owned(), adapter.base_sha256().to_owned());
+        return Err(ModelError::AdapterMismatch { what, expected, got });
+    }
+    Ok(adapter)
+}
+
+pub(crate) struct AdapterWeights<B: Backend> {
+    embedding: Vec<f32>,
+    layers: Vec<[B::LowRank; LINEARS.len()]>,
+    n_slots: usize,
+}
+
+impl<B: Backend> AdapterWeights<B> {
+    fn load(backend: &B, adapter: SatAdapter) -> Self {
+        let (n_slots, rank) = (adapter.n_slots(), adapter.rank);
+        let layers = adapter.layers.into_iter();
+        let layers = layers.map(|deltas| deltas.map(|delta| backend.low_rank(delta.a, delta.b, rank)));
+        Self { embedding: adapter.embedding, layers: layers.collect(), n_slots }
+    }
+}
+
+/// Buffers that a sequence keeps between passes.
+pub(crate) struct Buffers<B: Backend> {
+    hidden: B::Rows,
+    normed: B::Rows,
+    queries: B::Rows,
+    keys: B::Rows,
+    values: B::Rows,
+    attended: B::Rows,
+    gate: B::Rows,
+    up: B::Rows,
+    projected: B::Rows,
+}
+
+impl<B: Backend> Default for Buffers<B> {
+    fn default() -> Self {
+        Self {
+            hidden: B::Rows::default(),
+            normed: B::Rows::default(),
+            queries: B::Rows::default(),
+            keys: B::Rows::default(),
+            values: B::Rows::default(),
+            attended: B::Rows::default(),
+            gate: B::Rows::default(),
+            up: B::Rows::default(),
+            projected: B::Rows::default(),
+        }
+    }
+}
+
+pub(crate) struct Llama<B: Backend> {
+    pub(crate) backend: B,
+    pub(crate) architecture: Architecture,
+    weights: Weights<B>,
+    rope: Rope,
+    adapter: Option<AdapterWeights<B>>,
+}
+
+impl<B: Backend> Llama<B> {
+    /// Runs `plan`: writes its keys and values behind the committed rows of `cache`, and the
+    /// logits that it asks for to `logits`.
+    pub(crate) fn forward(
+        &self,
+        plan: &RowPlan,
+        cache: &mut B::Cache,
+        buffers: &mut Buffers<B>,
+        logits: &mut Logits,
+    ) -> Result<(), ModelError> {
+        self.check(plan)?;
+        let Self { backend, architecture, weights, .. } = self;
+        let epsilon = architecture.norm_epsilon;
+        let shape = AttentionShape {
+            n_heads: architecture.n_heads,
+            n_kv_heads: architecture.n_kv_heads,
+            head_dim: architecture.head_dim,
+        };
+        let Buffers { hidden, normed, queries, keys, values, attended, gate, up, projected } = buffers;
+        let slots = self.adapter.as_ref().map_or(&[][..], |adapter| &adapter.embedding);
+        let first_adaptive = plan.n_token_rows();
+        let has_adaptive = first_adaptive < plan.rows().len();
+
+        backend.embed(&weights.embedding, slots, plan, hidden)?;
+        for (layer_idx, layer) in weights.layers.iter().enumerate() {
+            let deltas = self.adapter.as_ref().filter(|_| has_adaptive);
+            let deltas = deltas.map(|adapter| &adapter.layers[layer_idx]);
+            let linear = |linear: &Linear<B>, delta: usize, input: &B::Rows, out: &mut B::Rows| {
+                backend.linear(&linear.matrix, linear.bias.as_deref(), input, out)?;
+                if let Some(deltas) = deltas {
+                    backend.add_low_rank(&deltas[delta], first_adaptive, input, out);
+                }
+                Ok::<(), ModelError>(())
+            };
+            backend.rms_norm(hidden, &layer.attention_norm, epsilon, normed);
+            linear(&layer.q, 0, normed, queries)?;
+            linear(&layer.k, 1, normed, keys)?;
+            linear(&layer.v, 2, normed, values)?;
+            backend.rope(&self.rope, plan, queries);
+            backend.rope(&self.rope, plan, keys);
+            backend.store(cache, layer_idx, plan, keys, values);
+            backend.attend(cache, layer_idx, shape, plan, queries, attended);
+            linear(&layer.o, 3, attended, projected)?;
+            backend.add(projected, hidden);
+
+            backend.rms_norm(hidden, &layer.feed_forward_norm, epsilon, normed);
+            linear(&layer.gate, 4, normed, gate)?;
+            linear(&layer.up, 5, normed, up)?;
+            backend.swiglu(gate, up);
+            linear(&layer.down, 6, gate, projected)?;
+            backend.add(projected, hidden);
+        }
+        logits.vocabulary = architecture.vocabulary;
+        logits.values.clear();
+        if !plan.logit_rows().is_empty() {
+            backend.select(hidden, plan.logit_rows(), attended);
+            backend.rms_norm(attended, &weights.output_norm, epsilon, normed);
+            let (head, bias) = match &weights.output {
+                Some(output) => (&output.matrix, output.bias.as_deref()),
+                None => (&weights.embedding, None),
+            };
+            backend.linear(head, bias, normed, projected)?;
+            backend.to_host(projected, &mut logits.values);
+        }
+        Ok(())
+    }
+
+    fn check(&self, plan: &RowPlan) -> Result<(), ModelError> {
+        let vocabulary = self.architecture.vocabulary;
+        let n_slots = self.adapter.as_ref().map_or(0, |adapter| adapter.n_slots);
+        for row in plan.rows() {
+            match row.input {
+                RowInput::Token(token) if token as usize >= vocabulary => {
+                    return Err(ModelError::TokenOutsideVocabulary { token, vocabulary });
+                }
+                RowInput::Adaptive(slot) if slot >= n_slots => {
+                    return Err(ModelError::SlotOutsideAdapter { slot, n_slots });
+                }
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! Models: weight files, tokenizers, one Llama-family forward pass, the KV cache, and the adapter
+//! that teaches a frozen model its semantic adaptive tokens.
+//!
+//! The principal type is [`Model`]; a [`Sequence`] is a model with a cache, and is what
+//! `speculate` calls a target. Files come from anywhere, so [`gguf`] checks a header before
+//! anything is allocated for it.
+//!
+//! ```no_run
+//! use model::{Model, ModelConfig};
+//!
+//! let model = Model::load(&ModelConfig::new("qwen2.5-coder-0.5b.gguf"))?;
+//! let tokens = model.tokenizer().encode("fn main() {")?;
+//! println!("{} layers, {} tokens", model.architecture().n_layers, tokens.len());
+//! # Ok::<(), model::ModelError>(())
+//! ```
+
+mod adapter;
+mod architecture;
+mod backend;
+mod error;
+mod forward;
+pub mod gguf;
+mod kv_cache;
+mod sequence;
+mod tokenizer;
+mod weights;
+
+pub use adapter::SatAdapter;
+pub use architecture::{Architecture, Family, RopeLayout};
+pub use error::ModelError;
+pub use forward::{Model, ModelConfig, ModelSummary};
+pub use sequence::Sequence;
+pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError, TokenizerKind};
+pub use weights::sha256_of_file;

@@ -1,0 +1,176 @@
+//! From the tensors of a file to the weights of the forward pass.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::ModelError;
+use crate::architecture::{Architecture, Family};
+use crate::backend::{Backend, MatrixBytes};
+use crate::gguf::{GgufFile, TensorEntry, TensorType};
+
+/// A linear layer: `y = W x + bias`.
+pub(crate) struct Linear<B: Backend> {
+    pub(crate) matrix: B::Matrix,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+/// Weights of one layer.
+pub(crate) struct Layer<B: Backend> {
+    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) q: Linear<B>,
+    pub(crate) k: Linear<B>,
+    pub(crate) v: Linear<B>,
+    pub(crate) o: Linear<B>,
+    pub(crate) feed_forward_norm: Vec<f32>,
+    pub(crate) gate: Linear<B>,
+    pub(crate) up: Linear<B>,
+    pub(crate) down: Linear<B>,
+}
+
+/// All weights of a model.
+pub(crate) struct Weights<B: Backend> {
+    pub(crate) embedding: B::Matrix,
+    pub(crate) layers: Vec<Layer<B>>,
+    pub(crate) output_norm: Vec<f32>,
+    /// `None` when the vocabulary projection shares the embedding table.
+    pub(crate) output: Option<Linear<B>>,
+}
+
+impl<B: Backend> Weights<B> {
+    /// Loads the tensors of `file`, telling `progress` the share that is done, from 0 to 1.
+    ///
+    /// # Errors
+    /// When a tensor is missing, unknown, or of another shape than `architecture` says.
+    pub(crate) fn load(
+        backend: &B,
+        file: &GgufFile,
+        architecture: &Architecture,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, ModelError> {
+        let mut loader = Loader { backend, file, n_used: 0 };
+        let Architecture { n_layers, hidden, feed_forward, vocabulary, .. } = *architecture;
+        let (query, kv) = (architecture.query_width(), architecture.kv_width());
+        let embedding = loader.matrix("token_embd.weight", vocabulary, hidden)?;
+        let mut layers = Vec::with_capacity(n_layers);
+        for layer in 0..n_layers {
+            let name = |name: &str| format!("blk.{layer}.{name}");
+            layers.push(Layer {
+                attention_norm: loader.vector(&name("attn_norm.weight"), hidden)?,
+                q: loader.linear(&name("attn_q"), query, hidden)?,
+                k: loader.linear(&name("attn_k"), kv, hidden)?,
+                v: loader.linear(&name("attn_v"), kv, hidden)?,
+                o: loader.linear(&name("attn_output"), hidden, query)?,
+                feed_forward_norm: loader.vector(&name("ffn_norm.weight"), hidden)?,
+                gate: loader.linear(&name("ffn_gate"), feed_forward, hidden)?,
+                up: loader.linear(&name("ffn_up"), feed_forward, hidden)?,
+                down: loader.linear(&name("ffn_down"), hidden, feed_forward)?,
+            });
+            progress((layer + 1) as f32 / (n_layers + 1) as f32);
+        }
+        let output_norm = loader.vector("output_norm.weight", hidden)?;
+        let output = match loader.entry("output.weight") {
+            Some(_) => Some(loader.linear("output", vocabulary, hidden)?),
+            None => None,
+        };
+        loader.finish(architecture.family, n_layers)?;
+        progress(1.0);
+        Ok(Self { embedding, layers, output_norm, output })
+    }
+}
+
+struct Loader<'a, B> {
+    backend: &'a B,
+    file: &'a GgufFile,
+    n_used: usize,
+}
+
+impl<'a, B: Backend> Loader<'a, B> {
+    fn entry(&self, tensor: &str) -> Option<&'a TensorEntry> {
+        self.file.header().tensors().get(tensor)
+    }
+
+    fn expect(&mut self, tensor: &str, expected: &[usize]) -> Result<&'a TensorEntry, ModelError> {
+        let Some(entry) = self.entry(tensor) else {
+            return Err(ModelError::MissingTensor { tensor: tensor.to_owned() });
+        };
+        if entry.shape != expected {
+            let (expected, got) = (expected.to_vec(), entry.shape.clone());
+            return Err(ModelError::TensorShape { tensor: tensor.to_owned(), expected, got });
+        }
+        self.n_used += 1;
+        Ok(entry)
+    }
+
+    fn matrix(&mut self, tensor: &str, n_out: usize, n_in: usize) -> Result<B::Matrix, ModelError> {
+        let entry = self.expect(tensor, &[n_out, n_in])?;
+        let bytes = self.file.tensor_bytes(entry);
+        self.backend.matrix(MatrixBytes { tensor_type: entry.tensor_type, n_out, n_in, bytes })
+    }
+
+    fn linear(&mut self, name: &str, n_out: usize, n_in: usize) -> Result<Linear<B>, ModelError> {
+        let matrix = self.matrix(&format!("{name}.weight"), n_out, n_in)?;
+        let bias = format!("{name}.bias");
+        let bias = match self.entry(&bias) {
+            Some(_) => Some(self.vector(&bias, n_out)?),
+            None => None,
+        };
+        Ok(Linear { matrix, bias })
+    }
+
+    fn vector(&mut self, tensor: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+        let entry = self.expect(tensor, &[len])?;
+        if entry.tensor_type != TensorType::F32 {
+            let (tensor, got) = (tensor.to_owned(), entry.tensor_type);
+            return Err(ModelError::TensorType { tensor, expected: "F32", got });
+        }
+        let bytes = self.file.tensor_bytes(entry).chunks_exact(4);
+        let values: Vec<f32> = bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(values),
+            false => Err(ModelError::NotFinite { tensor: tensor.to_owned() }),
+        }
+    }
+
+    /// An unknown tensor means an unknown computation, so the model would be wrong without it.
+    fn finish(self, family: Family, n_layers: usize) -> Result<(), ModelError> {
+        let tensors = self.file.header().tensors();
+        if tensors.len() == self.n_used {
+            return Ok(());
+        }
+        let is_known = |name: &str| {
+            let stem = name.trim_end_matches(".weight").trim_end_matches(".bias");
+            let in_layer = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+            match in_layer {
+                Some((layer, stem)) => {
+                    layer.parse::<usize>().is_ok_and(|layer| layer < n_layers)
+                        && LAYER_TENSORS.contains(&stem)
+                }
+                None => ["token_embd", "output_norm", "output"].contains(&stem),
+            }
+        };
+        let unknown = tensors.keys().find(|name| !is_known(name)).cloned().unwrap_or_default();
+        Err(ModelError::UnexpectedTensor { tensor: unknown, family: family.name() })
+    }
+}
+
+const LAYER_TENSORS: [&str; 9] =
+    ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"];
+
+/// SHA-256 of the file at `path`, in hexadecimal.
+///
+/// # Errors
+/// [`ModelError::Io`].
+pub fn sha256_of_file(path: &Path) -> Result<String, ModelError> {
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = std::io::Read::read(&mut file, &mut buffer).map_err(io)?;
+        if n == 0 {
+            return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        hasher.update(&buffer[..n]);
+    }
+}

@@ -1,0 +1,64 @@
+//! Real models, as `make models` installs them.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use model::{Model, ModelConfig};
+use serde_json::Value;
+use speculate::{RowPlan, Target};
+
+pub const IDS: [&str; 2] = ["smollm2-135m", "qwen2.5-coder-0.5b"];
+
+/// The installed weight file of a catalogue id.
+pub fn weights(id: &str) -> PathBuf {
+    let data = match std::env::var_os("SATEEN_DATA_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            directories::ProjectDirs::from("", "", "sateen").expect("a home folder").data_dir().to_owned()
+        }
+    };
+    let path = data.join("models").join(format!("{id}.gguf"));
+    assert!(path.exists(), "{} is not installed: run `make models` once", path.display());
+    path
+}
+
+/// The adapter in this repository for a catalogue id.
+pub fn adapter(id: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../../models/sat-{id}.safetensors"))
+}
+
+pub fn load(id: &str) -> Arc<Model> {
+    let config =
+        ModelConfig { adapter: Some(adapter(id)), max_context: 1024, ..ModelConfig::new(weights(id)) };
+    Arc::new(Model::load(&config).expect("the installed model loads"))
+}
+
+/// The tiny model, loaded once per test binary.
+pub fn smollm() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    MODEL.get_or_init(|| load("smollm2-135m")).clone()
+}
+
+/// What the independent implementation says.
+pub fn golden(id: &str) -> Value {
+    let path = format!("{}/tests/data/sat-{id}.golden.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).expect("the golden file")).expect("JSON")
+}
+
+pub fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().expect("an array").iter().map(|id| id.as_u64().expect("a token") as u32).collect()
+}
+
+/// Logits of every row of a plan over `tokens` with an adaptive group behind the last.
+pub fn with_group(model: &Arc<Model>, tokens: &[u32]) -> (RowPlan, Vec<Vec<f32>>) {
+    let mut plan = RowPlan::prefill(0, tokens);
+    plan.push_adaptive_group(tokens.len() - 1, model.n_adaptive_tokens());
+    (0..plan.rows().len()).for_each(|row| {
+        plan.want_logits(row);
+    });
+    let mut sequence = model.sequence();
+    let logits = sequence.forward(&plan).expect("the plan fits");
+    let rows = (0..plan.rows().len()).map(|row| logits.row(row).to_vec()).collect();
+    (plan, rows)
+}

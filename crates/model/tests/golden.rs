@@ -1,0 +1,79 @@
+//! Tokens, logits and adaptive slots against an independent implementation in numpy.
+
+mod common;
+
+use common::{IDS, golden, ids, load};
+use model::{ModelSummary, Tokenizer};
+use speculate::{RowPlan, Target};
+
+fn tokenizer(id: &str) -> Tokenizer {
+    ModelSummary::read(&common::weights(id)).expect("a whole file").1
+}
+
+#[test]
+fn token_ids_agree() {
+    for id in IDS {
+        let tokenizer = tokenizer(id);
+        let golden = golden(id);
+        let cases = golden["tokens"].as_array().expect("cases").iter();
+        for (text, expected) in cases.map(|case| (case["text"].as_str().expect("text"), ids(&case["ids"]))) {
+            assert_eq!(tokenizer.encode(text).expect("encodes"), expected, "{id}: {text:?}");
+            assert_eq!(tokenizer.decode(&expected), text, "{id}");
+        }
+    }
+}
+
+/// Largest distance from the golden logits that quantized activations explain: the reference
+/// computes with unquantized ones.
+const MAX_LOGIT_DISTANCE: f32 = 1.0;
+
+fn check_logits(id: &str, n_prompts: usize) {
+    let model = load(id);
+    let n_slots = model.n_adaptive_tokens();
+    let mut largest = [0.0f32; 2];
+    let (mut n_agreeing, mut n_rows) = (0, 0);
+    for prompt in golden(id)["prompts"].as_array().expect("prompts").iter().take(n_prompts) {
+        let tokens = ids(&prompt["ids"]);
+        let mut sequence = model.sequence();
+        sequence.prefill(&tokens[..tokens.len() - 1]).expect("the prompt fits");
+        let mut plan = RowPlan::prefill(tokens.len() - 1, &tokens[tokens.len() - 1..]);
+        plan.push_adaptive_group(0, n_slots);
+        (0..=n_slots).for_each(|row| {
+            plan.want_logits(row);
+        });
+        let logits = sequence.forward(&plan).expect("the plan fits");
+        let slots = prompt["sat_slots_top5"].as_array().expect("slots");
+        assert_eq!(slots.len(), n_slots);
+        for (row, top5) in std::iter::once(&prompt["last_token_top5"]).chain(slots).enumerate() {
+            let top5 = top5.as_array().expect("five");
+            for pair in top5 {
+                let (token, expected) = (pair[0].as_u64().expect("id"), pair[1].as_f64().expect("logit"));
+                let distance = (logits.row(row)[token as usize] - expected as f32).abs();
+                largest[usize::from(row > 0)] = largest[usize::from(row > 0)].max(distance);
+            }
+            // Near ties may fall the other way, but never out of the reference's five likeliest.
+            let argmax = speculate::argmax(logits.row(row)).expect("finite") as u64;
+            assert!(
+                top5.iter().any(|pair| pair[0].as_u64() == Some(argmax)),
+                "row {row}: {argmax} not in {top5:?}"
+            );
+            n_rows += 1;
+            n_agreeing += usize::from(Some(argmax) == top5[0][0].as_u64());
+        }
+    }
+    println!(
+        "{id}: largest logit distance {:.3} (tokens), {:.3} (slots); argmax agrees in {n_agreeing} of {n_rows} rows",
+        largest[0], largest[1]
+    );
+    assert!(largest.iter().all(|&distance| distance < MAX_LOGIT_DISTANCE), "{largest:?}");
+}
+
+#[test]
+fn logits_and_adaptive_slots_agree_smollm2_135m() {
+    check_logits("smollm2-135m", 3);
+}
+
+#[test]
+fn logits_and_adaptive_slots_agree_qwen2_5_coder_0_5b() {
+    check_logits("qwen2.5-coder-0.5b", 1);
+}

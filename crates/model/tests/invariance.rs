@@ -1,0 +1,165 @@
+//! What losslessness rests on: a row's result depends on what it sees, and on nothing else.
+
+mod common;
+
+use common::{golden, ids, smollm, with_group};
+use model::{Model, ModelConfig, Sequence};
+use speculate::{RowPlan, Target};
+
+fn prompt() -> Vec<u32> {
+    ids(&golden("smollm2-135m")["prompts"][0]["ids"])[..24].to_vec()
+}
+
+fn one_row_at_a_time(sequence: &mut Sequence, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let step = |&token| {
+        let mut plan = RowPlan::prefill(sequence.n_committed(), &[token]);
+        plan.want_logits(0);
+        let logits = sequence.forward(&plan).expect("the plan fits").row(0).to_vec();
+        sequence.commit(&[0]);
+        logits
+    };
+    tokens.iter().map(step).collect()
+}
+
+/// T3: bit for bit, for every number of rows in a pass.
+#[test]
+fn many_rows_equal_single_rows() {
+    let model = smollm();
+    let tokens = prompt();
+    let expected = one_row_at_a_time(&mut model.sequence(), &tokens);
+    for n_rows in [2, 3, 5, 16, 24] {
+        let mut sequence = model.sequence();
+        for (chunk, expected) in tokens.chunks(n_rows).zip(expected.chunks(n_rows)) {
+            let mut plan = RowPlan::prefill(sequence.n_committed(), chunk);
+            let rows: Vec<usize> = (0..chunk.len()).collect();
+            rows.iter().for_each(|&row| {
+                plan.want_logits(row);
+            });
+            let logits = sequence.forward(&plan).expect("the plan fits");
+            for (row, expected) in expected.iter().enumerate() {
+                assert!(logits.row(row) == expected, "row {row} of {n_rows} differs");
+            }
+            sequence.commit(&rows);
+        }
+    }
+}
+
+/// Token rows are the base model's, bit for bit: without adapter, with it, and with any number
+/// of adaptive rows in the pass.
+#[test]
+fn adaptive_rows_leave_token_rows_alone() {
+    let with_adapter = smollm();
+    let config = ModelConfig { max_context: 1024, ..ModelConfig::new(common::weights("smollm2-135m")) };
+    let without_adapter = std::sync::Arc::new(Model::load(&config).expect("the installed model loads"));
+    assert_eq!(without_adapter.n_adaptive_tokens(), 0);
+    let tokens = prompt();
+    let expected = one_row_at_a_time(&mut without_adapter.sequence(), &tokens);
+    let (_, rows) = with_group(&with_adapter, &tokens);
+    assert!(rows[..tokens.len()] == expected[..], "one group at the end");
+
+    for n_slots in 1..=with_adapter.n_adaptive_tokens() {
+        let mut plan = RowPlan::prefill(0, &tokens);
+        (0..tokens.len()).for_each(|row| {
+            plan.want_logits(row);
+        });
+        (0..tokens.len()).for_each(|row| {
+            plan.push_adaptive_group(row, n_slots);
+        });
+        let mut sequence = with_adapter.sequence();
+        let logits = sequence.forward(&plan).expect("the plan fits");
+        for (row, expected) in expected.iter().enumerate() {
+            assert!(logits.row(row) == expected, "row {row} with {n_slots} slots after every token");
+        }
+    }
+}
+
+/// Adaptive rows do differ from what the base model alone would make of them.
+#[test]
+fn the_adapter_has_an_effect() {
+    let model = smollm();
+    let tokens = prompt();
+    let (_, rows) = with_group(&model, &tokens);
+    let slots = &rows[tokens.len()..];
+    assert!(slots.windows(2).all(|pair| pair[0] != pair[1]));
+}
+
+/// Siblings in a tree do not see each other, and compaction keeps exactly the accepted path.
+#[test]
+fn a_tree_gives_each_path_its_own_logits_and_compacts() {
+    let model = smollm();
+    let tokens = prompt();
+    let (root, left, right) = (tokens[0], [11, 12, 13], [21, 22]);
+    let mut plan = RowPlan::new(0);
+    let root_row = plan.push_token(root, None);
+    let mut rows = vec![];
+    // Interleaved, so that the kept path is not a prefix.
+    let mut parents = [Some(root_row); 2];
+    for depth in 0..3 {
+        for (side, path) in [&left[..], &right[..]].into_iter().enumerate() {
+            if let Some(&token) = path.get(depth) {
+                let row = plan.push_token(token, parents[side]);
+                parents[side] = Some(row);
+                rows.push((side, row));
+            }
+        }
+    }
+    rows.iter().for_each(|&(_, row)| {
+        plan.want_logits(row);
+    });
+    let mut sequence = model.sequence();
+    let logits = sequence.forward(&plan).expect("the plan fits");
+    let of_side = |side| -> Vec<Vec<f32>> {
+        rows.iter()
+            .enumerate()
+            .filter(|(_, row)| row.0 == side)
+            .map(|(idx, _)| logits.row(idx).to_vec())
+            .collect()
+    };
+    let (left_logits, right_logits) = (of_side(0), of_side(1));
+    let path = |drafts: &[u32]| {
+        let tokens: Vec<u32> = std::iter::once(root).chain(drafts.iter().copied()).collect();
+        one_row_at_a_time(&mut model.sequence(), &tokens)[1..].to_vec()
+    };
+    assert!(left_logits == path(&left), "left path");
+    assert!(right_logits == path(&right), "right path");
+
+    let kept: Vec<usize> =
+        std::iter::once(root_row).chain(rows.iter().filter(|row| row.0 == 1).map(|row| row.1)).collect();
+    sequence.commit(&kept);
+    let after = one_row_at_a_time(&mut sequence, &[31]);
+    let fresh = one_row_at_a_time(&mut model.sequence(), &[root, 21, 22, 31]);
+    assert!(after[0] == fresh[3], "the cache after compaction is that of a fresh prefill");
+}
+
+/// Truncation forgets, and what comes after is as if it had never been.
+#[test]
+fn truncation_equals_a_fresh_prefill() {
+    let model = smollm();
+    let tokens = prompt();
+    let mut sequence = model.sequence();
+    sequence.prefill(&tokens).expect("the prompt fits");
+    sequence.truncate(10);
+    assert_eq!(sequence.n_committed(), 10);
+    let resumed = one_row_at_a_time(&mut sequence, &tokens[10..14]);
+    let fresh = one_row_at_a_time(&mut model.sequence(), &tokens[..14]);
+    assert!(resumed == fresh[10..]);
+}
+
+/// Bad plans are errors that say what does not fit.
+#[test]
+fn plans_that_do_not_fit_are_refused() {
+    let model = smollm();
+    let mut sequence = model.sequence();
+    let refusals = [
+        (RowPlan::prefill(0, &[49_152]), "token 49152 is outside the vocabulary of 49152"),
+        (RowPlan::prefill(3, &[1]), "a plan starts at row 3 of the cache, which holds 0"),
+        (RowPlan::prefill(0, &[1; 1281]), "the context holds 1280 rows. Needed: 1281"),
+    ];
+    for (plan, message) in refusals {
+        assert_eq!(sequence.forward(&plan).expect_err("refused").to_string(), message);
+    }
+    let mut plan = RowPlan::prefill(0, &[1]);
+    plan.push_adaptive_group(0, 5);
+    let error = sequence.forward(&plan).expect_err("refused");
+    assert_eq!(error.to_string(), "adaptive slot 4 is outside the adapter's 4");
+}

@@ -1,0 +1,30 @@
+//! Speculative decoding, without a model.
+//!
+//! The principal function is [`step`]: it lays out one forward pass as a [`RowPlan`], asks a
+//! [`Target`] for its logits, and verifies the drafts in it by [`sample_match`]. A [`Drafter`]
+//! says what to draft next. Everything here is pure: no tensors, no IO and no clock, so that the
+//! one promise of the project, *speculative output equals ordinary output*, can be tested with
+//! toy targets by the thousand.
+//!
+//! ```
+//! use speculate::{DraftTree, sample_match};
+//!
+//! let drafts = DraftTree::chain(&[5, 6, 7]);
+//! // The target's own choices, by depth: it agrees with 5 and 6, then wants 9.
+//! let verified = sample_match(&drafts, |node| Ok::<u32, ()>(match node { None => 5, Some(0) => 6, _ => 9 })).unwrap();
+//! assert_eq!((verified.path, verified.next), (vec![0, 1], 9));
+//! ```
+
+mod drafter;
+mod rows;
+mod sampling;
+mod step;
+mod tree;
+mod verify;
+
+pub use drafter::{Drafter, OrdinaryDecoding, Proposal, TwoPassSdsat};
+pub use rows::{Row, RowInput, RowPlan};
+pub use sampling::{Sampler, SamplingError, SamplingParams, argmax};
+pub use step::{Logits, StepError, StepOutcome, Target, step};
+pub use tree::{DraftNode, DraftTree};
+pub use verify::{Verified, sample_match};

@@ -1,0 +1,251 @@
+//! The target's own choice at a position: argmax, or a seeded draw.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+/// How tokens are chosen. Filters apply in the order of the fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SamplingParams {
+    /// Divides the logits; 0 chooses the likeliest token and ignores everything below.
+    pub temperature: f32,
+    /// Keeps the `top_k` likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the smallest set of likeliest tokens whose probabilities reach `top_p`; 1 keeps all.
+    pub top_p: f32,
+    /// Drops tokens less likely than `min_p` times the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    /// Greedy.
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+    }
+}
+
+/// Why no token can be chosen.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SamplingError {
+    /// A parameter outside its range.
+    #[error("`{name}` must be in {range}. Given: {value}")]
+    ParameterOutOfRange {
+        /// Name of the parameter.
+        name: &'static str,
+        /// The range in words.
+        range: &'static str,
+        /// What was given.
+        value: f32,
+    },
+    /// The model gave NaN, or nothing but -inf.
+    #[error("the logits at position {position} hold no finite maximum")]
+    NoFiniteLogit {
+        /// Absolute position of the token to be chosen.
+        position: usize,
+    },
+}
+
+/// Lowest index among the largest values; `None` when a value is NaN or none is finite.
+pub fn argmax(logits: &[f32]) -> Option<usize> {
+    let mut best: Option<usize> = None;
+    let mut best_logit = f32::NEG_INFINITY;
+    for (idx, &logit) in logits.iter().enumerate() {
+        if logit.is_nan() {
+            return None;
+        }
+        if logit > best_logit {
+            best_logit = logit;
+            best = Some(idx);
+        }
+    }
+    best.filter(|_| best_logit.is_finite())
+}
+
+/// Chooses tokens. The random number of a draw depends on the seed and the absolute position
+/// only, so ordinary and speculative decoding draw the same token at the same place.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    params: SamplingParams,
+}
+
+impl Sampler {
+    /// A sampler with `params`.
+    ///
+    /// # Errors
+    /// [`SamplingError::ParameterOutOfRange`].
+    pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
+        let check = |name, range, value: f32, ok: bool| {
+            if ok { Ok(()) } else { Err(SamplingError::ParameterOutOfRange { name, range, value }) }
+        };
+        let SamplingParams { temperature, top_p, min_p, .. } = params;
+        check("temperature", "[0, 2]", temperature, (0.0..=2.0).contains(&temperature))?;
+        check("top_p", "(0, 1]", top_p, top_p > 0.0 && top_p <= 1.0)?;
+        check("min_p", "[0, 1)", min_p, (0.0..1.0).contains(&min_p))?;
+        Ok(Self { params })
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &SamplingParams {
+        &self.params
+    }
+
+    /// The token at absolute `position`, given the `[vocabulary]` logits of the row before it.
+    ///
+    /// # Errors
+    /// [`SamplingError::NoFiniteLogit`].
+    pub fn draw(&self, logits: &[f32], position: usize) -> Result<u32, SamplingError> {
+        let likeliest = argmax(logits).ok_or(SamplingError::NoFiniteLogit { position })?;
+        if self.params.temperature == 0.0 {
+            return Ok(likeliest as u32);
+        }
+        let candidates = self.candidates(logits, logits[likeliest]);
+        let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
+        let threshold = self.uniform(position) * total;
+        let mut sum = 0.0;
+        for &(token, weight) in &candidates {
+            sum += weight;
+            if sum > threshold {
+                return Ok(token);
+            }
+        }
+        // Only rounding in the last addition leads here.
+        Ok(candidates.last().map_or(likeliest as u32, |&(token, _)| token))
+    }
+
+    /// Tokens that survive the filters with weights in proportion to their probability, in an
+    /// order that depends on the logits alone, so that sums over them round the same way
+    /// everywhere.
+    fn candidates(&self, logits: &[f32], max: f32) -> Vec<(u32, f64)> {
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
+        let temperature = f64::from(temperature);
+        let mut candidates: Vec<(u32, f64)> = logits
+            .iter()
+            .enumerate()
+            .map(|(token, &logit)| (token as u32, ((f64::from(logit) - f64::from(max)) / temperature).exp()))
+            .filter(|&(_, weight)| weight > 0.0)
+            .collect();
+        let likelier_first = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if top_k > 0 && top_k < candidates.len() {
+            candidates.select_nth_unstable_by(top_k - 1, likelier_first);
+            candidates.truncate(top_k);
+            candidates.sort_unstable_by(likelier_first);
+        }
+        if top_p < 1.0 {
+            let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
+            let target = f64::from(top_p) * total;
+            // All tokens below this weight together weigh less than `total - target`, so none of
+            // them is in the nucleus; dropping them first makes the sort cheap.
+            let floor = (total - target) / candidates.len() as f64;
+            candidates.retain(|&(_, weight)| weight >= floor);
+            candidates.sort_unstable_by(likelier_first);
+            let mut sum = 0.0;
+            let n_kept = candidates.iter().take_while(|&&(_, weight)| {
+                let wanted = sum < target;
+                sum += weight;
+                wanted
+            });
+            let n_kept = n_kept.count().max(1);
+            candidates.truncate(n_kept);
+        }
+        // The likeliest token has weight 1.
+        candidates.retain(|&(_, weight)| weight >= f64::from(min_p));
+        candidates
+    }
+
+    /// Uniform in `[0, 1)`, a function of (seed, position).
+    fn uniform(&self, position: usize) -> f64 {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.params.seed);
+        rng.set_stream(position as u64);
+        (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(params: SamplingParams) -> Sampler {
+        Sampler::new(params).expect("valid parameters")
+    }
+
+    #[test]
+    fn ties_go_to_the_lowest_index_at_every_pair() {
+        for low in 0..6 {
+            for high in low + 1..6 {
+                let mut logits = [0.0; 6];
+                logits[low] = 3.0;
+                logits[high] = 3.0;
+                assert_eq!(argmax(&logits), Some(low));
+            }
+        }
+    }
+
+    #[test]
+    fn nan_and_all_infinite_rows_are_errors() {
+        for logits in [[0.0, f32::NAN], [f32::NEG_INFINITY; 2], [f32::INFINITY, 0.0]] {
+            let error = sampler(SamplingParams::default()).draw(&logits, 4);
+            assert_eq!(error, Err(SamplingError::NoFiniteLogit { position: 4 }));
+        }
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_refused() {
+        let default = SamplingParams::default();
+        for params in [
+            SamplingParams { temperature: -0.1, ..default.clone() },
+            SamplingParams { temperature: f32::NAN, ..default.clone() },
+            SamplingParams { temperature: f32::INFINITY, ..default.clone() },
+            SamplingParams { top_p: 0.0, ..default.clone() },
+            SamplingParams { top_p: 1.5, ..default.clone() },
+            SamplingParams { min_p: 1.0, ..default.clone() },
+        ] {
+            assert!(Sampler::new(params).is_err());
+        }
+    }
+
+    /// The share of each token over many positions.
+    fn shares(params: SamplingParams, logits: &[f32]) -> Vec<f64> {
+        let n_draws = 40_000;
+        let sampler = sampler(params);
+        let mut shares = vec![0.0; logits.len()];
+        for position in 0..n_draws {
+            shares[sampler.draw(logits, position).expect("finite") as usize] += 1.0 / n_draws as f64;
+        }
+        shares
+    }
+
+    #[test]
+    fn filters_leave_the_renormalised_distribution() {
+        let p: [f32; 5] = [0.1, 0.4, 0.05, 0.3, 0.15];
+        let logits = p.map(f32::ln);
+        let base = SamplingParams { temperature: 1.0, seed: 3, ..SamplingParams::default() };
+        let cases = [
+            (base.clone(), [0.1, 0.4, 0.05, 0.3, 0.15]),
+            (SamplingParams { top_k: 2, ..base.clone() }, [0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0]),
+            (SamplingParams { top_p: 0.75, ..base.clone() }, [0.0, 4.0 / 8.5, 0.0, 3.0 / 8.5, 1.5 / 8.5]),
+            (SamplingParams { min_p: 0.3, ..base.clone() }, [0.0, 4.0 / 8.5, 0.0, 3.0 / 8.5, 1.5 / 8.5]),
+            (SamplingParams { temperature: 0.5, top_k: 2, ..base }, [0.0, 16.0 / 25.0, 0.0, 9.0 / 25.0, 0.0]),
+        ];
+        for (params, expected) in cases {
+            let observed = shares(params.clone(), &logits);
+            let distance: f64 = observed.iter().zip(expected).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0;
+            assert!(distance < 0.01, "{params:?}: {observed:?} is {distance} from {expected:?}");
+        }
+    }
+
+    #[test]
+    fn draws_are_a_function_of_seed_and_position() {
+        let logits = [0.0; 64];
+        let draw = |seed, position| {
+            let params = SamplingParams { temperature: 1.0, seed, ..SamplingParams::default() };
+            sampler(params).draw(&logits, position).expect("finite")
+        };
+        let tokens: Vec<_> = (0..32).map(|position| draw(1, position)).collect();
+        assert_eq!(tokens, (0..32).map(|position| draw(1, position)).collect::<Vec<_>>());
+        assert_ne!(tokens, (0..32).map(|position| draw(2, position)).collect::<Vec<_>>());
+        assert!(tokens.iter().any(|&token| token != tokens[0]));
+    }
+}
