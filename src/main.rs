@@ -1,1 +1,63 @@
-fn main() {}
+//! sateen on the command line.
+
+mod complete;
+mod models;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use engine::{EngineError, ErrorCode};
+
+/// Offline code completion by speculative decoding with semantic adaptive tokens.
+#[derive(Parser)]
+#[command(name = "sateen", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Complete code at a place in a file, or after what standard input brings
+    Complete(complete::CompleteArguments),
+    /// Install, add, list and remove models
+    Models(models::ModelsArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Complete(arguments) => complete::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sateen: {}", terminal::printable(&format!("{error:#}")));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// Whoever read our output has left; that is not an error of ours.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// One exit code per kind of error. 2 is also clap's for arguments it cannot read.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let code = error.chain().find_map(|cause| cause.downcast_ref::<EngineError>()).map(EngineError::code);
+    match code {
+        Some(ErrorCode::InvalidRequest) => 2,
+        Some(ErrorCode::ModelMissing) => 3,
+        Some(ErrorCode::ModelInvalid) => 4,
+        Some(ErrorCode::DownloadFailed) => 5,
+        Some(ErrorCode::NoSpace) => 6,
+        Some(ErrorCode::Io) => 7,
+        Some(ErrorCode::Internal) => 70,
+        None => 1,
+    }
+}

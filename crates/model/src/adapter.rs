@@ -1,6 +1,6 @@
 //! SAT adapters: what a frozen model needs to run semantic adaptive tokens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
@@ -29,6 +29,15 @@ pub(crate) struct Delta {
 /// Deltas of one layer, in the order of [`LINEARS`].
 pub(crate) type LayerDeltas = [Delta; LINEARS.len()];
 
+/// Where an adapter comes from.
+#[derive(Clone, Debug)]
+pub enum AdapterSource {
+    /// A safetensors file.
+    File(PathBuf),
+    /// The content of one, shipped inside the program.
+    BuiltIn(&'static [u8]),
+}
+
 /// An adapter: embeddings of the semantic adaptive tokens, and deltas that apply to their rows.
 #[derive(Clone, Debug)]
 pub struct SatAdapter {
@@ -45,19 +54,38 @@ fn mismatch(what: impl Into<String>, expected: impl ToString, got: impl ToString
 }
 
 impl SatAdapter {
-    /// Reads the adapter at `path` and checks that it fits `architecture`.
+    /// Reads the adapter in `source` and checks that it fits `architecture`.
     ///
     /// # Errors
     /// [`ModelError::AdapterFile`] and [`ModelError::AdapterMismatch`].
-    pub fn load(path: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
-        let refuse = |reason: String| ModelError::AdapterFile { path: path.to_owned(), reason };
-        let n_bytes = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
-        if n_bytes > MAX_FILE_BYTES {
-            return Err(refuse(format!("it holds {n_bytes} bytes, at most {MAX_FILE_BYTES} are read")));
+    pub fn load(source: &AdapterSource, architecture: &Architecture) -> Result<Self, ModelError> {
+        match source {
+            AdapterSource::BuiltIn(bytes) => Self::parse(bytes, "(built in)".as_ref(), architecture),
+            AdapterSource::File(path) => {
+                let refuse = |reason: String| ModelError::AdapterFile { path: path.clone(), reason };
+                let n_bytes = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
+                if n_bytes > MAX_FILE_BYTES {
+                    return Err(refuse(format!(
+                        "it holds {n_bytes} bytes, at most {MAX_FILE_BYTES} are read"
+                    )));
+                }
+                let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+                Self::parse(&bytes, path, architecture)
+            }
         }
-        let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| refuse(error.to_string()))?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
+    }
+
+    /// SHA-256 of the weight file that the adapter in `bytes` was trained for, in hexadecimal;
+    /// `None` when it does not say.
+    pub fn base_of(bytes: &[u8]) -> Option<String> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
+        metadata.metadata().as_ref()?.get("base_sha256").cloned()
+    }
+
+    fn parse(bytes: &[u8], path: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
+        let refuse = |reason: String| ModelError::AdapterFile { path: path.to_owned(), reason };
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| refuse(error.to_string()))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| refuse(error.to_string()))?;
         let notes = metadata.metadata().clone().unwrap_or_default();
         let note = |key: &str| notes.get(key).map(String::as_str).unwrap_or_default();
         let number = |key: &str, max: usize| match note(key).parse::<usize>() {

@@ -9,6 +9,7 @@
 
 mod attention;
 mod candle_cpu;
+mod legacy_blocks;
 
 pub(crate) use candle_cpu::CandleCpu;
 

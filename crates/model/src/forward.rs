@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use speculate::{Logits, RowInput, RowPlan};
 
-use crate::adapter::{LINEARS, SatAdapter};
+use crate::adapter::{AdapterSource, LINEARS, SatAdapter};
 use crate::architecture::Architecture;
 use crate::backend::{AttentionShape, Backend, CandleCpu, Rope};
 use crate::gguf::GgufFile;
@@ -21,7 +21,7 @@ pub struct ModelConfig {
     /// The GGUF file.
     pub weights: PathBuf,
     /// The SAT adapter, if there is one for this file.
-    pub adapter: Option<PathBuf>,
+    pub adapter: Option<AdapterSource>,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
 }
@@ -108,7 +108,7 @@ impl Model {
         let tokenizer = Tokenizer::from_gguf(&file, architecture.vocabulary)?;
         let context_length = config.max_context.min(architecture.context_length);
         let adapter = match &config.adapter {
-            Some(path) => Some(load_adapter(path, &config.weights, &architecture)?),
+            Some(source) => Some(load_adapter(source, &config.weights, &architecture)?),
             None => None,
         };
         let backend = CandleCpu;
@@ -157,11 +157,11 @@ impl Model {
 
 /// Adapters are trained for one file: deltas on other weights would draft noise.
 fn load_adapter(
-    path: &std::path::Path,
+    source: &AdapterSource,
     weights: &std::path::Path,
     architecture: &Architecture,
 ) -> Result<SatAdapter, ModelError> {
-    let adapter = SatAdapter::load(path, architecture)?;
+    let adapter = SatAdapter::load(source, architecture)?;
     let got = sha256_of_file(weights)?;
     if adapter.base_sha256() != got {
         let (what, expected) = ("base_sha256".to_owned(), adapter.base_sha256().to_owned());

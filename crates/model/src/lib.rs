@@ -25,7 +25,7 @@ mod sequence;
 mod tokenizer;
 mod weights;
 
-pub use adapter::SatAdapter;
+pub use adapter::{AdapterSource, SatAdapter};
 pub use architecture::{Architecture, Family, RopeLayout};
 pub use error::ModelError;
 pub use forward::{Model, ModelConfig, ModelSummary};

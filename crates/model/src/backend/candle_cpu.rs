@@ -2,6 +2,7 @@
 //!
 //! `QuantizedType::matmul_t` is candle's row-wise path: it takes the same dot product for one row
 //! as for many. (`QMatMul` would repack some types and switch kernels with the number of rows.)
+//! Types without vector code in candle are rewritten exactly as 8-bit codes first.
 
 use std::borrow::Cow;
 
@@ -10,6 +11,7 @@ use candle_core::{CpuStorage, Error};
 use speculate::{RowInput, RowPlan};
 
 use super::attention::{attend, dot};
+use super::legacy_blocks::{BLOCK, EightBit, to_eight_bit};
 use super::{AttentionShape, Backend, MatrixBytes, Rope};
 use crate::ModelError;
 use crate::architecture::RopeLayout;
@@ -39,6 +41,8 @@ impl HostRows {
 
 pub(crate) struct Matrix {
     blocks: Box<dyn QuantizedType>,
+    /// `[n_out, n_in / 32]`, what `blocks` leaves out: an offset per block.
+    offsets: Option<Vec<f32>>,
     n_out: usize,
     n_in: usize,
 }
@@ -77,8 +81,11 @@ impl Backend for CandleCpu {
 
     fn matrix(&self, matrix: MatrixBytes<'_>) -> Result<Matrix, ModelError> {
         let MatrixBytes { tensor_type, n_out, n_in, bytes } = matrix;
-        let blocks = ggml_type(tensor_type).from_data(Cow::Borrowed(bytes));
-        Ok(Matrix { blocks, n_out, n_in })
+        let (blocks, offsets) = match to_eight_bit(tensor_type, bytes) {
+            Some(EightBit { q8_0, offsets }) => (GgmlDType::Q8_0.from_data(Cow::Owned(q8_0)), offsets),
+            None => (ggml_type(tensor_type).from_data(Cow::Borrowed(bytes)), None),
+        };
+        Ok(Matrix { blocks, offsets, n_out, n_in })
     }
 
     fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> LowRank {
@@ -112,6 +119,13 @@ impl Backend for CandleCpu {
                         CpuStorage::F32(values) => out.copy_from_slice(&values),
                         _ => return Err(Error::Msg("embeddings are not f32".to_owned()).into()),
                     };
+                    if let Some(offsets) = &table.offsets {
+                        let n_blocks = hidden / BLOCK;
+                        let offsets = &offsets[token as usize * n_blocks..][..n_blocks];
+                        for (block, offset) in out.chunks_exact_mut(BLOCK).zip(offsets) {
+                            block.iter_mut().for_each(|value| *value += offset);
+                        }
+                    }
                 }
             }
         }
@@ -140,6 +154,15 @@ impl Backend for CandleCpu {
         let n_rows = input.n_rows();
         out.resize(n_rows, matrix.n_out);
         matrix.blocks.matmul_t((n_rows, matrix.n_in, matrix.n_out), &input.values, &mut out.values)?;
+        if let Some(offsets) = &matrix.offsets {
+            let n_blocks = matrix.n_in / BLOCK;
+            let sums: Vec<f32> = input.values.chunks_exact(BLOCK).map(|block| block.iter().sum()).collect();
+            for (sums, out) in sums.chunks_exact(n_blocks).zip(out.values.chunks_exact_mut(matrix.n_out)) {
+                for (value, offsets) in out.iter_mut().zip(offsets.chunks_exact(n_blocks)) {
+                    *value += dot(sums, offsets);
+                }
+            }
+        }
         if let Some(bias) = bias {
             for row in out.values.chunks_exact_mut(matrix.n_out) {
                 row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);

@@ -29,8 +29,11 @@ pub fn adapter(id: &str) -> PathBuf {
 }
 
 pub fn load(id: &str) -> Arc<Model> {
-    let config =
-        ModelConfig { adapter: Some(adapter(id)), max_context: 1024, ..ModelConfig::new(weights(id)) };
+    let config = ModelConfig {
+        adapter: Some(model::AdapterSource::File(adapter(id))),
+        max_context: 1024,
+        ..ModelConfig::new(weights(id))
+    };
     Arc::new(Model::load(&config).expect("the installed model loads"))
 }
 

@@ -1,0 +1,176 @@
+//! What is asked of the engine, and what it answers.
+
+use serde::{Deserialize, Serialize};
+use speculate::SamplingParams;
+use ts_rs::TS;
+
+use crate::EngineError;
+
+/// Largest number of tokens in a completion.
+pub(crate) const MAX_TOKENS: usize = 4096;
+/// Largest number of stop strings.
+pub(crate) const MAX_STOP_STRINGS: usize = 16;
+/// Largest stop string in bytes.
+pub(crate) const MAX_STOP_BYTES: usize = 256;
+/// Largest text before or after the cursor in bytes.
+pub(crate) const MAX_TEXT_BYTES: usize = 16 << 20;
+
+/// How to decode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export)]
+pub enum Speculation {
+    /// One token per forward pass.
+    Off,
+    /// Two-pass SDSAT; ordinary decoding for models without semantic adaptive tokens.
+    #[default]
+    Sdsat,
+}
+
+/// A request for the text between `prefix` and `suffix`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompletionRequest {
+    /// Text before the cursor.
+    pub prefix: String,
+    /// Text after the cursor.
+    pub suffix: String,
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// Texts that end the completion; they are not part of it.
+    pub stop: Vec<String>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// How to decode.
+    pub speculation: Speculation,
+}
+
+impl CompletionRequest {
+    /// A greedy request for at most 64 tokens.
+    pub fn new(prefix: impl Into<String>, suffix: impl Into<String>) -> Self {
+        Self {
+            prefix: prefix.into(),
+            suffix: suffix.into(),
+            max_tokens: 64,
+            stop: Vec::new(),
+            sampling: SamplingParams::default(),
+            speculation: Speculation::default(),
+        }
+    }
+
+    /// Checks the limits of every field but the sampling parameters, which the sampler checks.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`].
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        let check = |field, ok: bool, bound: String, got: String| {
+            if ok { Ok(()) } else { Err(EngineError::InvalidRequest { field, bound, got }) }
+        };
+        let (n, bound) = (self.max_tokens, format!("from 1 to {MAX_TOKENS}"));
+        check("max_tokens", (1..=MAX_TOKENS).contains(&n), bound, n.to_string())?;
+        let (n, bound) = (self.stop.len(), format!("at most {MAX_STOP_STRINGS} strings"));
+        check("stop", n <= MAX_STOP_STRINGS, bound, n.to_string())?;
+        for stop in &self.stop {
+            let bound = format!("strings of 1 to {MAX_STOP_BYTES} bytes");
+            check(
+                "stop",
+                (1..=MAX_STOP_BYTES).contains(&stop.len()),
+                bound,
+                format!("{} bytes", stop.len()),
+            )?;
+        }
+        for (field, text) in [("prefix", &self.prefix), ("suffix", &self.suffix)] {
+            let bound = format!("at most {MAX_TEXT_BYTES} bytes");
+            check(field, text.len() <= MAX_TEXT_BYTES, bound, format!("{} bytes", text.len()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Text that arrived together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export)]
+pub struct Piece {
+    /// The text.
+    pub text: String,
+    /// Whether it comes from accepted drafts.
+    pub drafted: bool,
+}
+
+/// What a forward pass brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export)]
+pub struct StepEvent {
+    /// New text, in order. It may be empty: part of a character, or what may become a stop string.
+    pub pieces: Vec<Piece>,
+    /// Drafts that the pass verified.
+    pub n_drafted: usize,
+    /// Drafts among them that were accepted.
+    pub n_accepted: usize,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export)]
+pub enum StopReason {
+    /// The model ended the text.
+    EndOfText,
+    /// The request's limit of tokens.
+    MaxTokens,
+    /// A stop string.
+    StopString,
+    /// The completion reached the text that already follows the cursor.
+    FollowingText,
+    /// The model's context is full.
+    ContextLimit,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+/// A completion and how it came about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TS)]
+#[ts(export)]
+pub struct Completion {
+    /// The text to insert at the cursor.
+    pub text: String,
+    /// Tokens decided, a final end-of-text token included.
+    pub n_tokens: usize,
+    /// Forward passes of the decode loop.
+    pub n_steps: usize,
+    /// Drafts verified.
+    pub n_drafted: usize,
+    /// Drafts accepted.
+    pub n_accepted: usize,
+    /// Share of drafts accepted at each place of a draft: of those verified there, how many were
+    /// accepted.
+    pub accepted_per_slot: Vec<f64>,
+    /// Drafts verified at each place of a draft.
+    pub drafted_per_slot: Vec<usize>,
+    /// Tokens per forward pass: `n_tokens / n_steps`.
+    pub mean_accepted_tokens: f64,
+    /// From the request to the first token, in milliseconds.
+    pub ttft_ms: f64,
+    /// Tokens per second of the decode loop, after prefill.
+    pub tokens_per_s: f64,
+    /// From the request to the end, in milliseconds.
+    pub total_ms: f64,
+    /// Tokens of the prompt.
+    pub n_prompt_tokens: usize,
+    /// Tokens of the prompt that were in the cache already.
+    pub n_reused_tokens: usize,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// The tokens themselves.
+    #[serde(skip)]
+    #[ts(skip)]
+    pub tokens: Vec<u32>,
+}
+
+/// How a request ended, if it did not fail.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It ran to its end, or was cancelled on the way (see [`Completion::stop_reason`]).
+    Ended(Completion),
+    /// It was cancelled before it had begun.
+    NotStarted,
+}

