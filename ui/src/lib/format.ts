@@ -1,0 +1,69 @@
+/** Figures and states in words. */
+
+import type { ApplicationState } from "./bindings/ApplicationState";
+import type { Completion } from "./bindings/Completion";
+import type { InstallProgress } from "./bindings/InstallProgress";
+
+export function bytes(n: number): string {
+  if (n >= 1e9) return `${(n / 1e9).toFixed(2)} GB`;
+  if (n >= 1e6) return `${(n / 1e6).toFixed(0)} MB`;
+  return `${(n / 1e3).toFixed(0)} kB`;
+}
+
+export interface Status {
+  kind: "busy" | "ready" | "none" | "failed";
+  text: string;
+}
+
+/** The state of the engine and why it is in it. */
+export function statusOf(state: ApplicationState | null): Status {
+  if (state === null) return { kind: "busy", text: "Starting" };
+  const { engine } = state;
+  switch (engine.state) {
+    case "no_model":
+      return { kind: "none", text: "No model installed: choose one under Models" };
+    case "loading":
+      return { kind: "busy", text: `Loading ${engine.name}, ${Math.round(engine.progress * 100)} %` };
+    case "ready":
+      return { kind: "ready", text: `Ready · ${engine.name} · ${engine.device}` };
+    case "thinking":
+      return { kind: "busy", text: `Thinking · ${engine.name} · ${engine.device}` };
+    case "failed":
+      return { kind: "failed", text: `The model cannot be used: ${engine.reason}` };
+  }
+}
+
+export interface Figure {
+  text: string;
+  /** How it was measured. */
+  title: string;
+}
+
+/** What the last completion took. */
+export function figuresOf(completion: Completion): Figure[] {
+  const { n_tokens, n_steps, n_prompt_tokens, n_reused_tokens } = completion;
+  return [
+    {
+      text: `${completion.tokens_per_s.toFixed(0)} tok/s`,
+      title: `${n_tokens} tokens; decoding only, without reading the prompt`,
+    },
+    {
+      text: `${completion.mean_accepted_tokens.toFixed(1)} per pass`,
+      title: `${n_tokens} tokens in ${n_steps} forward passes; ${completion.n_accepted} of ${completion.n_drafted} drafts accepted`,
+    },
+    {
+      text: `${completion.ttft_ms.toFixed(0)} ms`,
+      title: `From the request to the first token; ${n_prompt_tokens} prompt tokens, ${n_reused_tokens} of them known from before`,
+    },
+  ];
+}
+
+/** How far an installation is. `rate` is in bytes per second. */
+export function installText(progress: InstallProgress, rate: number): string {
+  if (progress.stage === "checking") return "Checking the file";
+  const done = `${bytes(progress.n_bytes)} of ${bytes(progress.total_bytes)}`;
+  if (rate <= 0) return done;
+  const seconds = (progress.total_bytes - progress.n_bytes) / rate;
+  const left = seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.max(1, Math.round(seconds))} s`;
+  return `${done} · ${bytes(rate)}/s · ${left} left`;
+}

@@ -1,0 +1,152 @@
+/** Ghost text: a completion that is shown at the cursor, and becomes text when it is accepted. */
+
+import { EditorSelection, Prec, StateEffect, StateField, type Extension, type Text } from "@codemirror/state";
+import { Decoration, EditorView, keymap, WidgetType, type Command, type DecorationSet } from "@codemirror/view";
+
+import type { Piece } from "./bindings/Piece";
+
+/** A completion at a place in the document. */
+export interface Ghost {
+  readonly pos: number;
+  readonly pieces: readonly Piece[];
+}
+
+/** Shows pieces at a position; pieces after the first call are appended. */
+export const appendGhost = StateEffect.define<{ pos: number; pieces: readonly Piece[] }>();
+/** Takes the ghost text away. */
+export const clearGhost = StateEffect.define<null>();
+
+/** The text of a ghost. */
+export function ghostText(ghost: Ghost): string {
+  return ghost.pieces.map((piece) => piece.text).join("");
+}
+
+/** The ghost without its first `length` characters. */
+export function dropFront(ghost: Ghost, length: number): Ghost {
+  const pieces: Piece[] = [];
+  let left = length;
+  for (const piece of ghost.pieces) {
+    const text = piece.text.slice(left);
+    left = Math.max(0, left - piece.text.length);
+    if (text !== "") pieces.push({ ...piece, text });
+  }
+  return { pos: ghost.pos + length, pieces };
+}
+
+/** How much a partial accept takes: a word with the space before it, or the rest of the line. */
+export function acceptedLength(text: string, unit: "all" | "word" | "line"): number {
+  if (unit === "all") return text.length;
+  if (unit === "line") {
+    const start = text.startsWith("\n") ? 1 : 0;
+    const end = text.indexOf("\n", start);
+    return end === -1 ? text.length : end;
+  }
+  return /^\s*(?:[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]+)?/u.exec(text)?.[0].length ?? 0;
+}
+
+/** The inserted text when a change is one insertion at the ghost's place. */
+function typedAt(pos: number, changes: { iterChanges: ChangeIterator }): string | null {
+  let typed: string | null = null;
+  let others = false;
+  changes.iterChanges((fromA, toA, _fromB, _toB, inserted) => {
+    if (fromA === pos && toA === pos && typed === null) typed = inserted.toString();
+    else others = true;
+  });
+  return others ? null : typed;
+}
+
+type ChangeIterator = (
+  callback: (fromA: number, toA: number, fromB: number, toB: number, inserted: Text) => void,
+) => void;
+
+/** The ghost of an editor, or null. Typing what it says keeps it; anything else takes it away. */
+export const ghostField = StateField.define<Ghost | null>({
+  create: () => null,
+  update(ghost, transaction) {
+    if (ghost !== null && transaction.docChanged) {
+      const typed = typedAt(ghost.pos, transaction.changes);
+      const goesOn = typed !== null && ghostText(ghost).startsWith(typed);
+      ghost = goesOn ? dropFront(ghost, typed.length) : null;
+    }
+    if (ghost !== null && transaction.selection !== undefined) {
+      const { main, ranges } = transaction.newSelection;
+      if (ranges.length > 1 || !main.empty || main.head !== ghost.pos) ghost = null;
+    }
+    for (const effect of transaction.effects) {
+      if (effect.is(clearGhost)) ghost = null;
+      if (effect.is(appendGhost)) {
+        const before = ghost !== null && ghost.pos === effect.value.pos ? ghost.pieces : [];
+        ghost = { pos: effect.value.pos, pieces: [...before, ...effect.value.pieces] };
+      }
+    }
+    return ghost !== null && ghost.pieces.length === 0 ? null : ghost;
+  },
+  provide: (field) => EditorView.decorations.from(field, decorations),
+});
+
+class GhostWidget extends WidgetType {
+  constructor(readonly pieces: readonly Piece[]) {
+    super();
+  }
+
+  override eq(other: GhostWidget): boolean {
+    return JSON.stringify(other.pieces) === JSON.stringify(this.pieces);
+  }
+
+  override toDOM(): HTMLElement {
+    const ghost = document.createElement("span");
+    ghost.className = "cm-ghost";
+    ghost.setAttribute("aria-label", "suggestion");
+    for (const piece of this.pieces) {
+      const span = document.createElement("span");
+      // As text, never as markup: a model may write anything.
+      span.textContent = piece.text;
+      span.className = piece.drafted ? "cm-ghost-drafted" : "cm-ghost-verified";
+      ghost.append(span);
+    }
+    return ghost;
+  }
+}
+
+function decorations(ghost: Ghost | null): DecorationSet {
+  if (ghost === null) return Decoration.none;
+  const widget = Decoration.widget({ widget: new GhostWidget(ghost.pieces), side: 1 });
+  return Decoration.set([widget.range(ghost.pos)]);
+}
+
+/** Inserts part of the ghost text. Without ghost text the key keeps its usual meaning. */
+export function acceptGhost(unit: "all" | "word" | "line"): Command {
+  return (view) => {
+    const ghost = view.state.field(ghostField);
+    if (ghost === null) return false;
+    const text = ghostText(ghost);
+    const insert = text.slice(0, acceptedLength(text, unit));
+    view.dispatch({
+      changes: { from: ghost.pos, insert },
+      selection: EditorSelection.cursor(ghost.pos + insert.length),
+      userEvent: "input.complete",
+      scrollIntoView: true,
+    });
+    return true;
+  };
+}
+
+const style = EditorView.baseTheme({
+  ".cm-ghost": { color: "var(--text-dim)", whiteSpace: "pre" },
+  ".cm-show-speculation & .cm-ghost-drafted": {
+    backgroundColor: "var(--accent-soft)",
+    borderRadius: "2px",
+  },
+  ".cm-show-speculation & .cm-ghost-verified": { boxShadow: "inset 0 -1px 0 var(--accent)" },
+});
+
+/** Ghost text with its keys. `dismiss` is told when Esc takes it away. */
+export function ghostTextExtension(dismiss: () => boolean): Extension {
+  const keys = [
+    { key: "Tab", run: acceptGhost("all") },
+    { key: "Mod-ArrowRight", run: acceptGhost("word") },
+    { key: "End", run: acceptGhost("line") },
+    { key: "Escape", run: dismiss },
+  ];
+  return [ghostField, style, Prec.highest(keymap.of(keys))];
+}
