@@ -93,6 +93,7 @@ struct Job {
 }
 
 struct Shared {
+    model: Mutex<Option<Arc<Model>>>,
     state: Mutex<EngineState>,
     changed: Condvar,
     newest: Mutex<CancelToken>,
@@ -123,6 +124,7 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let loading = EngineState::Loading { name: config.model_name.clone(), progress: 0.0 };
         let shared = Arc::new(Shared {
+            model: Mutex::default(),
             state: Mutex::new(loading),
             changed: Condvar::new(),
             newest: Mutex::default(),
@@ -140,6 +142,11 @@ impl Engine {
     /// What the engine is doing.
     pub fn state(&self) -> EngineState {
         lock(&self.shared.state).clone()
+    }
+
+    /// The model, once it is loaded; sessions of one's own can be made on it.
+    pub fn model(&self) -> Option<Arc<Model>> {
+        lock(&self.shared.model).clone()
     }
 
     /// Waits until the model is loaded.
@@ -241,6 +248,7 @@ impl Worker {
                 return;
             }
         };
+        *lock(&self.shared.model) = Some(model.clone());
         let mut session = Session::new(&model);
         let loaded = LoadedModel {
             name: self.config.model_name.clone(),

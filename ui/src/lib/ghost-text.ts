@@ -137,7 +137,7 @@ const style = EditorView.baseTheme({
     backgroundColor: "var(--accent-soft)",
     borderRadius: "2px",
   },
-  ".cm-show-speculation & .cm-ghost-verified": { boxShadow: "inset 0 -1px 0 var(--accent)" },
+  ".cm-show-speculation & .cm-ghost-verified": { boxShadow: "0 1px 0 var(--accent)" },
 });
 
 /** Ghost text with its keys. `dismiss` is told when Esc takes it away. */

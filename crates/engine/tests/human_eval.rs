@@ -1,0 +1,122 @@
+//! Losslessness on real models and real code: speculative output equals ordinary output, greedy
+//! and sampled. `make losslessness` runs all of HumanEval; the ordinary run takes a slice.
+
+mod common;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use engine::{
+    CancelToken, Completion, CompletionRequest, Engine, PromptBudget, SamplingParams, Session, Speculation,
+};
+
+const MAX_TOKENS: usize = 64;
+
+fn settings() -> [(&'static str, SamplingParams); 3] {
+    let sampled = |temperature, seed| SamplingParams { temperature, seed, ..SamplingParams::default() };
+    [
+        ("greedy", SamplingParams::default()),
+        ("temperature 0.2", sampled(0.2, 7)),
+        ("temperature 1.0", sampled(1.0, 8)),
+    ]
+}
+
+/// How many prompts: all of them in the full run.
+fn n_prompts(slice: usize) -> usize {
+    let wanted = std::env::var("SATEEN_HUMAN_EVAL_PROMPTS").ok();
+    wanted.map_or(slice, |n| n.parse().expect("SATEEN_HUMAN_EVAL_PROMPTS is a number"))
+}
+
+#[derive(Clone, Default)]
+struct Tally {
+    n_tokens: usize,
+    n_steps: usize,
+    drafted: Vec<usize>,
+    accepted: Vec<f64>,
+}
+
+impl Tally {
+    fn add(&mut self, completion: &Completion) {
+        self.n_tokens += completion.n_tokens;
+        self.n_steps += completion.n_steps;
+        let n_slots = self.drafted.len().max(completion.drafted_per_slot.len());
+        self.drafted.resize(n_slots, 0);
+        self.accepted.resize(n_slots, 0.0);
+        for (slot, &n) in completion.drafted_per_slot.iter().enumerate() {
+            self.drafted[slot] += n;
+            self.accepted[slot] += completion.accepted_per_slot[slot] * n as f64;
+        }
+    }
+}
+
+fn check(id: &str, slice: usize) {
+    let mut prompts = common::human_eval();
+    assert_eq!(prompts.len(), 164);
+    prompts.truncate(n_prompts(slice));
+    let model = {
+        // The engine's own way of loading, so that the adapter is the one that ships.
+        let engine = Engine::start(common::config(id), |_| ()).expect("a thread");
+        engine.wait_until_ready().expect("the installed model loads");
+        engine.model().expect("loaded")
+    };
+    assert!(model.n_adaptive_tokens() > 0, "without adaptive tokens nothing would be tested");
+    let next = AtomicUsize::new(0);
+    let tallies = Mutex::new(vec![[Tally::default(), Tally::default()]; settings().len()]);
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(prompts.len());
+    std::thread::scope(|scope| {
+        for _ in 0..n_threads {
+            scope.spawn(|| {
+                let mut session = Session::new(&model);
+                while let Some(prompt) = prompts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    for (setting, (name, sampling)) in settings().into_iter().enumerate() {
+                        let mut complete = |speculation| {
+                            let request = CompletionRequest {
+                                max_tokens: MAX_TOKENS,
+                                sampling: sampling.clone(),
+                                speculation,
+                                ..CompletionRequest::new(prompt.as_str(), "")
+                            };
+                            let cancel = CancelToken::default();
+                            session
+                                .complete(&request, PromptBudget::default(), &cancel, &mut |_| ())
+                                .expect("the prompt fits")
+                        };
+                        let ordinary = complete(Speculation::Off);
+                        let speculative = complete(Speculation::Sdsat);
+                        assert_eq!(speculative.tokens, ordinary.tokens, "{id}, {name}: {prompt}");
+                        assert_eq!(speculative.text, ordinary.text, "{id}, {name}: {prompt}");
+                        assert_eq!(speculative.stop_reason, ordinary.stop_reason, "{id}, {name}: {prompt}");
+                        assert_eq!(ordinary.n_steps, ordinary.n_tokens);
+                        let mut tallies = tallies.lock().expect("no thread panicked");
+                        tallies[setting][0].add(&ordinary);
+                        tallies[setting][1].add(&speculative);
+                    }
+                }
+            });
+        }
+    });
+    let tallies = tallies.into_inner().expect("no thread panicked");
+    for ((name, _), [ordinary, speculative]) in settings().iter().zip(&tallies) {
+        let rates = speculative.accepted.iter().zip(&speculative.drafted);
+        let rates: Vec<String> = rates.map(|(a, &n)| format!("{:.3}", a / n as f64)).collect();
+        println!(
+            "{id}, {} prompts, {name}: {} tokens identical; per pass {:.3} (ordinary {:.3}); accepted per slot {}",
+            prompts.len(),
+            speculative.n_tokens,
+            speculative.n_tokens as f64 / speculative.n_steps as f64,
+            ordinary.n_tokens as f64 / ordinary.n_steps as f64,
+            rates.join(", ")
+        );
+        assert!(speculative.accepted.iter().sum::<f64>() > 0.0, "no draft was ever accepted");
+    }
+}
+
+#[test]
+fn speculative_output_is_identical_smollm2_135m() {
+    check("smollm2-135m", 4);
+}
+
+#[test]
+fn speculative_output_is_identical_qwen2_5_coder_0_5b() {
+    check("qwen2.5-coder-0.5b", 2);
+}

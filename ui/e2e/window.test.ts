@@ -1,0 +1,218 @@
+/**
+ * The real app in a real window: WebDriver talks to the web view through tauri-driver. Needs a display, a session
+ * bus, the built app (SATEEN_DESKTOP) and the default model.
+ */
+
+import { spawn, type ChildProcess } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { connect, createServer, type AddressInfo } from "node:net";
+import { homedir, tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { Builder, By, Capabilities, Key, type WebDriver } from "selenium-webdriver";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+
+const application = process.env["SATEEN_DESKTOP"] ?? "";
+const MODELS = process.env["SATEEN_DATA_DIR"] ?? join(process.env["XDG_DATA_HOME"] ?? join(homedir(), ".local/share"), "sateen");
+const WAIT_MS = 60_000;
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+async function reachable(port: number): Promise<void> {
+  const deadline = Date.now() + WAIT_MS;
+  while (Date.now() < deadline) {
+    const isOpen = await new Promise<boolean>((resolve) => {
+      const socket = connect(port, "127.0.0.1");
+      socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+      socket.once("connect", () => socket.destroy());
+    });
+    if (isOpen) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`nothing listens on port ${port}`);
+}
+
+/** A running app with its own data folder if one is named. */
+class App {
+  private constructor(
+    private readonly process: ChildProcess,
+    readonly driver: WebDriver,
+  ) {}
+
+  /** `home` gets what the web view stores, so that no run sees another's. */
+  static async start(home: string, args: string[], models = MODELS): Promise<App> {
+    const [port, nativePort] = [await freePort(), await freePort()];
+    const process_ = spawn("tauri-driver", ["--port", String(port), "--native-port", String(nativePort)], {
+      env: { ...process.env, XDG_DATA_HOME: home, SATEEN_DATA_DIR: models },
+      stdio: "ignore",
+    });
+    await reachable(port);
+    const capabilities = new Capabilities();
+    capabilities.setBrowserName("wry");
+    capabilities.set("tauri:options", { application, args });
+    const builder = new Builder().usingServer(`http://127.0.0.1:${port}`).withCapabilities(capabilities);
+    return new App(process_, await builder.build());
+  }
+
+  async stop(): Promise<void> {
+    await this.driver.quit().catch(() => undefined);
+    this.process.kill();
+  }
+
+  async until<T>(what: string, condition: () => Promise<T | null | false>): Promise<T> {
+    try {
+      return (await this.driver.wait(condition, WAIT_MS, `waiting for ${what}`)) as T;
+    } catch (error) {
+      const picture = join(tmpdir(), "sateen-e2e-failure.png");
+      writeFileSync(picture, await this.driver.takeScreenshot(), "base64");
+      throw new Error(`${String(error)}; the window is in ${picture}`, { cause: error });
+    }
+  }
+
+  async text(selector: string): Promise<string | null> {
+    const elements = await this.driver.findElements(By.css(selector));
+    return elements[0] === undefined ? null : await elements[0].getAttribute("textContent");
+  }
+
+  async ready(): Promise<void> {
+    await this.until("a model that is ready", async () =>
+      ((await this.text("[data-testid=state]")) ?? "").startsWith("Ready"),
+    );
+  }
+
+  /** The code without ghost text. */
+  async code(): Promise<string> {
+    const script = `
+      const lines = [...document.querySelectorAll(".cm-line")].map((line) => {
+        const copy = line.cloneNode(true);
+        copy.querySelectorAll(".cm-ghost").forEach((ghost) => ghost.remove());
+        return copy.textContent;
+      });
+      return lines.join("\\n");`;
+    return this.driver.executeScript<string>(script);
+  }
+
+  ghost(): Promise<string | null> {
+    return this.text(".cm-ghost");
+  }
+
+  /** Types into the editor, which has the focus since the app started. */
+  async type(...keys: string[]): Promise<void> {
+    await this.driver.actions().sendKeys(...keys).perform();
+  }
+
+  async press(modifier: string, key: string): Promise<void> {
+    await this.driver.actions().keyDown(modifier).sendKeys(key).keyUp(modifier).perform();
+  }
+
+  /** Ghost text after the engine has finished with it. */
+  async finishedGhost(): Promise<string> {
+    await this.until("ghost text", async () => (await this.ghost()) !== null);
+    await this.ready();
+    return (await this.ghost()) ?? "";
+  }
+}
+
+describe("the window", () => {
+  let folder: string;
+  let app: App | null = null;
+
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "sateen-e2e-"));
+  });
+
+  afterEach(async () => {
+    await app?.stop();
+    app = null;
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  it("shows ghost text of the real model, accepts it with Tab, cancels with Esc, and saves", async () => {
+    const file = join(folder, "mean.py");
+    writeFileSync(file, "def mean(values):\r\n    total = 0\r\n    for value in values:\r\n");
+    app = await App.start(folder, [file]);
+    await app.until("the file", async () => (await app?.code())?.startsWith("def mean"));
+    await app.ready();
+
+    await app.press(Key.CONTROL, Key.END);
+    await app.type("        total");
+    const suggested = await app.finishedGhost();
+    expect(suggested).toContain("value");
+    const before = await app.code();
+    await app.type(Key.TAB);
+    expect(await app.ghost()).toBeNull();
+    const accepted = await app.code();
+    expect(accepted).toBe(before + suggested);
+
+    await app.type(Key.ENTER, "    pri");
+    await app.finishedGhost();
+    const typed = await app.code();
+    await app.type(Key.ESCAPE);
+    expect(await app.ghost()).toBeNull();
+    expect(await app.code()).toBe(typed);
+
+    await app.press(Key.CONTROL, "s");
+    await app.until("the saved file", () => Promise.resolve(readFileSync(file, "utf8").includes("pri")));
+    expect(readFileSync(file, "utf8")).toBe(typed.replaceAll("\n", "\r\n"));
+  });
+
+  it("takes a word and a line at a time", async () => {
+    const file = join(folder, "words.py");
+    writeFileSync(file, "numbers = [1, 2, 3]\n");
+    app = await App.start(folder, [file]);
+    await app.until("the file", async () => (await app?.code())?.startsWith("numbers"));
+    await app.ready();
+    await app.press(Key.CONTROL, Key.END);
+    await app.type("for number in");
+    const suggested = await app.finishedGhost();
+    const before = await app.code();
+    await app.press(Key.CONTROL, Key.ARROW_RIGHT);
+    const word = (await app.code()).slice(before.length);
+    expect(word.trim()).not.toBe("");
+    expect(suggested.startsWith(word)).toBe(true);
+    expect(await app.ghost()).toBe(suggested.slice(word.length));
+    await app.type(Key.END);
+    const line = (await app.code()).slice(before.length);
+    expect(suggested.startsWith(line) && line.length > word.length).toBe(true);
+  });
+
+  it("asks for a model when there is none, in words", async () => {
+    app = await App.start(folder, [], folder);
+    await app.until("the welcome", async () => (await app?.text("h1")) === "Welcome to sateen");
+    expect(await app.text("[data-testid=state]")).toContain("No model installed");
+    const offers = await app.driver.findElements(By.css("li button"));
+    expect(await Promise.all(offers.map((offer) => offer.getText()))).toEqual(["Install", "Install", "Install"]);
+    expect(await app.text("li")).toContain("Qwen2.5-Coder 0.5B");
+  });
+
+  it("runs no foreign code, reaches no foreign host, and calls no command it was not granted", async () => {
+    app = await App.start(folder, [], folder);
+    await app.until("the welcome", async () => (await app?.text("h1")) === "Welcome to sateen");
+    const attempts = `
+      const done = arguments[arguments.length - 1];
+      const refused = async (attempt) => { try { await attempt(); return false; } catch { return true; } };
+      const invoke = (command, payload) => window.__TAURI_INTERNALS__.invoke(command, payload);
+      const inline = () => {
+        const script = document.createElement("script");
+        script.textContent = "window.foreign = true";
+        document.body.append(script);
+        if (!window.foreign) throw new Error("refused");
+      };
+      Promise.all([
+        refused(() => fetch("https://example.com")),
+        refused(() => fetch("http://127.0.0.1:1")),
+        refused(() => Promise.resolve(new Function("return 1")())),
+        refused(() => Promise.resolve(inline())),
+        refused(() => invoke("plugin:dialog|open", { options: {} })),
+        refused(() => invoke("plugin:window|close")),
+        refused(() => invoke("complete", { arguments: { prefix: "a" }, onEvent: null })),
+      ]).then(done);`;
+    expect(await app.driver.executeAsyncScript(attempts)).toEqual(Array(7).fill(true));
+  });
+});
