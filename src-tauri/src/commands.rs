@@ -14,6 +14,9 @@ use crate::application::{Application, ApplicationState};
 use crate::documents::{Document, MAX_FILE_BYTES};
 use crate::error::CommandError;
 
+/// Ghost text is one block of code: a blank line ends it.
+const GHOST_TEXT_STOP: &str = "\n\n";
+
 type CommandResult<T> = Result<T, CommandError>;
 
 /// The models that are there, and those that can be had.
@@ -56,7 +59,7 @@ pub(crate) fn application_state(application: State<'_, Application>) -> Applicat
 
 #[tauri::command(async)]
 pub(crate) fn list_models(application: State<'_, Application>) -> CommandResult<ModelList> {
-    let (installed, _) = application.library()?.list()?;
+    let installed = application.library()?.list()?.models;
     let is_missing = |entry: &CatalogEntry| installed.iter().all(|model| model.id != entry.id);
     let available = Catalog::built_in().models.into_iter().filter(is_missing).collect();
     Ok(ModelList { installed, available })
@@ -104,8 +107,11 @@ pub(crate) fn complete(
     on_event: Channel<CompletionEvent>,
 ) -> CommandResult<()> {
     let CompleteArguments { prefix, suffix, max_tokens } = arguments;
-    let request =
-        CompletionRequest { max_tokens: max_tokens as usize, ..CompletionRequest::new(prefix, suffix) };
+    let request = CompletionRequest {
+        max_tokens: max_tokens as usize,
+        stop: vec![GHOST_TEXT_STOP.to_owned()],
+        ..CompletionRequest::new(prefix, suffix)
+    };
     let on_step = {
         let on_event = on_event.clone();
         move |step| {

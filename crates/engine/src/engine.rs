@@ -101,7 +101,7 @@ struct Shared {
 
 /// A running engine. Dropping it cancels the work and ends its thread.
 pub struct Engine {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Box<Job>>>,
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
     stop: CancelToken,
@@ -179,8 +179,12 @@ impl Engine {
     ) -> CancelToken {
         let cancel = CancelToken::default();
         std::mem::replace(&mut *lock(&self.shared.newest), cancel.clone()).cancel();
-        let job =
-            Job { request, cancel: cancel.clone(), on_step: Box::new(on_step), on_end: Box::new(on_end) };
+        let job = Box::new(Job {
+            request,
+            cancel: cancel.clone(),
+            on_step: Box::new(on_step),
+            on_end: Box::new(on_end),
+        });
         let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
         if let Some(Err(error)) = sent {
             (error.0.on_end)(Err(EngineError::Stopped));
@@ -236,7 +240,7 @@ impl Worker {
         (self.on_state)(state);
     }
 
-    fn run(self, jobs: &Receiver<Job>) {
+    fn run(self, jobs: &Receiver<Box<Job>>) {
         let model = match self.guard(|| self.load()) {
             Ok(model) => model,
             Err(error) => {

@@ -23,6 +23,6 @@ pub use decode::Session;
 pub use engine::{Engine, EngineConfig, EngineState, LoadedModel};
 pub use error::{EngineError, ErrorCode};
 pub use install::{InstallProgress, InstallStage, PackageClient, install};
-pub use library::{AddMode, InstalledModel, ModelLibrary};
+pub use library::{AddMode, InstalledModel, LibraryListing, ModelLibrary};
 pub use prompt::{PromptBudget, PromptFormat, byte_offset};
 pub use speculate::SamplingParams;

@@ -51,6 +51,15 @@ pub enum AddMode {
     Link,
 }
 
+/// What is in a library.
+#[derive(Debug, Default)]
+pub struct LibraryListing {
+    /// The models, by id.
+    pub models: Vec<InstalledModel>,
+    /// Files that look like models but cannot be used, and why.
+    pub unusable: Vec<(PathBuf, EngineError)>,
+}
+
 /// The folder of installed models.
 #[derive(Clone, Debug)]
 pub struct ModelLibrary {
@@ -110,11 +119,11 @@ impl ModelLibrary {
         self.folder.join(format!("{id}.json"))
     }
 
-    /// All installed models by id, and the files that look like models but are not usable.
+    /// Everything in the folder that is or looks like a model.
     ///
     /// # Errors
     /// [`EngineError::Io`] when the folder cannot be read.
-    pub fn list(&self) -> Result<(Vec<InstalledModel>, Vec<(PathBuf, EngineError)>), EngineError> {
+    pub fn list(&self) -> Result<LibraryListing, EngineError> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
@@ -122,15 +131,15 @@ impl ModelLibrary {
         };
         let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
         paths.sort();
-        let (mut models, mut unusable) = (Vec::new(), Vec::new());
+        let mut listing = LibraryListing::default();
         for path in paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "gguf")) {
             let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             match self.find(&id) {
-                Ok(model) => models.push(model),
-                Err(error) => unusable.push((path, error)),
+                Ok(model) => listing.models.push(model),
+                Err(error) => listing.unusable.push((path, error)),
             }
         }
-        Ok((models, unusable))
+        Ok(listing)
     }
 
     /// The installed model `id`.
@@ -186,7 +195,7 @@ impl ModelLibrary {
                 return self.find(&entry.id);
             }
         }
-        self.list()?.0.into_iter().next().ok_or(EngineError::NoModel)
+        self.list()?.models.into_iter().next().ok_or(EngineError::NoModel)
     }
 
     /// Checks the local file at `source` and adds it. Its id is its name, in small letters.

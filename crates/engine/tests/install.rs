@@ -130,7 +130,7 @@ fn parts_are_fetched_joined_checked_and_renamed() {
     assert_eq!(progress.last().map(|p| p.stage), Some(InstallStage::Checking));
     let parts: Vec<usize> = progress.iter().map(|p| p.n_parts_done).collect();
     assert!(parts.is_sorted() && parts.contains(&0) && parts.contains(&3), "{parts:?}");
-    assert_eq!(workbench.library.list().expect("lists").0, [model]);
+    assert_eq!(workbench.library.list().expect("lists").models, [model]);
     // Twice is refused, and harms nothing.
     let (again, _) = workbench.install(&entry);
     assert!(matches!(again, Err(EngineError::AlreadyInstalled { .. })));

@@ -293,10 +293,11 @@ fn sentence_piece(
     for (id, piece) in tokens.iter().enumerate().filter(|&(id, _)| is_text(id as u32)) {
         for (at, _) in piece.char_indices().skip(1) {
             let (left, right) = piece.split_at(at);
-            if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
-                if is_text(l) && is_text(r) {
-                    merges.push((scores[id], id, l, (left.to_owned(), right.to_owned())));
-                }
+            if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right))
+                && is_text(l)
+                && is_text(r)
+            {
+                merges.push((scores[id], id, l, (left.to_owned(), right.to_owned())));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Speculative decoding, without a model.
 //!
-//! The principal function is [`step`]: it lays out one forward pass as a [`RowPlan`], asks a
+//! The principal function is [`step()`]: it lays out one forward pass as a [`RowPlan`], asks a
 //! [`Target`] for its logits, and verifies the drafts in it by [`sample_match`]. A [`Drafter`]
 //! says what to draft next. Everything here is pure: no tensors, no IO and no clock, so that the
 //! one promise of the project, *speculative output equals ordinary output*, can be tested with

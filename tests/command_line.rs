@@ -1,0 +1,116 @@
+//! The command line as a person uses it, with the real default model.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn sateen(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sateen"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // It may end before it has read everything.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    child.wait_with_output().expect("it ends")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/mean.py");
+
+#[test]
+fn completes_at_a_place_in_a_file() {
+    let place = ["complete", SAMPLE, "--line", "6", "--column", "9"];
+    let streamed = sateen(&place, "");
+    assert!(streamed.status.success(), "{}", text(&streamed.stderr));
+    let with = |more: &[&str]| -> Value {
+        let output = sateen(&[&place, more].concat(), "");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let sdsat = with(&["--json"]);
+    assert_eq!(format!("{}\n", sdsat["text"].as_str().expect("text")), text(&streamed.stdout));
+    assert!(sdsat["text"].as_str().expect("text").contains("total += value"), "{sdsat}");
+    assert!(sdsat["n_accepted"].as_u64().expect("a number") > 0);
+    let ordinary = with(&["--json", "--speculation", "off"]);
+    assert_eq!(ordinary["text"], sdsat["text"]);
+    assert_eq!((&ordinary["n_drafted"], &ordinary["mean_accepted_tokens"]), (&0.into(), &1.0.into()));
+    for key in ["n_tokens", "n_steps", "accepted_per_slot", "ttft_ms", "tokens_per_s", "stop_reason"] {
+        assert!(!sdsat[key].is_null(), "{key}");
+    }
+    let sampled = |seed| {
+        with(&["--json", "--temperature", "1", "--top-p", "0.95", "--max-tokens", "12", "--seed", seed])
+    };
+    assert_eq!(sampled("3")["text"], sampled("3")["text"]);
+}
+
+#[test]
+fn completes_standard_input() {
+    let output =
+        sateen(&["complete", "--model", "smollm2-135m", "--max-tokens", "8"], "def add(a, b):\n    return");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with(" a + b"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn mistakes_are_said_in_words_and_codes() {
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["complete", "no/such/file"], 1, "cannot read no/such/file"),
+        (
+            &["complete", SAMPLE, "--line", "99", "--column", "1"],
+            1,
+            "the text has no line 99, column 1; it has 10 lines",
+        ),
+        (&["complete", SAMPLE, "--model", "no-such-model"], 3, "no model `no-such-model` is installed"),
+        (&["complete", SAMPLE, "--model", "../escape"], 2, "is not a model id"),
+        (
+            &["complete", SAMPLE, "--model", "smollm2-135m", "--temperature", "7"],
+            2,
+            "`temperature` must be in [0, 2]",
+        ),
+        (&["models", "install", "no-such-model"], 3, "the catalogue has no model `no-such-model`"),
+    ];
+    for (arguments, code, message) in cases {
+        let output = sateen(arguments, "");
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+        assert!(error.contains(message), "{arguments:?}: {error}");
+        assert!(output.stdout.is_empty());
+    }
+    let output = sateen(&["complete", SAMPLE, "--line", "3"], "");
+    assert_eq!(output.status.code(), Some(2), "a line needs a column");
+}
+
+#[test]
+fn models_are_added_listed_and_removed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |arguments: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_sateen");
+        Command::new(program).args(arguments).env("SATEEN_DATA_DIR", folder.path()).output().expect("it runs")
+    };
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-random-llama.gguf");
+    let none = run(&["complete", SAMPLE]);
+    assert_eq!(none.status.code(), Some(3));
+    assert!(text(&none.stderr).contains("`sateen models install`"), "{}", text(&none.stderr));
+    for mode in [&["models", "add", tiny][..], &["models", "add", "--link", tiny]] {
+        let added = run(mode);
+        assert!(added.status.success(), "{}", text(&added.stderr));
+        assert!(text(&added.stdout).contains("llama"), "{}", text(&added.stdout));
+        assert_eq!(run(mode).status.code(), Some(2), "twice is refused");
+        let list: Value = serde_json::from_slice(&run(&["models", "list", "--json"]).stdout).expect("JSON");
+        assert_eq!(list["installed"][0]["id"], "tiny-random-llama");
+        assert_eq!(list["available"].as_array().map(Vec::len), Some(3));
+        assert!(run(&["complete", SAMPLE, "--max-tokens", "3"]).status.success());
+        assert!(run(&["models", "remove", "tiny-random-llama"]).status.success());
+    }
+    assert!(std::path::Path::new(tiny).exists(), "removing a link leaves the file");
+    let bad = run(&["models", "add", SAMPLE]);
+    assert_eq!(bad.status.code(), Some(4));
+    assert!(text(&bad.stderr).contains("not a GGUF file"), "{}", text(&bad.stderr));
+}

@@ -1,0 +1,60 @@
+//! Rules of the repository that no compiler checks.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Which of our crates each of our crates names in its `[dependencies]`.
+#[test]
+fn dependencies_point_one_way() {
+    let allowed: [(&str, &[&str]); 3] = [
+        ("crates/speculate", &[]),
+        ("crates/model", &["sateen-speculate"]),
+        ("crates/engine", &["sateen-model", "sateen-speculate"]),
+    ];
+    for (folder, expected) in allowed {
+        let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("a manifest");
+        let dependencies = manifest.split_once("[dependencies]").expect("dependencies").1;
+        let dependencies = dependencies.split("\n[").next().expect("a part");
+        let ours: Vec<&str> = dependencies
+            .lines()
+            .filter_map(|line| line.split(['.', ' ', '=']).next())
+            .filter(|name| name.starts_with("sateen-"))
+            .collect();
+        assert_eq!(ours, expected, "{folder}");
+    }
+}
+
+fn tracked_files() -> Vec<PathBuf> {
+    let output = Command::new("git").args(["ls-files"]).current_dir(root()).output().expect("git");
+    String::from_utf8(output.stdout).expect("UTF-8").lines().map(|line| root().join(line)).collect()
+}
+
+/// `unsafe` stands where it must: the memory map.
+#[test]
+fn unsafe_code_stands_where_it_is_allowed() {
+    for path in tracked_files().iter().filter(|path| path.extension().is_some_and(|e| e == "rs")) {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let is_allowed =
+            ["crates/model/src/gguf.rs", "tests/layout.rs"].iter().any(|end| path.ends_with(end));
+        let keyword = ["unsafe", " {"].concat();
+        assert!(is_allowed || !text.contains(&keyword), "{}", path.display());
+    }
+}
+
+/// Files stay of a size that one can read.
+#[test]
+fn files_are_readable() {
+    let is_source =
+        |path: &&PathBuf| path.extension().is_some_and(|e| ["rs", "ts", "svelte"].iter().any(|x| e == *x));
+    for path in tracked_files().iter().filter(is_source) {
+        let n_lines = std::fs::read_to_string(path).unwrap_or_default().lines().count();
+        assert!(n_lines <= 700, "{} has {n_lines} lines", path.display());
+    }
+    let n_lines =
+        std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("it is there").lines().count();
+    assert!(n_lines <= 250, "ARCHITECTURE.md has {n_lines} lines");
+}
