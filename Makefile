@@ -1,6 +1,6 @@
 # make run     sets everything up and opens the app; without a display it completes in the terminal
 # make test    sets everything up and passes every test
-# make losslessness   all of HumanEval: speculative output equals ordinary output (hours on 2 cores)
+# make losslessness   all of HumanEval: speculative output equals ordinary output
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -23,7 +23,7 @@ APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev li
 TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus
 
 # Tests run side by side; one thread each keeps them out of each other's way.
-TEST_THREADS := CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1
+TEST_THREADS := SATEEN_THREADS=1 CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1
 
 .PHONY: help
 help: ## Show the targets

@@ -72,13 +72,8 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
         },
         _ => text.len(),
     };
-    let library = ModelLibrary::of_user()?;
-    let model = match &arguments.model {
-        Some(id) => library.find(id)?,
-        None => library.default_model()?,
-    };
-    let config = EngineConfig::new(&model.name, &model.path, &model.sha256);
-    let engine = Engine::start(config, |_| ())?;
+    let model = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
+    let engine = Engine::start(EngineConfig::of(&model), |_| ())?;
     engine.wait_until_ready().with_context(|| format!("cannot load {}", model.path.display()))?;
 
     let (prefix, suffix) = text.split_at(cursor);

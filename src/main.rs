@@ -1,5 +1,6 @@
 //! sateen on the command line.
 
+mod bench;
 mod complete;
 mod models;
 mod terminal;
@@ -21,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Complete code at a place in a file, or after what standard input brings
     Complete(complete::CompleteArguments),
+    /// Measure how fast this machine is
+    Bench(bench::BenchArguments),
     /// Install, add, list and remove models
     Models(models::ModelsArguments),
 }
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Complete(arguments) => complete::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
     };
     match result {

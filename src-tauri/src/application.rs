@@ -105,7 +105,7 @@ impl Application {
             // Fails only when the window is gone, and then there is nobody to tell.
             let _ = app.emit("application_state", state);
         };
-        let engine = Engine::start(EngineConfig::new(&model.name, &model.path, &model.sha256), on_state)?;
+        let engine = Engine::start(EngineConfig::of(model), on_state)?;
         *lock(&self.running) = Some(Running { engine, model_id: model.id.clone() });
         Ok(())
     }

@@ -75,9 +75,10 @@ class App {
     }
   }
 
-  async text(selector: string): Promise<string | null> {
-    const elements = await this.driver.findElements(By.css(selector));
-    return elements[0] === undefined ? null : await elements[0].getAttribute("textContent");
+  /** In one script: between two calls the page may replace an element. */
+  text(selector: string): Promise<string | null> {
+    const script = "return document.querySelector(arguments[0])?.textContent ?? null;";
+    return this.driver.executeScript<string | null>(script, selector);
   }
 
   async ready(): Promise<void> {

@@ -12,7 +12,7 @@ use crate::prompt::{PromptBudget, PromptFormat};
 use crate::{CancelToken, EngineError};
 
 /// Rows of a prefill pass. A cancel waits for one pass at most.
-const PREFILL_ROWS: usize = 16;
+pub(crate) const PREFILL_ROWS: usize = 32;
 
 /// A model with the tokens that its cache holds.
 pub struct Session {

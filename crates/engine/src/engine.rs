@@ -12,7 +12,7 @@ use ts_rs::TS;
 use crate::adapters::built_in_for;
 use crate::completion::{Completion, CompletionRequest, Outcome, StepEvent};
 use crate::prompt::PromptBudget;
-use crate::{CancelToken, EngineError, Session};
+use crate::{CancelToken, EngineError, InstalledModel, Session};
 
 /// What an engine runs.
 #[derive(Clone, Debug)]
@@ -43,6 +43,11 @@ impl EngineConfig {
             max_context: 4096,
             budget: PromptBudget::default(),
         }
+    }
+
+    /// An engine with the defaults for an installed model.
+    pub fn of(model: &InstalledModel) -> Self {
+        Self::new(&model.name, &model.path, &model.sha256)
     }
 }
 
@@ -144,20 +149,18 @@ impl Engine {
         lock(&self.shared.state).clone()
     }
 
-    /// The model, once it is loaded; sessions of one's own can be made on it.
-    pub fn model(&self) -> Option<Arc<Model>> {
-        lock(&self.shared.model).clone()
-    }
-
-    /// Waits until the model is loaded.
+    /// Waits until the model is loaded, and gives it: sessions of one's own can be made on it.
     ///
     /// # Errors
     /// [`EngineError::NotReady`] when it could not be loaded.
-    pub fn wait_until_ready(&self) -> Result<LoadedModel, EngineError> {
+    pub fn wait_until_ready(&self) -> Result<(LoadedModel, Arc<Model>), EngineError> {
         let mut state = lock(&self.shared.state);
         loop {
             match &*state {
-                EngineState::Ready(model) | EngineState::Thinking(model) => return Ok(model.clone()),
+                EngineState::Ready(loaded) | EngineState::Thinking(loaded) => {
+                    let model = lock(&self.shared.model).clone();
+                    return model.map(|model| (loaded.clone(), model)).ok_or(EngineError::Stopped);
+                }
                 EngineState::Failed { reason } => {
                     return Err(EngineError::NotReady { state: reason.clone() });
                 }
@@ -258,7 +261,7 @@ impl Worker {
             name: self.config.model_name.clone(),
             n_adaptive_tokens: model.n_adaptive_tokens(),
             prompt_format: session.format().name().to_owned(),
-            device: format!("CPU, {}", threads_in_words()),
+            device: model.device(),
         };
         self.set_state(EngineState::Ready(loaded.clone()));
         while let Ok(mut job) = jobs.recv() {
@@ -280,9 +283,9 @@ impl Worker {
 
     fn load(&self) -> Result<Arc<Model>, EngineError> {
         let config = ModelConfig {
-            weights: self.config.weights.clone(),
             adapter: built_in_for(&self.config.sha256),
             max_context: self.config.max_context,
+            ..ModelConfig::new(&self.config.weights)
         };
         let name = self.config.model_name.clone();
         let model = Model::load_with_progress(&config, &mut |progress| {
@@ -298,12 +301,5 @@ impl Worker {
             let message = message.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
             Err(EngineError::Panic { message: message.unwrap_or_else(|| "unknown".to_owned()) })
         })
-    }
-}
-
-fn threads_in_words() -> String {
-    match std::thread::available_parallelism().map_or(1, usize::from) {
-        1 => "1 thread".to_owned(),
-        n => format!("{n} threads"),
     }
 }

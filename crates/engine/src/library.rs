@@ -185,6 +185,17 @@ impl ModelLibrary {
         })
     }
 
+    /// The model `id`, or the default model without one.
+    ///
+    /// # Errors
+    /// Those of [`Self::find`] and [`Self::default_model`].
+    pub fn find_or_default(&self, id: Option<&str>) -> Result<InstalledModel, EngineError> {
+        match id {
+            Some(id) => self.find(id),
+            None => self.default_model(),
+        }
+    }
+
     /// The model to use when none is named: the catalogue's first that is installed, else any.
     ///
     /// # Errors

@@ -56,8 +56,7 @@ fn check(id: &str, slice: usize) {
     let model = {
         // The engine's own way of loading, so that the adapter is the one that ships.
         let engine = Engine::start(common::config(id), |_| ()).expect("a thread");
-        engine.wait_until_ready().expect("the installed model loads");
-        engine.model().expect("loaded")
+        engine.wait_until_ready().expect("the installed model loads").1
     };
     assert!(model.n_adaptive_tokens() > 0, "without adaptive tokens nothing would be tested");
     let next = AtomicUsize::new(0);

@@ -7,12 +7,10 @@
 //! Every operation treats each row for itself, in an order of arithmetic that does not depend on
 //! how many rows share the pass: that is what makes speculative output equal ordinary output.
 
-mod attention;
-mod candle_cpu;
-mod legacy_blocks;
+mod cpu;
 
-pub(crate) use candle_cpu::CandleCpu;
-
+pub(crate) use cpu::Cpu;
+use kernels::AttentionShape;
 use speculate::RowPlan;
 
 use crate::ModelError;
@@ -65,12 +63,29 @@ impl Rope {
     }
 }
 
-/// Sizes of attention.
-#[derive(Clone, Copy)]
-pub(crate) struct AttentionShape {
-    pub(crate) n_heads: usize,
-    pub(crate) n_kv_heads: usize,
-    pub(crate) head_dim: usize,
+/// Which matrix products the CPU uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinearKernels {
+    /// Our own, over packed weights.
+    #[default]
+    Packed,
+    /// candle's, row by row: slow, and written by others, hence the reference in tests.
+    Candle,
+}
+
+/// What the rows of a pass see: all committed slots, and those listed for each.
+pub(crate) struct Visibility {
+    pub(crate) n_committed: usize,
+    pub(crate) visible: Vec<Vec<usize>>,
+}
+
+impl Visibility {
+    /// Of the rows of `plan`, which stand behind the committed ones.
+    pub(crate) fn of(plan: &RowPlan) -> Self {
+        let n_committed = plan.n_committed();
+        let slots = |row| plan.visible(row).into_iter().map(|row| n_committed + row).collect();
+        Self { n_committed, visible: (0..plan.rows().len()).map(slots).collect() }
+    }
 }
 
 /// A device that runs the forward pass.
@@ -94,6 +109,7 @@ pub(crate) trait Backend: Send + Sync {
     fn embed(
         &self,
         table: &Self::Matrix,
+        hidden: usize,
         slots: &[f32],
         plan: &RowPlan,
         out: &mut Self::Rows,
@@ -124,7 +140,7 @@ pub(crate) trait Backend: Send + Sync {
         cache: &Self::Cache,
         layer: usize,
         shape: AttentionShape,
-        plan: &RowPlan,
+        pass: &Visibility,
         queries: &Self::Rows,
         out: &mut Self::Rows,
     );

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use kernels::AttentionShape;
 use speculate::{Logits, RowInput, RowPlan};
 
 use crate::adapter::{AdapterSource, LINEARS, SatAdapter};
 use crate::architecture::Architecture;
-use crate::backend::{AttentionShape, Backend, CandleCpu, Rope};
+use crate::backend::{Backend, Cpu, LinearKernels, Rope, Visibility};
 use crate::gguf::GgufFile;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Linear, Weights, sha256_of_file};
@@ -24,12 +25,19 @@ pub struct ModelConfig {
     pub adapter: Option<AdapterSource>,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
+    /// Which matrix products to use.
+    pub linear_kernels: LinearKernels,
 }
 
 impl ModelConfig {
     /// A model without adapter, and a context of 8192 tokens.
     pub fn new(weights: impl Into<PathBuf>) -> Self {
-        Self { weights: weights.into(), adapter: None, max_context: 8192 }
+        Self {
+            weights: weights.into(),
+            adapter: None,
+            max_context: 8192,
+            linear_kernels: LinearKernels::default(),
+        }
     }
 }
 
@@ -75,7 +83,7 @@ fn open(weights: &std::path::Path) -> Result<GgufFile, ModelError> {
 
 /// A model that is ready to run.
 pub struct Model {
-    llama: Llama<CandleCpu>,
+    llama: Llama<Cpu>,
     tokenizer: Tokenizer,
     context_length: usize,
 }
@@ -111,7 +119,7 @@ impl Model {
             Some(source) => Some(load_adapter(source, &config.weights, &architecture)?),
             None => None,
         };
-        let backend = CandleCpu;
+        let backend = Cpu::new(config.linear_kernels);
         let weights = Weights::load(&backend, &file, &architecture, progress)?;
         let rope = Rope::new(
             architecture.rope_layout,
@@ -145,12 +153,17 @@ impl Model {
         self.llama.adapter.as_ref().map_or(0, |adapter| adapter.n_slots)
     }
 
+    /// What it runs on, for people.
+    pub fn device(&self) -> String {
+        self.llama.backend.describe()
+    }
+
     /// An empty sequence on this model.
     pub fn sequence(self: &std::sync::Arc<Self>) -> Sequence {
         Sequence::new(self.clone())
     }
 
-    pub(crate) fn llama(&self) -> &Llama<CandleCpu> {
+    pub(crate) fn llama(&self) -> &Llama<Cpu> {
         &self.llama
     }
 }
@@ -245,7 +258,8 @@ impl<B: Backend> Llama<B> {
         let first_adaptive = plan.n_token_rows();
         let has_adaptive = first_adaptive < plan.rows().len();
 
-        backend.embed(&weights.embedding, slots, plan, hidden)?;
+        let pass = Visibility::of(plan);
+        backend.embed(&weights.embedding, architecture.hidden, slots, plan, hidden)?;
         for (layer_idx, layer) in weights.layers.iter().enumerate() {
             let deltas = self.adapter.as_ref().filter(|_| has_adaptive);
             let deltas = deltas.map(|adapter| &adapter.layers[layer_idx]);
@@ -263,7 +277,7 @@ impl<B: Backend> Llama<B> {
             backend.rope(&self.rope, plan, queries);
             backend.rope(&self.rope, plan, keys);
             backend.store(cache, layer_idx, plan, keys, values);
-            backend.attend(cache, layer_idx, shape, plan, queries, attended);
+            backend.attend(cache, layer_idx, shape, &pass, queries, attended);
             linear(&layer.o, 3, attended, projected)?;
             backend.add(projected, hidden);
 

@@ -27,6 +27,7 @@ mod weights;
 
 pub use adapter::{AdapterSource, SatAdapter};
 pub use architecture::{Architecture, Family, RopeLayout};
+pub use backend::LinearKernels;
 pub use error::ModelError;
 pub use forward::{Model, ModelConfig, ModelSummary};
 pub use sequence::Sequence;

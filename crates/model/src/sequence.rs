@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use speculate::{Logits, RowPlan, Target};
 
-use crate::backend::{Backend, CandleCpu};
+use crate::backend::{Backend, Cpu};
 use crate::forward::{Buffers, MARGIN_ROWS};
 use crate::{Model, ModelError};
 
 /// One sequence of tokens on a model, with keys and values of those committed.
 pub struct Sequence {
     model: Arc<Model>,
-    cache: <CandleCpu as Backend>::Cache,
-    buffers: Buffers<CandleCpu>,
+    cache: <Cpu as Backend>::Cache,
+    buffers: Buffers<Cpu>,
     logits: Logits,
     n_committed: usize,
 }

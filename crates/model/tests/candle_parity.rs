@@ -52,3 +52,36 @@ fn logits_agree_with_quantized_qwen2() {
         model.forward(input, 0).expect("runs")
     });
 }
+
+/// The packed kernels against candle's row-wise products of the same forward pass: they differ in
+/// the rounding of sums, and candle keeps the scales of activations in half precision.
+fn compare_kernels(weights: std::path::PathBuf, tokens: &[u32], max_distance: f32) {
+    use model::{LinearKernels, Model, ModelConfig};
+    let logits = |linear_kernels| {
+        let config = ModelConfig { linear_kernels, max_context: 256, ..ModelConfig::new(&weights) };
+        let model = std::sync::Arc::new(Model::load(&config).expect("loads"));
+        let mut plan = RowPlan::prefill(0, tokens);
+        (0..tokens.len()).for_each(|row| {
+            plan.want_logits(row);
+        });
+        model.sequence().forward(&plan).expect("the plan fits").values.clone()
+    };
+    let (packed, candle) = (logits(LinearKernels::Packed), logits(LinearKernels::Candle));
+    let distance = packed.iter().zip(&candle).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("{}: largest logit difference between kernels {distance:.4}", weights.display());
+    assert!(distance < max_distance, "{distance}");
+}
+
+#[test]
+fn kernels_agree_on_the_tiny_model() {
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+    compare_kernels(tiny.into(), &[1, 300, 20, 599, 42, 42, 7], 0.1);
+}
+
+#[test]
+fn kernels_agree_on_the_real_models() {
+    for id in common::IDS {
+        let tokens = ids(&golden(id)["prompts"][1]["ids"]);
+        compare_kernels(common::weights(id), &tokens[..16], 2.0);
+    }
+}

@@ -12,8 +12,7 @@ pub fn installed(id: &str) -> InstalledModel {
 }
 
 pub fn config(id: &str) -> EngineConfig {
-    let model = installed(id);
-    EngineConfig { max_context: 1024, ..EngineConfig::new(model.name, model.path, model.sha256) }
+    EngineConfig { max_context: 1024, ..EngineConfig::of(&installed(id)) }
 }
 
 /// The prompts of HumanEval, in order.

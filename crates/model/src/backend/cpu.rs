@@ -1,31 +1,76 @@
-//! The CPU by candle's quantized matrix products, and plain loops for everything else.
+//! The CPU: plain buffers, and the kernels crate over them.
 //!
-//! `QuantizedType::matmul_t` is candle's row-wise path: it takes the same dot product for one row
-//! as for many. (`QMatMul` would repack some types and switch kernels with the number of rows.)
-//! Types without vector code in candle are rewritten exactly as 8-bit codes first.
+//! Weights are packed at load. Types that the kernels do not know, and all types when the
+//! reference is asked for, run through candle's row-wise quantized products: `matmul_t` takes the
+//! same dot product for one row as for many, where `QMatMul` would switch kernels with their number.
 
 use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::quantized::{GgmlDType, QuantizedType};
 use candle_core::{CpuStorage, Error};
+use kernels::{
+    AttentionShape, AttentionSlices, BLOCK, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, Tier,
+};
 use speculate::{RowInput, RowPlan};
 
-use super::attention::{attend, dot};
-use super::legacy_blocks::{BLOCK, EightBit, to_eight_bit};
-use super::{AttentionShape, Backend, MatrixBytes, Rope};
+use super::{Backend, LinearKernels, MatrixBytes, Rope};
 use crate::ModelError;
 use crate::architecture::RopeLayout;
 use crate::gguf::TensorType;
 use crate::kv_cache::KvCache;
 
-/// The backend; it has no state of its own.
-pub(crate) struct CandleCpu;
+/// Values of an element-wise operation that a thread does at once.
+const PIECE: usize = 2048;
+
+/// The backend: its threads and instruction set.
+pub(crate) struct Cpu {
+    pool: Pool,
+    tier: Tier,
+    linear_kernels: LinearKernels,
+}
+
+impl Cpu {
+    pub(crate) fn new(linear_kernels: LinearKernels) -> Self {
+        Self { pool: Pool::for_this_machine(), tier: Tier::detect(), linear_kernels }
+    }
+
+    /// What it runs on, for people.
+    pub(crate) fn describe(&self) -> String {
+        match self.pool.n_threads() {
+            1 => "CPU, 1 thread".to_owned(),
+            n => format!("CPU, {n} threads"),
+        }
+    }
+
+    /// Shares pieces of an output among the threads.
+    fn for_each_piece<'a>(
+        &self,
+        pieces: impl Iterator<Item = &'a mut [f32]>,
+        work: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let pieces: Vec<Mutex<&mut [f32]>> = pieces.map(Mutex::new).collect();
+        self.pool.run(pieces.len(), &|idx| {
+            // Each piece is claimed once, so the lock is never waited for.
+            work(idx, &mut pieces[idx].lock().unwrap_or_else(PoisonError::into_inner));
+        });
+    }
+
+    /// Makes `rows` ready to be the input of a linear layer.
+    fn quantize(&self, rows: &mut HostRows) {
+        if rows.width.is_multiple_of(BLOCK) {
+            rows.quantized.quantize(&self.pool, self.tier, &rows.values, rows.width);
+        }
+    }
+}
 
 /// Activations `[n_rows, width]`.
 #[derive(Default)]
 pub(crate) struct HostRows {
     values: Vec<f32>,
     width: usize,
+    /// The same in bytes, where they are the input of linear layers.
+    quantized: QuantizedRows,
 }
 
 impl HostRows {
@@ -39,12 +84,9 @@ impl HostRows {
     }
 }
 
-pub(crate) struct Matrix {
-    blocks: Box<dyn QuantizedType>,
-    /// `[n_out, n_in / 32]`, what `blocks` leaves out: an offset per block.
-    offsets: Option<Vec<f32>>,
-    n_out: usize,
-    n_in: usize,
+pub(crate) enum Matrix {
+    Packed(PackedMatrix),
+    Candle { blocks: Box<dyn QuantizedType>, n_out: usize, n_in: usize },
 }
 
 pub(crate) struct LowRank {
@@ -53,6 +95,20 @@ pub(crate) struct LowRank {
     /// `[rank, n_out]`
     b: Vec<f32>,
     rank: usize,
+}
+
+fn packed_format(tensor_type: TensorType) -> Option<QuantizedFormat> {
+    Some(match tensor_type {
+        TensorType::Q4_0 => QuantizedFormat::Q4_0,
+        TensorType::Q4_1 => QuantizedFormat::Q4_1,
+        TensorType::Q5_0 => QuantizedFormat::Q5_0,
+        TensorType::Q5_1 => QuantizedFormat::Q5_1,
+        TensorType::Q8_0 => QuantizedFormat::Q8_0,
+        TensorType::Q4_K => QuantizedFormat::Q4_K,
+        TensorType::Q5_K => QuantizedFormat::Q5_K,
+        TensorType::Q6_K => QuantizedFormat::Q6_K,
+        _ => return None,
+    })
 }
 
 fn ggml_type(tensor_type: TensorType) -> GgmlDType {
@@ -73,7 +129,7 @@ fn ggml_type(tensor_type: TensorType) -> GgmlDType {
     }
 }
 
-impl Backend for CandleCpu {
+impl Backend for Cpu {
     type Matrix = Matrix;
     type LowRank = LowRank;
     type Rows = HostRows;
@@ -81,11 +137,14 @@ impl Backend for CandleCpu {
 
     fn matrix(&self, matrix: MatrixBytes<'_>) -> Result<Matrix, ModelError> {
         let MatrixBytes { tensor_type, n_out, n_in, bytes } = matrix;
-        let (blocks, offsets) = match to_eight_bit(tensor_type, bytes) {
-            Some(EightBit { q8_0, offsets }) => (GgmlDType::Q8_0.from_data(Cow::Owned(q8_0)), offsets),
-            None => (ggml_type(tensor_type).from_data(Cow::Borrowed(bytes)), None),
-        };
-        Ok(Matrix { blocks, offsets, n_out, n_in })
+        let format = packed_format(tensor_type).filter(|_| self.linear_kernels == LinearKernels::Packed);
+        Ok(match format {
+            Some(format) => Matrix::Packed(PackedMatrix::pack(format, n_out, n_in, bytes, &self.pool)),
+            None => {
+                let blocks = ggml_type(tensor_type).from_data(Cow::Borrowed(bytes));
+                Matrix::Candle { blocks, n_out, n_in }
+            }
+        })
     }
 
     fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> LowRank {
@@ -105,26 +164,24 @@ impl Backend for CandleCpu {
     fn embed(
         &self,
         table: &Matrix,
+        hidden: usize,
         slots: &[f32],
         plan: &RowPlan,
         out: &mut HostRows,
     ) -> Result<(), ModelError> {
-        let hidden = table.n_in;
         out.resize(plan.rows().len(), hidden);
         for (row, out) in plan.rows().iter().zip(out.values.chunks_exact_mut(hidden)) {
-            match row.input {
-                RowInput::Adaptive(slot) => out.copy_from_slice(&slots[slot * hidden..(slot + 1) * hidden]),
-                RowInput::Token(token) => {
-                    match table.blocks.embedding(&[token], table.n_out, hidden)? {
+            match (row.input, table) {
+                (RowInput::Adaptive(slot), _) => {
+                    out.copy_from_slice(&slots[slot * hidden..(slot + 1) * hidden]);
+                }
+                (RowInput::Token(token), Matrix::Packed(packed)) => {
+                    packed.dequantize_row(token as usize, out);
+                }
+                (RowInput::Token(token), Matrix::Candle { blocks, n_out, n_in }) => {
+                    match blocks.embedding(&[token], *n_out, *n_in)? {
                         CpuStorage::F32(values) => out.copy_from_slice(&values),
                         _ => return Err(Error::Msg("embeddings are not f32".to_owned()).into()),
-                    };
-                    if let Some(offsets) = &table.offsets {
-                        let n_blocks = hidden / BLOCK;
-                        let offsets = &offsets[token as usize * n_blocks..][..n_blocks];
-                        for (block, offset) in out.chunks_exact_mut(BLOCK).zip(offsets) {
-                            block.iter_mut().for_each(|value| *value += offset);
-                        }
                     }
                 }
             }
@@ -135,13 +192,8 @@ impl Backend for CandleCpu {
     fn rms_norm(&self, input: &HostRows, weight: &[f32], epsilon: f32, out: &mut HostRows) {
         out.resize(input.n_rows(), input.width);
         let rows = input.values.chunks_exact(input.width).zip(out.values.chunks_exact_mut(input.width));
-        for (input, out) in rows {
-            let mean_square = dot(input, input) / input.len() as f32;
-            let scale = 1.0 / (mean_square + epsilon).sqrt();
-            for ((out, value), weight) in out.iter_mut().zip(input).zip(weight) {
-                *out = value * scale * weight;
-            }
-        }
+        rows.for_each(|(input, out)| kernels::rms_norm(self.tier, input, weight, epsilon, out));
+        self.quantize(out);
     }
 
     fn linear(
@@ -152,19 +204,18 @@ impl Backend for CandleCpu {
         out: &mut HostRows,
     ) -> Result<(), ModelError> {
         let n_rows = input.n_rows();
-        out.resize(n_rows, matrix.n_out);
-        matrix.blocks.matmul_t((n_rows, matrix.n_in, matrix.n_out), &input.values, &mut out.values)?;
-        if let Some(offsets) = &matrix.offsets {
-            let n_blocks = matrix.n_in / BLOCK;
-            let sums: Vec<f32> = input.values.chunks_exact(BLOCK).map(|block| block.iter().sum()).collect();
-            for (sums, out) in sums.chunks_exact(n_blocks).zip(out.values.chunks_exact_mut(matrix.n_out)) {
-                for (value, offsets) in out.iter_mut().zip(offsets.chunks_exact(n_blocks)) {
-                    *value += dot(sums, offsets);
-                }
+        match matrix {
+            Matrix::Packed(packed) => {
+                out.resize(n_rows, packed.n_out());
+                kernels::linear(&self.pool, self.tier, packed, &input.quantized, &mut out.values);
+            }
+            Matrix::Candle { blocks, n_out, n_in } => {
+                out.resize(n_rows, *n_out);
+                blocks.matmul_t((n_rows, *n_in, *n_out), &input.values, &mut out.values)?;
             }
         }
         if let Some(bias) = bias {
-            for row in out.values.chunks_exact_mut(matrix.n_out) {
+            for row in out.values.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
             }
         }
@@ -172,15 +223,11 @@ impl Backend for CandleCpu {
     }
 
     fn add_low_rank(&self, delta: &LowRank, first_row: usize, input: &HostRows, out: &mut HostRows) {
-        let n_in = input.width;
-        let inputs = input.values.chunks_exact(n_in).skip(first_row);
-        for (input, out) in inputs.zip(out.values.chunks_exact_mut(out.width).skip(first_row)) {
-            for idx in 0..delta.rank {
-                let scale = dot(input, &delta.a_transposed[idx * n_in..(idx + 1) * n_in]);
-                let b_row = &delta.b[idx * out.len()..(idx + 1) * out.len()];
-                out.iter_mut().zip(b_row).for_each(|(value, b)| *value += scale * b);
-            }
-        }
+        let inputs: Vec<&[f32]> = input.values.chunks_exact(input.width).skip(first_row).collect();
+        let outputs = out.values.chunks_exact_mut(out.width).skip(first_row);
+        self.for_each_piece(outputs, |row, out| {
+            kernels::add_low_rank(self.tier, inputs[row], &delta.a_transposed, &delta.b, delta.rank, out);
+        });
     }
 
     fn rope(&self, rope: &Rope, plan: &RowPlan, rows: &mut HostRows) {
@@ -212,19 +259,25 @@ impl Backend for CandleCpu {
         cache: &KvCache,
         layer: usize,
         shape: AttentionShape,
-        plan: &RowPlan,
+        pass: &super::Visibility,
         queries: &HostRows,
         out: &mut HostRows,
     ) {
         out.resize(queries.n_rows(), queries.width);
         let (keys, values) = cache.layer(layer);
-        attend(shape, plan, keys, values, &queries.values, &mut out.values);
+        let super::Visibility { n_committed, visible } = pass;
+        let slices =
+            AttentionSlices { queries: &queries.values, keys, values, n_committed: *n_committed, visible };
+        kernels::attend(&self.pool, self.tier, shape, slices, &mut out.values);
+        self.quantize(out);
     }
 
     fn swiglu(&self, gate: &mut HostRows, up: &HostRows) {
-        for (gate, up) in gate.values.iter_mut().zip(&up.values) {
-            *gate = *gate / (1.0 + (-*gate).exp()) * up;
-        }
+        let up: Vec<&[f32]> = up.values.chunks(PIECE).collect();
+        self.for_each_piece(gate.values.chunks_mut(PIECE), |piece, gate| {
+            kernels::swiglu(self.tier, gate, up[piece]);
+        });
+        self.quantize(gate);
     }
 
     fn add(&self, input: &HostRows, out: &mut HostRows) {

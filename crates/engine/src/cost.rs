@@ -1,0 +1,107 @@
+//! What a forward pass costs, against the number of its rows.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use model::Model;
+use serde::Serialize;
+use speculate::{RowPlan, Target};
+
+use crate::EngineError;
+
+/// Numbers of rows that are measured.
+const ROW_COUNTS: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+/// Committed rows in front of the measured ones.
+const N_COMMITTED: usize = 128;
+/// Tokens of the measured prefills.
+const PREFILL_LENGTHS: [usize; 2] = [128, 512];
+
+/// The cost of one kind of pass.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PassCost {
+    /// Rows of the pass, each with its logits.
+    pub n_rows: usize,
+    /// Median over the repetitions, in milliseconds.
+    pub median_ms: f64,
+    /// Fastest of the repetitions, in milliseconds.
+    pub fastest_ms: f64,
+}
+
+/// The cost of reading a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PrefillCost {
+    /// Tokens of the prompt.
+    pub n_tokens: usize,
+    /// Tokens per second.
+    pub tokens_per_s: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CostTable {
+    /// Passes, by number of rows.
+    pub passes: Vec<PassCost>,
+    /// Prefills, by length.
+    pub prefills: Vec<PrefillCost>,
+}
+
+/// Measures forward passes of `model`, `n_repetitions` each. The kinds take turns, so that a
+/// disturbance of the machine meets all of them alike.
+///
+/// # Errors
+/// Those of the model.
+pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTable, EngineError> {
+    let vocabulary = model.architecture().vocabulary;
+    // Any tokens do: the cost does not depend on them.
+    let tokens = |n: usize| -> Vec<u32> { (0..n).map(|i| (i * 7919 % vocabulary) as u32).collect() };
+    let mut sequence = model.sequence();
+    sequence.prefill(&tokens(N_COMMITTED))?;
+    let mut times = vec![Vec::new(); ROW_COUNTS.len()];
+    // One round more than is counted, to warm up.
+    for repetition in 0..=n_repetitions {
+        for (n_rows, times) in ROW_COUNTS.iter().zip(&mut times) {
+            let mut plan = RowPlan::prefill(N_COMMITTED, &tokens(*n_rows));
+            (0..*n_rows).for_each(|row| {
+                plan.want_logits(row);
+            });
+            let started = Instant::now();
+            sequence.forward(&plan)?;
+            if repetition > 0 {
+                times.push(started.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+    }
+    let cost = |(&n_rows, mut times): (&usize, Vec<f64>)| {
+        times.sort_by(f64::total_cmp);
+        PassCost { n_rows, median_ms: times[times.len() / 2], fastest_ms: times[0] }
+    };
+    let passes = ROW_COUNTS.iter().zip(times).map(cost).collect();
+
+    let mut prefills = Vec::new();
+    for n_tokens in PREFILL_LENGTHS.into_iter().filter(|&n| n <= model.context_length()) {
+        sequence.truncate(0);
+        let started = Instant::now();
+        for chunk in tokens(n_tokens).chunks(crate::decode::PREFILL_ROWS) {
+            sequence.prefill(chunk)?;
+        }
+        prefills
+            .push(PrefillCost { n_tokens, tokens_per_s: n_tokens as f64 / started.elapsed().as_secs_f64() });
+    }
+    Ok(CostTable { passes, prefills })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::ModelConfig;
+
+    #[test]
+    fn every_kind_of_pass_is_measured() {
+        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let model = Arc::new(Model::load(&ModelConfig::new(tiny)).expect("the tiny model"));
+        let table = measure_cost(&model, 2).expect("measures");
+        assert_eq!(table.passes.iter().map(|pass| pass.n_rows).collect::<Vec<_>>(), ROW_COUNTS);
+        assert!(table.passes.iter().all(|pass| pass.fastest_ms > 0.0 && pass.fastest_ms <= pass.median_ms));
+        assert_eq!(table.prefills.len(), 2);
+    }
+}

@@ -1,0 +1,176 @@
+//! AVX2: a tile is two halves of eight rows; a vector is four inputs of eight rows.
+
+use std::arch::x86_64::*;
+
+use super::{BLOCK_MIN, RowsView, SUPER_HALF, SUPER_MIN};
+use crate::packed::SUPER;
+use crate::{BLOCK, TILE};
+
+/// Rows of a tile in a vector.
+const LANES: usize = 8;
+
+/// # Safety
+/// The processor must have AVX2 and F16C. `tile` must hold the bytes of the format for
+/// `rows.width / 32` blocks, `rows` must hold `N` rows.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE: i32, const N: usize>(
+    tile: &[u8],
+    rows: RowsView<'_>,
+    out: &mut [[f32; TILE]],
+) {
+    // SAFETY: what the caller promises is what each half needs.
+    unsafe {
+        half_tile_rows::<BITS, LAYOUT, CENTRE, N, 0>(tile, rows, out);
+        half_tile_rows::<BITS, LAYOUT, CENTRE, N, 1>(tile, rows, out);
+    }
+}
+
+/// # Safety
+/// See [`tile_rows`].
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn half_tile_rows<
+    const BITS: usize,
+    const LAYOUT: u8,
+    const CENTRE: i32,
+    const N: usize,
+    const HALF: usize,
+>(
+    tile: &[u8],
+    rows: RowsView<'_>,
+    out: &mut [[f32; TILE]],
+) {
+    let n_blocks = rows.width / BLOCK;
+    let mut at = tile.as_ptr();
+    let mut results = [_mm256_setzero_ps(); N];
+    let (mut d, mut d_min) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+    let low = _mm256_set1_epi8(15);
+    let ones = _mm256_set1_epi16(1);
+    for block in 0..n_blocks {
+        // SAFETY: the reads follow the layout of the tile block by block, and end with it; reads
+        // of activations are within rows 0 to N - 1 of `rows`.
+        unsafe {
+            if (LAYOUT == SUPER_MIN || LAYOUT == SUPER_HALF) && block.is_multiple_of(SUPER) {
+                d = halves(at.add(2 * LANES * HALF));
+                at = at.add(2 * TILE);
+                if LAYOUT == SUPER_MIN {
+                    d_min = halves(at.add(2 * LANES * HALF));
+                    at = at.add(2 * TILE);
+                }
+            }
+            let second = at.add(TILE + LANES * HALF);
+            let (scale, scale_or_offset) = match LAYOUT {
+                BLOCK_MIN => (halves(at.add(2 * LANES * HALF)), halves(at.add(2 * TILE + 2 * LANES * HALF))),
+                SUPER_MIN => {
+                    let offset = _mm256_mul_ps(d_min, bytes(second));
+                    let scale = _mm256_mul_ps(d, bytes(at.add(LANES * HALF)));
+                    (scale, _mm256_sub_ps(_mm256_set1_ps(-0.0), offset))
+                }
+                SUPER_HALF => {
+                    let scale = _mm256_mul_ps(d, signed_bytes(at.add(LANES * HALF)));
+                    (scale, _mm256_mul_ps(d, signed_bytes(second)))
+                }
+                _ => (halves(at.add(2 * LANES * HALF)), _mm256_setzero_ps()),
+            };
+            at = at.add(if LAYOUT == BLOCK_MIN { 4 * TILE } else { 2 * TILE });
+
+            let mut weights = [_mm256_setzero_si256(); 8];
+            if BITS == 8 {
+                for (group, weights) in weights.iter_mut().enumerate() {
+                    let codes = _mm256_loadu_si256(at.add(group * 64 + 32 * HALF).cast());
+                    // Signed, hence centred: `dot` multiplies signed weights.
+                    *weights = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+                }
+            } else {
+                for group in 0..4 {
+                    let both = _mm256_loadu_si256(at.add(group * 64 + 32 * HALF).cast());
+                    weights[group] = _mm256_and_si256(both, low);
+                    weights[group + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
+                }
+                for bit in 4..BITS {
+                    let plane = at.add(256 + (bit - 4) * 64 + 4 * HALF);
+                    for (group, weights) in weights.iter_mut().enumerate() {
+                        let mask = plane.add(group * 8).cast::<i32>().read_unaligned();
+                        *weights = _mm256_or_si256(*weights, spread(mask, 1 << bit));
+                    }
+                }
+            }
+            at = at.add(TILE * BLOCK * BITS / 8);
+
+            for_each_row!(N, ROW, {
+                let activations = rows.codes.as_ptr().add(ROW * rows.width + block * BLOCK).cast::<i32>();
+                let half_sums = rows.half_sums.as_ptr().add((ROW * n_blocks + block) * 2);
+                let centre = if BITS == 8 { 0 } else { -CENTRE };
+                let mut sums =
+                    [_mm256_set1_epi32(centre * *half_sums), _mm256_set1_epi32(centre * *half_sums.add(1))];
+                for (group, weights) in weights.iter().enumerate() {
+                    let four = _mm256_set1_epi32(activations.add(group).read_unaligned());
+                    // Pairs fit 16 bits: at most 2 * 63 * 127, or 2 * 128 * 127 for 8-bit weights.
+                    let pairs = if BITS == 8 {
+                        _mm256_maddubs_epi16(_mm256_abs_epi8(*weights), _mm256_sign_epi8(four, *weights))
+                    } else {
+                        _mm256_maddubs_epi16(*weights, four)
+                    };
+                    sums[group / 4] = _mm256_add_epi32(sums[group / 4], _mm256_madd_epi16(pairs, ones));
+                }
+                let term = if LAYOUT == SUPER_HALF {
+                    let first = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(sums[0]));
+                    let second = _mm256_mul_ps(scale_or_offset, _mm256_cvtepi32_ps(sums[1]));
+                    _mm256_add_ps(first, second)
+                } else {
+                    let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(sums[0], sums[1]));
+                    let term = _mm256_mul_ps(scale, sum);
+                    if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
+                        let activation_sum = _mm256_set1_ps((*half_sums + *half_sums.add(1)) as f32);
+                        _mm256_add_ps(term, _mm256_mul_ps(scale_or_offset, activation_sum))
+                    } else {
+                        term
+                    }
+                };
+                let activation_scale = _mm256_set1_ps(*rows.scales.as_ptr().add(ROW * n_blocks + block));
+                results[ROW] = _mm256_add_ps(results[ROW], _mm256_mul_ps(activation_scale, term));
+            });
+        }
+    }
+    for (result, out) in results.iter().zip(out) {
+        // SAFETY: each half of `out` is eight values long.
+        unsafe { _mm256_storeu_ps(out[LANES * HALF..].as_mut_ptr(), *result) }
+    }
+}
+
+/// `value` in the bytes whose bit of `mask` is set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn spread(mask: i32, value: i8) -> __m256i {
+    // Byte i of the result looks at byte i / 8 of the mask, and there at bit i % 8.
+    let which = _mm256_setr_epi8(
+        0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3,
+    );
+    let bits = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+    let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(mask), which);
+    let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits);
+    _mm256_and_si256(is_set, _mm256_set1_epi8(value))
+}
+
+/// Eight half-precision numbers.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn halves(at: *const u8) -> __m256 {
+    // SAFETY: the caller has 16 bytes at `at`.
+    unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+}
+
+/// Eight unsigned bytes as numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn bytes(at: *const u8) -> __m256 {
+    // SAFETY: the caller has 8 bytes at `at`.
+    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast()))) }
+}
+
+/// Eight signed bytes as numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn signed_bytes(at: *const u8) -> __m256 {
+    // SAFETY: the caller has 8 bytes at `at`.
+    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
+}

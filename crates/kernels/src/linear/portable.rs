@@ -1,0 +1,42 @@
+//! Plain Rust: what every other tier must equal, bit for bit.
+
+use super::RowsView;
+use crate::packed::{BlockPlace, code};
+use crate::{BLOCK, QuantizedFormat, TILE};
+
+pub(super) fn tile_rows(format: QuantizedFormat, tile: &[u8], rows: RowsView<'_>, out: &mut [[f32; TILE]]) {
+    out.iter_mut().for_each(|out| out.fill(0.0));
+    let n_blocks = rows.width / BLOCK;
+    let mut values = [[0i32; TILE]; BLOCK];
+    for block in 0..n_blocks {
+        let place = BlockPlace::of(format, block);
+        let codes = &tile[place.codes..place.codes + format.code_bytes()];
+        for (input, values) in values.iter_mut().enumerate() {
+            for (lane, value) in values.iter_mut().enumerate() {
+                *value = i32::from(code(format.bits(), codes, lane, input)) - format.centre();
+            }
+        }
+        for (row, out) in out.iter_mut().enumerate() {
+            let activations = &rows.codes[row * rows.width + block * BLOCK..][..BLOCK];
+            let mut sums = [[0i32; TILE]; 2];
+            for (input, (values, &activation)) in values.iter().zip(activations).enumerate() {
+                for (sum, value) in sums[input / 16].iter_mut().zip(values) {
+                    *sum += value * i32::from(activation);
+                }
+            }
+            let activation_scale = rows.scales[row * n_blocks + block];
+            let half_sums = &rows.half_sums[(row * n_blocks + block) * 2..][..2];
+            let activation_sum = (half_sums[0] + half_sums[1]) as f32;
+            for (lane, out) in out.iter_mut().enumerate() {
+                let scales = place.scales(format, tile, lane);
+                let term = if format == QuantizedFormat::Q6_K {
+                    scales.scale[0] * sums[0][lane] as f32 + scales.scale[1] * sums[1][lane] as f32
+                } else {
+                    let term = scales.scale[0] * (sums[0][lane] + sums[1][lane]) as f32;
+                    if format.has_offset() { term + scales.offset * activation_sum } else { term }
+                };
+                *out += activation_scale * term;
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Threads that share the work of one operation.
+//!
+//! Tasks are claimed one by one, so a thread that the system has put aside costs nothing but the
+//! task it was in. Workers wait for the next operation with a bounded spin, then sleep: they are
+//! awake between the operations of a pass and asleep between requests.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// Looks at the work word before a worker goes to sleep: some tens of microseconds.
+const N_SPINS: usize = 4_000;
+/// Looks before a waiting caller gives its time slice away.
+const N_SPINS_BEFORE_YIELD: usize = 1_000;
+
+/// The work word: tasks in the upper half, the next task to claim in the lower.
+const TASK_BITS: u32 = 32;
+
+type Task<'a> = &'a (dyn Fn(usize) + Sync);
+
+struct Shared {
+    /// Number of tasks << 32 | next task. Zero means no work.
+    word: AtomicU64,
+    /// A thin pointer to the fat reference of the running operation.
+    task: AtomicPtr<Task<'static>>,
+    n_done: AtomicUsize,
+    has_panicked: AtomicBool,
+    n_sleeping: AtomicUsize,
+    is_stopping: AtomicBool,
+}
+
+/// A pool of threads. The calling thread works too.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// One operation at a time; a second caller works alone.
+    is_running: Mutex<()>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("n_threads", &self.n_threads()).finish()
+    }
+}
+
+impl Pool {
+    /// A pool of `n_threads` threads, the caller's included. It has fewer when the system gives
+    /// no more.
+    pub fn new(n_threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            word: AtomicU64::new(0),
+            task: AtomicPtr::new(std::ptr::null_mut()),
+            n_done: AtomicUsize::new(0),
+            has_panicked: AtomicBool::new(false),
+            n_sleeping: AtomicUsize::new(0),
+            is_stopping: AtomicBool::new(false),
+        });
+        let spawn = |idx: usize| {
+            let shared = shared.clone();
+            let name = format!("kernels-{idx}");
+            std::thread::Builder::new().name(name).spawn(move || shared.work()).ok()
+        };
+        let workers = (1..n_threads.max(1)).map_while(spawn).collect();
+        Self { shared, workers, is_running: Mutex::new(()) }
+    }
+
+    /// A pool with as many threads as `SATEEN_THREADS` says, or as the machine has cores.
+    pub fn for_this_machine() -> Self {
+        let wanted = std::env::var("SATEEN_THREADS").ok().and_then(|n| n.parse().ok());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::new(wanted.filter(|n| (1..=256).contains(n)).unwrap_or(cores))
+    }
+
+    /// Number of threads, the caller's included.
+    pub fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `task` once for each number below `n_tasks`, from any thread in any order, and
+    /// returns when all calls have.
+    ///
+    /// # Panics
+    /// When a task panics.
+    pub fn run(&self, n_tasks: usize, task: Task<'_>) {
+        let alone = self.workers.is_empty() || n_tasks <= 1 || n_tasks >= 1 << 31;
+        let Some(_guard) = (if alone { None } else { self.is_running.try_lock().ok() }) else {
+            (0..n_tasks).for_each(task);
+            return;
+        };
+        let shared = &*self.shared;
+        let mut task: Task<'_> = task;
+        // Workers see the task only through a claim in the word below, and every claimed task is
+        // counted in `n_done`, for which this call waits: the reference outlives all its uses.
+        let pointer = std::ptr::from_mut(&mut task).cast::<Task<'static>>();
+        shared.task.store(pointer, Ordering::Relaxed);
+        shared.n_done.store(0, Ordering::Relaxed);
+        shared.word.store((n_tasks as u64) << TASK_BITS, Ordering::SeqCst);
+        if shared.n_sleeping.load(Ordering::SeqCst) > 0 {
+            self.workers.iter().for_each(|worker| worker.thread().unpark());
+        }
+        shared.claim_all();
+        let mut n_looks = 0;
+        while shared.n_done.load(Ordering::Acquire) < n_tasks {
+            n_looks += 1;
+            if n_looks > N_SPINS_BEFORE_YIELD {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        shared.word.store(0, Ordering::Relaxed);
+        assert!(!shared.has_panicked.swap(false, Ordering::Relaxed), "a kernel task panicked");
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.is_stopping.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // Workers catch the panics of their tasks, so there is nothing to learn here.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Claims and runs tasks until there are none left.
+    fn claim_all(&self) {
+        while has_work(self.word.load(Ordering::Relaxed)) {
+            let word = self.word.fetch_add(1, Ordering::AcqRel);
+            if !has_work(word) {
+                return;
+            }
+            // SAFETY: the claimed task belongs to the operation whose pointer is stored: the
+            // caller of `run` does not return, and stores no other, before `n_done` has counted
+            // this task. The acquire of the claim pairs with the store of the word in `run`.
+            let task: Task<'static> = unsafe { *self.task.load(Ordering::Relaxed) };
+            let idx = (word & u64::from(u32::MAX)) as usize;
+            if catch_unwind(AssertUnwindSafe(|| task(idx))).is_err() {
+                self.has_panicked.store(true, Ordering::Relaxed);
+            }
+            self.n_done.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn work(&self) {
+        while !self.is_stopping.load(Ordering::Relaxed) {
+            self.claim_all();
+            let is_wanted =
+                || has_work(self.word.load(Ordering::Relaxed)) || self.is_stopping.load(Ordering::Relaxed);
+            let spin = |_| {
+                std::hint::spin_loop();
+                is_wanted()
+            };
+            if (0..N_SPINS).any(spin) {
+                continue;
+            }
+            self.n_sleeping.fetch_add(1, Ordering::SeqCst);
+            // Seen again after the count went up, so that no wake-up falls between the two.
+            if !has_work(self.word.load(Ordering::SeqCst)) && !self.is_stopping.load(Ordering::SeqCst) {
+                std::thread::park();
+            }
+            self.n_sleeping.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn has_work(word: u64) -> bool {
+    (word & u64::from(u32::MAX)) < word >> TASK_BITS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for n_threads in [1, 2, 3, 8] {
+            let pool = Pool::new(n_threads);
+            for n_tasks in [0, 1, 2, 7, 64, 1000] {
+                let counts: Vec<AtomicUsize> = (0..n_tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(n_tasks, &|idx| {
+                    counts[idx].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn many_short_operations_in_a_row() {
+        let pool = Pool::new(4);
+        let sum = AtomicUsize::new(0);
+        for n_tasks in (0..20_000).map(|n| n % 9) {
+            pool.run(n_tasks, &|idx| {
+                sum.fetch_add(idx + 1, Ordering::Relaxed);
+            });
+        }
+        let expected: usize = (0..20_000).map(|n| (n % 9) * (n % 9 + 1) / 2).sum();
+        assert_eq!(sum.into_inner(), expected);
+    }
+
+    #[test]
+    fn two_callers_share_a_pool() {
+        let pool = Pool::new(3);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        let sum = AtomicUsize::new(0);
+                        pool.run(5, &|idx| {
+                            sum.fetch_add(idx, Ordering::Relaxed);
+                        });
+                        assert_eq!(sum.into_inner(), 10);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_survives() {
+        let pool = Pool::new(2);
+        let panicking =
+            catch_unwind(AssertUnwindSafe(|| pool.run(8, &|idx| assert_ne!(idx, 5, "task five"))));
+        assert!(panicking.is_err());
+        let n = AtomicUsize::new(0);
+        pool.run(8, &|_| {
+            n.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(n.into_inner(), 8);
+    }
+
+    #[test]
+    fn sleeping_workers_wake_up() {
+        let pool = Pool::new(2);
+        for _ in 0..20 {
+            while pool.shared.n_sleeping.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            let n = AtomicUsize::new(0);
+            pool.run(64, &|_| {
+                n.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(n.into_inner(), 64);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Packed linear layers against candle's reading of the same bytes, and against themselves.
+
+use std::borrow::Cow;
+
+use candle_core::CpuStorage;
+use candle_core::quantized::GgmlDType;
+use kernels::{PackedMatrix, Pool, QuantizedFormat, QuantizedRows, Tier, linear};
+use proptest::prelude::*;
+
+fn candle_type(format: QuantizedFormat) -> GgmlDType {
+    match format {
+        QuantizedFormat::Q4_0 => GgmlDType::Q4_0,
+        QuantizedFormat::Q4_1 => GgmlDType::Q4_1,
+        QuantizedFormat::Q5_0 => GgmlDType::Q5_0,
+        QuantizedFormat::Q5_1 => GgmlDType::Q5_1,
+        QuantizedFormat::Q8_0 => GgmlDType::Q8_0,
+        QuantizedFormat::Q4_K => GgmlDType::Q4K,
+        QuantizedFormat::Q5_K => GgmlDType::Q5K,
+        QuantizedFormat::Q6_K => GgmlDType::Q6K,
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x ^ (x >> 31)
+    }
+
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+    }
+
+    /// Any bits for the codes, and scales that are finite numbers of a usual size.
+    fn file_bytes(&mut self, format: QuantizedFormat, n_blocks: usize) -> Vec<u8> {
+        let (_, block_bytes) = format.file_block();
+        let halves: &[usize] = match format {
+            QuantizedFormat::Q4_0 | QuantizedFormat::Q5_0 | QuantizedFormat::Q8_0 => &[0],
+            QuantizedFormat::Q6_K => &[208],
+            _ => &[0, 2],
+        };
+        let mut bytes = Vec::with_capacity(n_blocks * block_bytes);
+        for _ in 0..n_blocks {
+            let mut block: Vec<u8> = (0..block_bytes).map(|_| self.next() as u8).collect();
+            for &at in halves {
+                let bits = 0x2400 | (self.next() as u16 & 0x8bff);
+                block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+            }
+            bytes.extend(block);
+        }
+        bytes
+    }
+}
+
+struct Case {
+    packed: PackedMatrix,
+    /// `[n_out, n_in]`, as candle reads the bytes.
+    weights: Vec<f32>,
+}
+
+fn case(format: QuantizedFormat, n_out: usize, n_in: usize, seed: u64) -> Case {
+    let bytes = Random(seed).file_bytes(format, n_out * n_in / format.file_block().0);
+    let storage = candle_type(format).from_data(Cow::Borrowed(&bytes)).dequantize(n_out * n_in);
+    let CpuStorage::F32(weights) = storage.expect("dequantizes") else { panic!("not f32") };
+    Case { packed: PackedMatrix::pack(format, n_out, n_in, &bytes, &Pool::new(2)), weights }
+}
+
+fn run(pool: &Pool, tier: Tier, packed: &PackedMatrix, input: &[f32]) -> Vec<f32> {
+    let mut rows = QuantizedRows::default();
+    rows.quantize(pool, tier, input, packed.n_in());
+    let mut out = vec![f32::NAN; input.len() / packed.n_in() * packed.n_out()];
+    linear(pool, tier, packed, &rows, &mut out);
+    out
+}
+
+#[test]
+fn packed_values_are_exactly_those_of_the_format() {
+    for format in QuantizedFormat::ALL {
+        let (n_out, n_in) = (35, 512);
+        let Case { packed, weights } = case(format, n_out, n_in, 1);
+        let mut row = vec![0.0; n_in];
+        for (idx, expected) in weights.chunks_exact(n_in).enumerate() {
+            packed.dequantize_row(idx, &mut row);
+            for (input, (got, expected)) in row.iter().zip(expected).enumerate() {
+                // Where a minimum is added, the one rounding of that sum may fall otherwise.
+                let tolerance = f32::EPSILON * 4.0 * (got.abs() + 64.0 * 2.0);
+                let is_equal = if format.file_block().0 == 32 {
+                    got == expected
+                } else {
+                    (got - expected).abs() <= tolerance
+                };
+                assert!(is_equal, "{format:?} row {idx} input {input}: {got} for {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_keeps_the_size_of_the_file() {
+    for format in QuantizedFormat::ALL {
+        let Case { packed, .. } = case(format, 64, 1024, 2);
+        let (file_block, file_block_bytes) = format.file_block();
+        let file_bytes = 64 * 1024 / file_block * file_block_bytes;
+        assert!(
+            packed.n_bytes() <= file_bytes * 11 / 10,
+            "{format:?}: {} for {file_bytes}",
+            packed.n_bytes()
+        );
+    }
+}
+
+/// Against the plain sum in f64; activations are quantized to 8 bits, so each contributes an error
+/// of half a step at most.
+#[test]
+fn products_are_near_those_of_the_unquantized_input() {
+    for format in QuantizedFormat::ALL {
+        let (n_out, n_in, n_rows) = (48, 768, 3);
+        let Case { packed, weights } = case(format, n_out, n_in, 3);
+        let input = Random(4).floats(n_rows * n_in);
+        let out = run(&Pool::new(1), Tier::detect(), &packed, &input);
+        for (row, input) in input.chunks_exact(n_in).enumerate() {
+            for (idx, weights) in weights.chunks_exact(n_in).enumerate() {
+                let expected: f64 =
+                    input.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                let bound: f64 = weights.iter().map(|w| f64::from(w.abs()) * 0.5 / 127.0).sum();
+                let got = f64::from(out[row * n_out + idx]);
+                assert!(
+                    (got - expected).abs() <= bound * 1.01 + 1e-3,
+                    "{format:?}: {got} for {expected} ± {bound}"
+                );
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Bit for bit: every tier and number of threads, every number of rows, alone or in company.
+    #[test]
+    fn a_rows_result_depends_on_the_row_alone(
+        format in prop::sample::select(QuantizedFormat::ALL.to_vec()),
+        n_out in 1usize..70,
+        n_super in 1usize..4,
+        n_rows in 1usize..20,
+        seed in any::<u64>(),
+    ) {
+        // Widths that are no whole super-blocks, where the format has none.
+        let n_in = if format.file_block().0 == 32 { n_super * 96 } else { n_super * 256 };
+        let Case { packed, .. } = case(format, n_out, n_in, seed);
+        let input = Random(seed ^ 1).floats(n_rows * n_in);
+        let expected: Vec<f32> =
+            input.chunks_exact(n_in).flat_map(|row| run(&Pool::new(1), Tier::Portable, &packed, row)).collect();
+        for tier in Tier::available() {
+            for n_threads in [1, 3] {
+                let out = run(&Pool::new(n_threads), tier, &packed, &input);
+                prop_assert_eq!(&out, &expected, "{:?} with {} threads", tier, n_threads);
+            }
+        }
+    }
+}
