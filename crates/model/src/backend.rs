@@ -150,6 +150,6 @@ pub(crate) trait Backend: Send + Sync {
     fn add(&self, input: &Self::Rows, out: &mut Self::Rows);
     /// Copies the rows of `selection`.
     fn select(&self, input: &Self::Rows, selection: &[usize], out: &mut Self::Rows);
-    /// The values on the host, row after row.
-    fn to_host(&self, rows: &Self::Rows, out: &mut Vec<f32>);
+    /// The values on the host, row after row. What `rows` hold afterwards is not defined.
+    fn to_host(&self, rows: &mut Self::Rows, out: &mut Vec<f32>);
 }

@@ -209,6 +209,7 @@ pub(crate) struct Buffers<B: Backend> {
     gate: B::Rows,
     up: B::Rows,
     projected: B::Rows,
+    logits: B::Rows,
 }
 
 impl<B: Backend> Default for Buffers<B> {
@@ -223,6 +224,7 @@ impl<B: Backend> Default for Buffers<B> {
             gate: B::Rows::default(),
             up: B::Rows::default(),
             projected: B::Rows::default(),
+            logits: B::Rows::default(),
         }
     }
 }
@@ -253,7 +255,18 @@ impl<B: Backend> Llama<B> {
             n_kv_heads: architecture.n_kv_heads,
             head_dim: architecture.head_dim,
         };
-        let Buffers { hidden, normed, queries, keys, values, attended, gate, up, projected } = buffers;
+        let Buffers {
+            hidden,
+            normed,
+            queries,
+            keys,
+            values,
+            attended,
+            gate,
+            up,
+            projected,
+            logits: head_rows,
+        } = buffers;
         let slots = self.adapter.as_ref().map_or(&[][..], |adapter| &adapter.embedding);
         let first_adaptive = plan.n_token_rows();
         let has_adaptive = first_adaptive < plan.rows().len();
@@ -289,16 +302,17 @@ impl<B: Backend> Llama<B> {
             backend.add(projected, hidden);
         }
         logits.vocabulary = architecture.vocabulary;
-        logits.values.clear();
-        if !plan.logit_rows().is_empty() {
+        if plan.logit_rows().is_empty() {
+            logits.values.clear();
+        } else {
             backend.select(hidden, plan.logit_rows(), attended);
             backend.rms_norm(attended, &weights.output_norm, epsilon, normed);
             let (head, bias) = match &weights.output {
                 Some(output) => (&output.matrix, output.bias.as_deref()),
                 None => (&weights.embedding, None),
             };
-            backend.linear(head, bias, normed, projected)?;
-            backend.to_host(projected, &mut logits.values);
+            backend.linear(head, bias, normed, head_rows)?;
+            backend.to_host(head_rows, &mut logits.values);
         }
         Ok(())
     }
