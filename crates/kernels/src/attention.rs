@@ -95,16 +95,13 @@ fn attend_group_portable(
     for (sharing_idx, out) in out.chunks_exact_mut(head_dim).enumerate() {
         let start = (row * n_heads + kv_head * n_sharing + sharing_idx) * head_dim;
         let query = &queries[start..start + head_dim];
-        let mut max = f32::NEG_INFINITY;
         for (weight, slot) in weights.iter_mut().zip(slots()) {
             *weight = dot(query, &keys[head(slot)]) * scale;
-            max = if *weight > max { *weight } else { max };
         }
-        let mut sum = 0.0;
-        for weight in &mut weights {
-            *weight = exp(*weight - max);
-            sum += *weight;
-        }
+        // Separate loops in lanes: each becomes vectors, where one loop over all would not.
+        let max = fold_lanes(&weights, f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+        weights.iter_mut().for_each(|weight| *weight = exp(*weight - max));
+        let sum = fold_lanes(&weights, 0.0, |a, b| a + b);
         let inverse = 1.0 / sum;
         out.fill(0.0);
         // Four slots at a time, by their place in the list, so that the order is every row's own.
@@ -140,14 +137,26 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
             lanes[lane] += a[lane] * b[lane];
         }
     }
-    sum_of_lanes(lanes) + tail
+    fold_lanes(&lanes, 0.0, |a, b| a + b) + tail
 }
 
+/// Folds values by their place in 16 lanes, then the lanes in pairs.
 #[inline(always)]
-fn sum_of_lanes(lanes: [f32; 16]) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
-    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-    (four[0] + four[2]) + (four[1] + four[3])
+fn fold_lanes(values: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; 16];
+    let chunks = values.chunks_exact(16);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for lane in 0..16 {
+            lanes[lane] = fold(lanes[lane], chunk[lane]);
+        }
+    }
+    for (lane, &value) in lanes.iter_mut().zip(tail) {
+        *lane = fold(*lane, value);
+    }
+    let eight: [f32; 8] = std::array::from_fn(|i| fold(lanes[i], lanes[i + 8]));
+    let four: [f32; 4] = std::array::from_fn(|i| fold(eight[i], eight[i + 4]));
+    fold(fold(four[0], four[2]), fold(four[1], four[3]))
 }
 
 #[cfg(test)]
