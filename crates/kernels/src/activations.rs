@@ -1,8 +1,6 @@
 //! Activations as signed bytes, one scale per 32 values.
 
-use std::sync::{Mutex, PoisonError};
-
-use crate::{BLOCK, Pool, Tier};
+use crate::{BLOCK, Pool, SharedSlice, Tier, per_tier};
 
 /// Quantized rows `[n_rows, width]`: `value ≈ scale * code`, with codes from -127 to 127.
 #[derive(Clone, Debug, Default)]
@@ -12,58 +10,101 @@ pub struct QuantizedRows {
     /// `[n_rows, width]`
     pub(crate) codes: Vec<i8>,
     /// `[n_rows, width / 32]`
-    pub(crate) scales: Vec<f32>,
-    /// Sums of the codes of each half block, `[n_rows, width / 16]`.
-    pub(crate) half_sums: Vec<i32>,
+    pub(crate) blocks: Vec<BlockStatistics>,
+}
+
+/// What a product needs of 32 codes besides the codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub(crate) struct BlockStatistics {
+    pub(crate) scale: f32,
+    /// `scale` times the sum of the codes: what an offset of the weights is multiplied by.
+    pub(crate) scaled_sum: f32,
+    /// The negated sums of the codes: of the first half, of the second, of all. A centre of the
+    /// weights is a power of two, so that starting a sum there takes one shift.
+    pub(crate) negated_sums: [i32; 3],
 }
 
 impl QuantizedRows {
+    /// Number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Makes room for `[n_rows, width]`.
+    ///
+    /// # Panics
+    /// When `width` is not a multiple of 32.
+    pub(crate) fn resize(&mut self, n_rows: usize, width: usize) {
+        assert!(width > 0 && width.is_multiple_of(BLOCK), "rows are whole blocks");
+        self.width = width;
+        self.n_rows = n_rows;
+        self.codes.resize(n_rows * width, 0);
+        self.blocks.resize(n_rows * width / BLOCK, BlockStatistics::default());
+    }
+
     /// Quantizes `values`, `[n_rows, width]`, into the buffers of `self`.
     ///
     /// # Panics
-    /// When `width` is not a multiple of 32 or of the length of `values`.
+    /// When `width` is not a multiple of 32 or the length of `values` not one of `width`.
     pub fn quantize(&mut self, pool: &Pool, tier: Tier, values: &[f32], width: usize) {
-        assert!(width > 0 && width.is_multiple_of(BLOCK) && values.len().is_multiple_of(width));
-        self.width = width;
-        self.n_rows = values.len() / width;
-        self.codes.resize(values.len(), 0);
-        self.scales.resize(values.len() / BLOCK, 0.0);
-        self.half_sums.resize(values.len() / 16, 0);
-        let (scales_width, sums_width) = (width / BLOCK, width / 16);
-        let outputs = self.codes.chunks_exact_mut(width).zip(self.scales.chunks_exact_mut(scales_width));
-        let outputs = outputs.zip(self.half_sums.chunks_exact_mut(sums_width));
-        let quantize_row = |values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]| match tier
-        {
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni | Tier::Avx2 => {
-                // SAFETY: both tiers are detected together with AVX2.
-                unsafe { quantize_avx2(values, codes, scales, sums) }
-            }
-            Tier::Portable => quantize(values, codes, scales, sums),
-        };
-        if values.len() < MIN_PARALLEL_VALUES {
-            for (values, ((codes, scales), sums)) in values.chunks_exact(width).zip(outputs) {
-                quantize_row(values, codes, scales, sums);
-            }
-            return;
-        }
-        let rows: Vec<_> = values.chunks_exact(width).zip(outputs).map(Mutex::new).collect();
-        pool.run(rows.len(), &|row| {
-            // Each row is claimed once, so the lock is never waited for.
-            let mut row = rows[row].lock().unwrap_or_else(PoisonError::into_inner);
-            let (values, ((codes, scales), sums)) = &mut *row;
-            quantize_row(values, codes, scales, sums);
+        assert!(width > 0 && values.len().is_multiple_of(width), "whole rows");
+        let n_rows = values.len() / width;
+        self.resize(n_rows, width);
+        let writer = self.writer();
+        pool.run_if(values.len() >= MIN_PARALLEL_VALUES, n_rows, &|row| {
+            // SAFETY: each row is written by the one task that has its number.
+            unsafe { writer.write_row(tier, row, &values[row * width..(row + 1) * width]) };
         });
+    }
+
+    /// Lets tasks write disjoint parts.
+    pub(crate) fn writer(&mut self) -> RowsWriter<'_> {
+        RowsWriter {
+            width: self.width,
+            codes: SharedSlice::new(&mut self.codes),
+            blocks: SharedSlice::new(&mut self.blocks),
+        }
     }
 }
 
 /// Values below which threads cost more than they bring.
 const MIN_PARALLEL_VALUES: usize = 8192;
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn quantize_avx2(values: &[f32], codes: &mut [i8], scales: &mut [f32], half_sums: &mut [i32]) {
-    quantize(values, codes, scales, half_sums);
+/// Quantized rows that several threads fill.
+pub(crate) struct RowsWriter<'a> {
+    width: usize,
+    codes: SharedSlice<'a, i8>,
+    blocks: SharedSlice<'a, BlockStatistics>,
+}
+
+impl RowsWriter<'_> {
+    /// Quantizes a whole row.
+    ///
+    /// # Safety
+    /// No other thread may write the same row.
+    pub(crate) unsafe fn write_row(&self, tier: Tier, row: usize, values: &[f32]) {
+        assert_eq!(values.len(), self.width);
+        // SAFETY: a whole row is whole blocks, and the caller promises that it is ours.
+        unsafe { self.write(tier, row, 0, values) }
+    }
+
+    /// Quantizes blocks of a row, from block `first_block` on.
+    ///
+    /// # Safety
+    /// No other thread may write the same blocks.
+    pub(crate) unsafe fn write(&self, tier: Tier, row: usize, first_block: usize, values: &[f32]) {
+        let n_blocks = self.width / BLOCK;
+        assert!(values.len().is_multiple_of(BLOCK) && first_block + values.len() / BLOCK <= n_blocks);
+        // SAFETY: the ranges are within row `row`, and the caller promises that they are ours.
+        let (codes, blocks) = unsafe {
+            (
+                self.codes.range_mut(row * self.width + first_block * BLOCK, values.len()),
+                self.blocks.range_mut(row * n_blocks + first_block, values.len() / BLOCK),
+            )
+        };
+        quantize(tier, values, codes, blocks);
+    }
 }
 
 /// Adding this rounds to the nearest integer, ties to even, and leaves the integer in the low bits.
@@ -75,26 +116,38 @@ pub(crate) fn round(value: f32) -> i32 {
     ((value + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32)
 }
 
-#[inline(always)]
-fn quantize(values: &[f32], codes: &mut [i8], scales: &mut [f32], half_sums: &mut [i32]) {
-    let blocks = values.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
-    for ((values, codes), (scale, half_sums)) in
-        blocks.zip(scales.iter_mut().zip(half_sums.chunks_exact_mut(2)))
-    {
-        let mut lanes = [0.0f32; 8];
-        for chunk in values.chunks_exact(8) {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *lane = if value.abs() > *lane { value.abs() } else { *lane };
+per_tier! {
+    fn quantize(values: &[f32], codes: &mut [i8], blocks: &mut [BlockStatistics]) {
+        let chunks = values.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
+        for ((values, codes), block) in chunks.zip(blocks) {
+            let mut lanes = [0.0f32; 16];
+            for chunk in values.chunks_exact(16) {
+                for (lane, value) in lanes.iter_mut().zip(chunk) {
+                    *lane = if value.abs() > *lane { value.abs() } else { *lane };
+                }
             }
-        }
-        let max = lanes.iter().fold(0.0f32, |max, &lane| if lane > max { lane } else { max });
-        *scale = max / 127.0;
-        let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
-        for (code, value) in codes.iter_mut().zip(values) {
-            *code = round(value * inverse) as i8;
-        }
-        for (sum, codes) in half_sums.iter_mut().zip(codes.chunks_exact(16)) {
-            *sum = codes.iter().map(|&code| i32::from(code)).sum();
+            let max = lanes.iter().fold(0.0f32, |max, &lane| if lane > max { lane } else { max });
+            let scale = max / 127.0;
+            let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+            let mut sums = [0i32; 2];
+            for (sum, (codes, values)) in
+                sums.iter_mut().zip(codes.chunks_exact_mut(16).zip(values.chunks_exact(16)))
+            {
+                let mut rounded = [0i32; 16];
+                for lane in 0..16 {
+                    rounded[lane] = round(values[lane] * inverse);
+                }
+                for lane in 0..16 {
+                    codes[lane] = rounded[lane] as i8;
+                }
+                *sum = rounded.iter().sum();
+            }
+            let sum = sums[0] + sums[1];
+            *block = BlockStatistics {
+                scale,
+                scaled_sum: scale * sum as f32,
+                negated_sums: [-sums[0], -sums[1], -sum],
+            };
         }
     }
 }
@@ -112,18 +165,21 @@ mod tests {
             let mut rows = QuantizedRows::default();
             rows.quantize(&Pool::new(1), tier, &values, 128);
             for (idx, value) in values.iter().enumerate() {
-                let scale = rows.scales[idx / BLOCK];
+                let scale = rows.blocks[idx / BLOCK].scale;
                 assert!((f32::from(rows.codes[idx]) * scale - value).abs() <= scale * 0.5001);
             }
-            let sum: i32 = rows.codes[..16].iter().map(|&code| i32::from(code)).sum();
-            assert_eq!(rows.half_sums[0], sum);
+            let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
+            let block = rows.blocks[0];
+            let expected = [-sum(&rows.codes[..16]), -sum(&rows.codes[16..32]), -sum(&rows.codes[..32])];
+            assert_eq!(block.negated_sums, expected);
+            assert_eq!(block.scaled_sum, block.scale * -expected[2] as f32);
             if let Some(first) = &first {
-                assert_eq!((&first.codes, &first.scales), (&rows.codes, &rows.scales));
+                assert_eq!((&first.codes, &first.blocks), (&rows.codes, &rows.blocks));
             }
             first = Some(rows);
         }
         let mut zeros = QuantizedRows::default();
         zeros.quantize(&Pool::new(1), Tier::Portable, &[0.0; 32], 32);
-        assert_eq!((zeros.scales[0], zeros.codes[0]), (0.0, 0));
+        assert_eq!((zeros.blocks[0].scale, zeros.codes[0]), (0.0, 0));
     }
 }

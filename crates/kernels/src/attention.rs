@@ -1,6 +1,12 @@
 //! Grouped-query attention over cached rows and the ancestors of a row.
 
-use crate::{Pool, Tier, exp};
+use std::cell::RefCell;
+
+use crate::kv_cache::SLOTS;
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2Lanes, Avx512Lanes};
+use crate::lanes::{Lanes, PortableLanes};
+use crate::{CachedLayer, Pool, SharedSlice, Tier, exp};
 
 /// Sizes of attention.
 #[derive(Clone, Copy, Debug)]
@@ -18,18 +24,18 @@ pub struct AttentionShape {
 pub struct AttentionSlices<'a> {
     /// `[n_rows, n_heads * head_dim]`
     pub queries: &'a [f32],
-    /// `[slots, n_kv_heads * head_dim]`
-    pub keys: &'a [f32],
-    /// `[slots, n_kv_heads * head_dim]`
-    pub values: &'a [f32],
+    /// Keys and values of the rows so far, those of the pass included.
+    pub cached: CachedLayer<'a>,
     /// Every row sees the slots below this one.
     pub n_committed: usize,
-    /// Slots that each row sees besides, in order, its own last.
+    /// Slots that each row sees besides, in ascending order, its own last.
     pub visible: &'a [Vec<usize>],
 }
 
 /// Multiplications below which threads cost more than they bring.
 const MIN_PARALLEL_WORK: usize = 1 << 16;
+/// Query heads that share the loads of keys and values.
+const MAX_SHARING: usize = 8;
 
 /// `out[row] = softmax(q Kᵀ / sqrt(head_dim)) V` over the slots that `row` sees. Query heads share
 /// key-value heads in order; `out` is `[n_rows, n_heads * head_dim]`.
@@ -37,123 +43,305 @@ const MIN_PARALLEL_WORK: usize = 1 << 16;
 /// # Panics
 /// When the sizes do not fit each other, or a slot is outside the cache.
 pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: AttentionSlices<'_>, out: &mut [f32]) {
-    let group_width = shape.n_heads / shape.n_kv_heads * shape.head_dim;
-    assert_eq!(out.len(), slices.visible.len() * shape.n_kv_heads * group_width, "the size of the output");
-    let groups: Vec<std::sync::Mutex<&mut [f32]>> =
-        out.chunks_exact_mut(group_width).map(std::sync::Mutex::new).collect();
-    let attend_group = |group_idx: usize| {
-        // Each group is claimed once, so the lock is never waited for.
-        let mut out = groups[group_idx].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
+    let n_rows = slices.visible.len();
+    assert!(out.len() == n_rows * n_heads * head_dim && slices.queries.len() == out.len());
+    let n_slots = slices.visible.iter().filter_map(|slots| slots.last()).max().map_or(0, |last| last + 1);
+    assert!(n_slots * n_kv_heads * head_dim <= slices.cached.values.len(), "slots outside the cache");
+    let n_sharing = n_heads / n_kv_heads;
+    // A row's heads are shared among the threads where there are fewer rows than threads.
+    let is_narrow = n_rows * n_kv_heads < pool.n_threads();
+    let n_together = if is_narrow { n_sharing.min(2) } else { n_sharing.min(MAX_SHARING) };
+    let n_chunks = n_sharing.div_ceil(n_together);
+    let out = SharedSlice::new(out);
+    let is_parallel = slices.queries.len() * n_slots >= MIN_PARALLEL_WORK;
+    pool.run_if(is_parallel, n_rows * n_kv_heads * n_chunks, &|task| {
+        let (row, within) = (task / (n_kv_heads * n_chunks), task % (n_kv_heads * n_chunks));
+        let (kv_head, chunk) = (within / n_chunks, within % n_chunks);
+        let n = n_together.min(n_sharing - chunk * n_together);
+        let start = (row * n_heads + kv_head * n_sharing + chunk * n_together) * head_dim;
+        // SAFETY: tasks differ in their row, key-value head or chunk, hence in their heads.
+        let out = unsafe { out.range_mut(start, n * head_dim) };
+        let heads = Heads {
+            queries: &slices.queries[start..start + n * head_dim],
+            visible: &slices.visible[row],
+            kv_head,
+            n_slots,
+        };
+        SCRATCH.with_borrow_mut(|scratch| match n {
+            1 => attend_heads::<1>(tier, shape, slices, heads, scratch, out),
+            2 => attend_heads::<2>(tier, shape, slices, heads, scratch, out),
+            3 => attend_heads::<3>(tier, shape, slices, heads, scratch, out),
+            4 => attend_heads::<4>(tier, shape, slices, heads, scratch, out),
+            5 => attend_heads::<5>(tier, shape, slices, heads, scratch, out),
+            6 => attend_heads::<6>(tier, shape, slices, heads, scratch, out),
+            7 => attend_heads::<7>(tier, shape, slices, heads, scratch, out),
+            _ => attend_heads::<8>(tier, shape, slices, heads, scratch, out),
+        });
+    });
+}
+
+/// Buffers of one task, kept from pass to pass.
+#[derive(Default)]
+struct Scratch {
+    scores: Vec<f32>,
+    query_lanes: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Query heads of one row that share a key-value head.
+#[derive(Clone, Copy)]
+struct Heads<'a> {
+    /// `[N, head_dim]`
+    queries: &'a [f32],
+    visible: &'a [usize],
+    kv_head: usize,
+    /// Slots in use, those of the pass included.
+    n_slots: usize,
+}
+
+/// Values in a vector.
+const LANES: usize = 16;
+
+/// Attention of `N` heads on `tier`.
+fn attend_heads<const N: usize>(
+    tier: Tier,
+    shape: AttentionShape,
+    slices: AttentionSlices<'_>,
+    heads: Heads<'_>,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    unsafe fn avx512<const N: usize>(
+        shape: AttentionShape,
+        slices: AttentionSlices<'_>,
+        heads: Heads<'_>,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        // SAFETY: this function enables what the lanes need.
+        unsafe { attend_heads_in::<Avx512Lanes, N, 4>(shape, slices, heads, scratch, out) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2<const N: usize>(
+        shape: AttentionShape,
+        slices: AttentionSlices<'_>,
+        heads: Heads<'_>,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        // SAFETY: this function enables what the lanes need.
+        unsafe { attend_heads_in::<Avx2Lanes, N, 1>(shape, slices, heads, scratch, out) }
+    }
+
+    // SAFETY: a tier is only chosen where the processor has its instructions.
+    unsafe {
         match tier {
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni | Tier::Avx2 => {
-                // SAFETY: both tiers are detected together with AVX2.
-                unsafe { attend_group_avx2(shape, slices, group_idx, &mut out) }
-            }
-            Tier::Portable => attend_group_portable(shape, slices, group_idx, &mut out),
+            Tier::Avx512Vnni => avx512::<N>(shape, slices, heads, scratch, out),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => avx2::<N>(shape, slices, heads, scratch, out),
+            Tier::Portable => attend_heads_in::<PortableLanes, N, 1>(shape, slices, heads, scratch, out),
         }
-    };
-    let n_slots = slices.n_committed + slices.visible.len();
-    if slices.queries.len() * n_slots < MIN_PARALLEL_WORK {
-        (0..groups.len()).for_each(attend_group);
-    } else {
-        pool.run(groups.len(), &attend_group);
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn attend_group_avx2(
-    shape: AttentionShape,
-    slices: AttentionSlices<'_>,
-    group_idx: usize,
-    out: &mut [f32],
-) {
-    attend_group_portable(shape, slices, group_idx, out);
-}
-
-/// One row and key-value head, with the query heads that share it.
+/// `WIDE` is the number of vectors of values that are summed in one run over the slots.
+///
+/// # Safety
+/// See [`Lanes`].
 #[inline(always)]
-fn attend_group_portable(
+unsafe fn attend_heads_in<V: Lanes, const N: usize, const WIDE: usize>(
     shape: AttentionShape,
     slices: AttentionSlices<'_>,
-    group_idx: usize,
+    heads: Heads<'_>,
+    scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
-    let AttentionSlices { queries, keys, values, n_committed, visible } = slices;
-    let (row, kv_head) = (group_idx / n_kv_heads, group_idx % n_kv_heads);
-    let n_sharing = n_heads / n_kv_heads;
-    let head = |slot: usize| {
-        let start = (slot * n_kv_heads + kv_head) * head_dim;
-        start..start + head_dim
-    };
-    let visible = &visible[row];
-    let slots = || (0..n_committed).chain(visible.iter().copied());
+    let AttentionShape { n_kv_heads, head_dim, .. } = shape;
+    let AttentionSlices { cached, n_committed, .. } = slices;
+    let Heads { queries, visible, kv_head, n_slots } = heads;
+    let n_visible = n_committed + visible.len();
+    let Scratch { scores, query_lanes } = scratch;
+    // One row of scores for each head, padded to whole blocks of slots.
+    let stride = n_slots.next_multiple_of(SLOTS);
+    scores.resize(scores.len().max(N * stride), 0.0);
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let mut weights = vec![0.0f32; n_committed + visible.len()];
-    for (sharing_idx, out) in out.chunks_exact_mut(head_dim).enumerate() {
-        let start = (row * n_heads + kv_head * n_sharing + sharing_idx) * head_dim;
-        let query = &queries[start..start + head_dim];
-        for (weight, slot) in weights.iter_mut().zip(slots()) {
-            *weight = dot(query, &keys[head(slot)]) * scale;
-        }
-        // Separate loops in lanes: each becomes vectors, where one loop over all would not.
-        let max = fold_lanes(&weights, f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-        weights.iter_mut().for_each(|weight| *weight = exp(*weight - max));
-        let sum = fold_lanes(&weights, 0.0, |a, b| a + b);
-        let inverse = 1.0 / sum;
-        out.fill(0.0);
-        // Four slots at a time, by their place in the list, so that the order is every row's own.
-        let mut four = [(0.0f32, 0..0), (0.0, 0..0), (0.0, 0..0), (0.0, 0..0)];
-        let mut n_held = 0;
-        for (weight, slot) in weights.iter().zip(slots()) {
-            four[n_held] = (weight * inverse, head(slot));
-            n_held += 1;
-            if n_held == 4 {
-                let [a, b, c, d] = &four;
-                let (v, w, x, y) =
-                    (&values[a.1.clone()], &values[b.1.clone()], &values[c.1.clone()], &values[d.1.clone()]);
-                for (i, sum) in out.iter_mut().enumerate() {
-                    *sum += (a.0 * v[i] + b.0 * w[i]) + (c.0 * x[i] + d.0 * y[i]);
+    // Dimension by dimension, `[head_dim, N]`.
+    query_lanes.clear();
+    query_lanes.extend((0..head_dim * N).map(|i| queries[i % N * head_dim + i / N] * scale));
+
+    // A score is a sum over the dimensions in their order, whatever stands in the other lanes.
+    for block in 0..stride / SLOTS {
+        let start = (block * n_kv_heads + kv_head) * head_dim * SLOTS;
+        let keys = cached.keys[start..start + head_dim * SLOTS].as_chunks::<SLOTS>().0;
+        // SAFETY: the caller's promise; loads and stores are of whole blocks.
+        unsafe {
+            let mut sums = [V::splat(0.0); N];
+            for (keys, queries) in keys.iter().zip(query_lanes.as_chunks::<N>().0) {
+                let keys = V::load(keys.as_ptr());
+                for head in 0..N {
+                    sums[head] = V::splat(queries[head]).mul_add(keys, sums[head]);
                 }
-                n_held = 0;
+            }
+            for (head, sums) in sums.iter().enumerate() {
+                sums.store(scores[head * stride + block * SLOTS..][..SLOTS].as_mut_ptr());
             }
         }
-        for (weight, range) in &four[..n_held] {
-            out.iter_mut().zip(&values[range.clone()]).for_each(|(sum, value)| *sum += weight * value);
+    }
+
+    let mut inverses = [0.0f32; N];
+    for head in 0..N {
+        let scores = &mut scores[head * stride..(head + 1) * stride];
+        // What the row sees of the pass closes up behind the committed slots, so that from here
+        // on all depends on positions alone, not on where a row stands in the pass.
+        for (idx, &slot) in visible.iter().enumerate() {
+            scores[n_committed + idx] = scores[slot];
         }
+        inverses[head] = 1.0 / exponentials(scores, n_visible);
+    }
+
+    // A value is a sum over the positions in their order.
+    let width = n_kv_heads * head_dim;
+    let weights: [&[f32]; N] = std::array::from_fn(|head| &scores[head * stride..][..n_visible]);
+    let values = Values { weights, cached, n_committed, visible, width };
+    let mut dim = 0;
+    while dim < head_dim {
+        let start = kv_head * head_dim + dim;
+        let mut sums = [[[0.0f32; LANES]; WIDE]; N];
+        let n = if head_dim - dim >= WIDE * LANES { WIDE * LANES } else { LANES.min(head_dim - dim) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if n == WIDE * LANES {
+                // Registers hold the sums of seven heads in two vectors, or of fewer in four.
+                if WIDE > 2 && N > 6 {
+                    for half in 0..2 {
+                        let part = values.weigh::<V, 2>(start + half * 2 * LANES);
+                        (0..N)
+                            .for_each(|head| sums[head][2 * half..2 * half + 2].copy_from_slice(&part[head]));
+                    }
+                } else {
+                    sums = values.weigh::<V, WIDE>(start);
+                }
+            } else if n == LANES {
+                let part = values.weigh::<V, 1>(start);
+                (0..N).for_each(|head| sums[head][0] = part[head][0]);
+            } else {
+                let part = values.weigh_some(start, n);
+                (0..N).for_each(|head| sums[head][0] = part[head]);
+            }
+        }
+        for head in 0..N {
+            let sums = sums[head].as_flattened();
+            for (out, sum) in out[head * head_dim + dim..][..n].iter_mut().zip(sums) {
+                *out = sum * inverses[head];
+            }
+        }
+        dim += n;
     }
 }
 
-/// Sums in 16 lanes and then over the lanes in pairs, whatever the machine.
+/// Replaces the first `n` scores by the exponentials of their distances to the largest, and returns the sum
+/// of those. Sums run in lanes by position.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let (a_chunks, b_chunks) = (a.chunks_exact(16), b.chunks_exact(16));
-    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..16 {
-            lanes[lane] += a[lane] * b[lane];
+fn exponentials(scores: &mut [f32], n: usize) -> f32 {
+    scores[n..].fill(f32::NEG_INFINITY);
+    let scores = scores[..n.next_multiple_of(LANES)].as_chunks_mut::<LANES>().0;
+    let mut max = [f32::NEG_INFINITY; LANES];
+    for scores in scores.iter() {
+        for lane in 0..LANES {
+            max[lane] = if scores[lane] > max[lane] { scores[lane] } else { max[lane] };
         }
     }
-    fold_lanes(&lanes, 0.0, |a, b| a + b) + tail
+    let max = fold(max, |a, b| if b > a { b } else { a });
+    let mut sums = [0.0f32; LANES];
+    for scores in scores.iter_mut() {
+        for lane in 0..LANES {
+            scores[lane] = exp(scores[lane] - max);
+            sums[lane] += scores[lane];
+        }
+    }
+    fold(sums, |a, b| a + b)
 }
 
-/// Folds values by their place in 16 lanes, then the lanes in pairs.
-#[inline(always)]
-fn fold_lanes(values: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [start; 16];
-    let chunks = values.chunks_exact(16);
-    let tail = chunks.remainder();
-    for chunk in chunks {
-        for lane in 0..16 {
-            lanes[lane] = fold(lanes[lane], chunk[lane]);
+/// The values that a row sees, and its weights on them.
+struct Values<'a, const N: usize> {
+    weights: [&'a [f32]; N],
+    cached: CachedLayer<'a>,
+    n_committed: usize,
+    visible: &'a [usize],
+    width: usize,
+}
+
+impl<const N: usize> Values<'_, N> {
+    /// Weighted sums of the `L * 16` dimensions from `start` on.
+    ///
+    /// # Safety
+    /// See [`Lanes`].
+    #[inline(always)]
+    unsafe fn weigh<V: Lanes, const L: usize>(&self, start: usize) -> [[[f32; LANES]; L]; N] {
+        let last = self.visible.last().copied().unwrap_or(0).max(self.n_committed.saturating_sub(1));
+        assert!(last * self.width + start + L * LANES <= self.cached.values.len(), "slots outside the cache");
+        let n_visible = self.n_committed + self.visible.len();
+        // Closures would not be inlined into the instructions of the caller, hence the plain loops.
+        // SAFETY: the caller's promise; visible slots ascend, so that none is beyond the last, which was
+        // checked; each head has a weight for each visible position.
+        unsafe {
+            let mut sums = [[V::splat(0.0); L]; N];
+            let mut values = [V::splat(0.0); L];
+            for position in 0..n_visible {
+                let slot = match position < self.n_committed {
+                    true => position,
+                    false => *self.visible.get_unchecked(position - self.n_committed),
+                };
+                let from = self.cached.values.as_ptr().add(slot * self.width + start);
+                for part in 0..L {
+                    values[part] = V::load(from.add(part * LANES));
+                }
+                for head in 0..N {
+                    let weight = V::splat(*self.weights[head].get_unchecked(position));
+                    for part in 0..L {
+                        sums[head][part] = weight.mul_add(values[part], sums[head][part]);
+                    }
+                }
+            }
+            let mut out = [[[0.0; LANES]; L]; N];
+            for head in 0..N {
+                for part in 0..L {
+                    sums[head][part].store(out[head][part].as_mut_ptr());
+                }
+            }
+            out
         }
     }
-    for (lane, &value) in lanes.iter_mut().zip(tail) {
-        *lane = fold(*lane, value);
+
+    /// Weighted sums of `n` dimensions, less than a vector.
+    #[inline(always)]
+    fn weigh_some(&self, start: usize, n: usize) -> [[f32; LANES]; N] {
+        let mut sums = [[0.0f32; LANES]; N];
+        let slots = (0..self.n_committed).chain(self.visible.iter().copied());
+        for (position, slot) in slots.enumerate() {
+            let values = &self.cached.values[slot * self.width + start..][..n];
+            for (sums, weights) in sums.iter_mut().zip(self.weights) {
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = weights[position].mul_add(*value, *sum);
+                }
+            }
+        }
+        sums
     }
+}
+
+/// Folds lanes in pairs, whatever the machine.
+#[inline(always)]
+pub(crate) fn fold(lanes: [f32; 16], fold: impl Fn(f32, f32) -> f32) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|i| fold(lanes[i], lanes[i + 8]));
     let four: [f32; 4] = std::array::from_fn(|i| fold(eight[i], eight[i + 4]));
     fold(fold(four[0], four[2]), fold(four[1], four[3]))
@@ -162,9 +350,15 @@ fn fold_lanes(values: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KvCache;
 
-    /// In f64, straight from the definition.
-    fn reference(shape: AttentionShape, slices: AttentionSlices<'_>) -> Vec<f64> {
+    /// In f64, straight from the definition. Keys and values are `[slots, n_kv_heads * head_dim]`.
+    fn reference(
+        shape: AttentionShape,
+        slices: AttentionSlices<'_>,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Vec<f64> {
         let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
         let mut out = Vec::new();
         for (row, visible) in slices.visible.iter().enumerate() {
@@ -176,14 +370,13 @@ mod tests {
                 };
                 let query = |i: usize| f64::from(slices.queries[(row * n_heads + head) * head_dim + i]);
                 let score = |&slot: &usize| {
-                    let dot: f64 = (0..head_dim).map(|i| query(i) * at(slices.keys, slot, i)).sum();
+                    let dot: f64 = (0..head_dim).map(|i| query(i) * at(keys, slot, i)).sum();
                     (dot / (head_dim as f64).sqrt()).exp()
                 };
                 let weights: Vec<f64> = slots.iter().map(score).collect();
                 let total: f64 = weights.iter().sum();
                 for i in 0..head_dim {
-                    let weighted =
-                        slots.iter().zip(&weights).map(|(&slot, w)| w * at(slices.values, slot, i));
+                    let weighted = slots.iter().zip(&weights).map(|(&slot, w)| w * at(values, slot, i));
                     out.push(weighted.sum::<f64>() / total);
                 }
             }
@@ -191,31 +384,38 @@ mod tests {
         out
     }
 
+    fn randoms() -> impl FnMut(usize) -> Vec<f32> {
+        let mut state = 7u32;
+        move |n: usize| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            };
+            (0..n).map(|_| next()).collect()
+        }
+    }
+
     #[test]
     fn attention_is_what_it_says_on_every_tier_and_alone() {
-        for (n_heads, n_kv_heads, head_dim) in [(9, 3, 64), (4, 4, 16), (14, 2, 64), (2, 1, 24)] {
+        for (n_heads, n_kv_heads, head_dim) in
+            [(9, 3, 64), (4, 4, 16), (14, 2, 64), (2, 1, 24), (12, 1, 128), (3, 3, 80)]
+        {
             let shape = AttentionShape { n_heads, n_kv_heads, head_dim };
-            let mut state = 7u32;
-            let mut random = |n: usize| -> Vec<f32> {
-                let mut next = || {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-                };
-                (0..n).map(|_| next()).collect()
-            };
+            let mut random = randoms();
             let visible = [vec![37], vec![37, 38], vec![37, 39], vec![37, 38, 40]];
             let (queries, keys) = (random(4 * n_heads * head_dim), random(41 * n_kv_heads * head_dim));
             let values = random(41 * n_kv_heads * head_dim);
+            let mut cache = KvCache::new(1, 41, shape);
+            cache.store(0, 0, &keys, &values);
             let slices = AttentionSlices {
                 queries: &queries,
-                keys: &keys,
-                values: &values,
+                cached: cache.layer(0),
                 n_committed: 37,
                 visible: &visible,
             };
-            let expected = reference(shape, slices);
+            let expected = reference(shape, slices, &keys, &values);
             let mut first: Option<Vec<f32>> = None;
-            for (tier, n_threads) in Tier::available().into_iter().flat_map(|tier| [(tier, 1), (tier, 3)]) {
+            for (tier, n_threads) in Tier::available().into_iter().flat_map(|tier| [(tier, 1), (tier, 5)]) {
                 let pool = Pool::new(n_threads);
                 let mut out = vec![0.0; queries.len()];
                 attend(&pool, tier, shape, slices, &mut out);
@@ -230,11 +430,43 @@ mod tests {
                     ..slices
                 };
                 let mut row = vec![0.0; width];
-                attend(&pool, tier, shape, alone, &mut row);
+                attend(&pool, tier, shape, AttentionSlices { n_committed: 37, ..alone }, &mut row);
                 assert_eq!(row, out[2 * width..3 * width]);
                 assert!(first.as_ref().is_none_or(|first| *first == out), "{tier:?} differs");
                 first = Some(out);
             }
         }
+    }
+
+    /// Where the rows that it sees stand in the pass makes no difference to a row: committed,
+    /// in a chain, or scattered in a tree.
+    #[test]
+    fn only_positions_matter() {
+        let shape = AttentionShape { n_heads: 6, n_kv_heads: 2, head_dim: 64 };
+        let (mut random, width, n) = (randoms(), 128, 29);
+        let (query, keys, values) = (random(384), random(n * width), random(n * width));
+        let pool = Pool::new(2);
+        let run = |n_committed: usize, slots: &[usize]| {
+            let mut cache = KvCache::new(1, 64, shape);
+            cache.store(0, 0, &keys[..n_committed * width], &values[..n_committed * width]);
+            for (idx, &slot) in slots.iter().enumerate() {
+                let at = (n_committed + idx) * width..(n_committed + idx + 1) * width;
+                cache.store(0, slot, &keys[at.clone()], &values[at]);
+            }
+            // The row under test is the last of the pass.
+            let n_rows = slots.last().map_or(1, |last| last - n_committed + 1);
+            let mut visible = vec![vec![n_committed]; n_rows];
+            visible[n_rows - 1] = slots.to_vec();
+            let queries = [vec![0.0; (n_rows - 1) * 384], query.clone()].concat();
+            let slices =
+                AttentionSlices { queries: &queries, cached: cache.layer(0), n_committed, visible: &visible };
+            let mut out = vec![0.0; queries.len()];
+            attend(&pool, Tier::detect(), shape, slices, &mut out);
+            out[(n_rows - 1) * 384..].to_vec()
+        };
+        let ordinary = run(28, &[28]);
+        assert_eq!(run(20, &(20..29).collect::<Vec<_>>()), ordinary);
+        assert_eq!(run(20, &[20, 22, 25, 27, 31, 32, 40, 41, 47]), ordinary);
+        assert_eq!(run(0, &(0..29).map(|i| 2 * i).collect::<Vec<_>>()), ordinary);
     }
 }

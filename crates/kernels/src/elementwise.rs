@@ -1,7 +1,8 @@
 //! RMSNorm, SwiGLU and low-rank deltas: plain Rust that the compiler turns into vectors on each tier.
 
 use crate::activations::round;
-use crate::{Tier, dot};
+use crate::attention::fold;
+use crate::per_tier;
 
 /// eˣ to within 2 units in the last place, from 88 down to where it is 0. Range reduction to
 /// half of ln 2 either way and a polynomial, after Cephes' `expf`; without branches, so that it
@@ -26,106 +27,85 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { scaled }
 }
 
-/// `gate = silu(gate) * up`, where `silu(x) = x / (1 + e^-x)`.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn swiglu(tier: Tier, gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len());
-    match tier {
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni | Tier::Avx2 => {
-            // SAFETY: both tiers are detected together with AVX2.
-            unsafe { swiglu_avx2(gate, up) }
+per_tier! {
+    /// `gate = silu(gate) * up`, where `silu(x) = x / (1 + e^-x)`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn swiglu(gate: &mut [f32], up: &[f32]) {
+        assert_eq!(gate.len(), up.len());
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + exp(-*gate)) * up;
         }
-        Tier::Portable => swiglu_portable(gate, up),
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn swiglu_avx2(gate: &mut [f32], up: &[f32]) {
-    swiglu_portable(gate, up);
-}
-
-#[inline(always)]
-fn swiglu_portable(gate: &mut [f32], up: &[f32]) {
-    for (gate, up) in gate.iter_mut().zip(up) {
-        *gate = *gate / (1.0 + exp(-*gate)) * up;
-    }
-}
-
-/// `out = input / sqrt(mean(input²) + epsilon) * weight` for one row.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn rms_norm(tier: Tier, input: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
-    assert!(input.len() == weight.len() && input.len() == out.len());
-    match tier {
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni | Tier::Avx2 => {
-            // SAFETY: both tiers are detected together with AVX2.
-            unsafe { rms_norm_avx2(input, weight, epsilon, out) }
+per_tier! {
+    /// `out = input / sqrt(mean(input²) + epsilon) * weight` for one row.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn rms_norm(input: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+        assert!(input.len() == weight.len() && input.len() == out.len());
+        let mut lanes = [0.0f32; 16];
+        let (chunks, tail) = input.as_chunks::<16>();
+        for chunk in chunks {
+            for lane in 0..16 {
+                lanes[lane] = chunk[lane].mul_add(chunk[lane], lanes[lane]);
+            }
         }
-        Tier::Portable => rms_norm_portable(input, weight, epsilon, out),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn rms_norm_avx2(input: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
-    rms_norm_portable(input, weight, epsilon, out);
-}
-
-#[inline(always)]
-fn rms_norm_portable(input: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
-    let mean_square = dot(input, input) / input.len() as f32;
-    let scale = 1.0 / (mean_square + epsilon).sqrt();
-    for ((out, value), weight) in out.iter_mut().zip(input).zip(weight) {
-        *out = value * scale * weight;
-    }
-}
-
-/// `out += (input A) B` for one row. `a_transposed` is `[rank, n_in]`, `b` is `[rank, n_out]`.
-///
-/// # Panics
-/// When the sizes do not fit each other.
-pub fn add_low_rank(
-    tier: Tier,
-    input: &[f32],
-    a_transposed: &[f32],
-    b: &[f32],
-    rank: usize,
-    out: &mut [f32],
-) {
-    assert!(a_transposed.len() == rank * input.len() && b.len() == rank * out.len());
-    match tier {
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni | Tier::Avx2 => {
-            // SAFETY: both tiers are detected together with AVX2.
-            unsafe { add_low_rank_avx2(input, a_transposed, b, out) }
+        for (lane, value) in lanes.iter_mut().zip(tail) {
+            *lane = value.mul_add(*value, *lane);
         }
-        Tier::Portable => add_low_rank_portable(input, a_transposed, b, out),
+        let mean_square = fold(lanes, |a, b| a + b) / input.len() as f32;
+        let scale = 1.0 / (mean_square + epsilon).sqrt();
+        for ((out, value), weight) in out.iter_mut().zip(input).zip(weight) {
+            *out = value * scale * weight;
+        }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn add_low_rank_avx2(input: &[f32], a_transposed: &[f32], b: &[f32], out: &mut [f32]) {
-    add_low_rank_portable(input, a_transposed, b, out);
+per_tier! {
+    /// `out += input`
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn add_rows(input: &[f32], out: &mut [f32]) {
+        assert_eq!(input.len(), out.len());
+        out.iter_mut().zip(input).for_each(|(sum, value)| *sum += value);
+    }
 }
 
-#[inline(always)]
-fn add_low_rank_portable(input: &[f32], a_transposed: &[f32], b: &[f32], out: &mut [f32]) {
-    for (a_row, b_row) in a_transposed.chunks_exact(input.len()).zip(b.chunks_exact(out.len())) {
-        let scale = dot(input, a_row);
-        out.iter_mut().zip(b_row).for_each(|(value, b)| *value += scale * b);
+per_tier! {
+    /// Rotates the pairs of each head in `values` (`[heads, head_dim]`) by the angles whose cosines and
+    /// sines are given, one for each pair. Pairs are `(i, i + pairs)` when `is_half`, else
+    /// `(2 i, 2 i + 1)`; dimensions behind the pairs stay.
+    ///
+    /// # Panics
+    /// When there are more pairs than a head has.
+    pub fn rotate(is_half: bool, head_dim: usize, cos: &[f32], sin: &[f32], values: &mut [f32]) {
+        let n_pairs = cos.len();
+        assert!(sin.len() == n_pairs && 2 * n_pairs <= head_dim);
+        for head in values.chunks_exact_mut(head_dim) {
+            if is_half {
+                let (first, second) = head.split_at_mut(n_pairs);
+                for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                }
+            } else {
+                for ((pair, cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+                    let [a, b] = *pair;
+                    *pair = [a * cos - b * sin, b * cos + a * sin];
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Tier;
 
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {

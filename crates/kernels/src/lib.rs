@@ -8,15 +8,25 @@
 mod activations;
 mod attention;
 mod elementwise;
+mod kv_cache;
+mod lanes;
 mod linear;
+mod low_rank;
 mod packed;
 mod pool;
+mod shared_slice;
 mod tier;
+mod top;
 
 pub use activations::QuantizedRows;
-pub use attention::{AttentionShape, AttentionSlices, attend, dot};
-pub use elementwise::{add_low_rank, exp, rms_norm, swiglu};
-pub use linear::linear;
+pub use attention::{AttentionShape, AttentionSlices, attend};
+pub use elementwise::{add_rows, exp, rms_norm, rotate, swiglu};
+pub use kv_cache::{CachedLayer, KvCache};
+pub use linear::{LinearInput, LinearLayer, VocabularyScratch, project, project_swiglu, project_vocabulary};
+pub use low_rank::LowRank;
 pub use packed::{BLOCK, PackedMatrix, QuantizedFormat, TILE};
 pub use pool::Pool;
+pub(crate) use shared_slice::SharedSlice;
 pub use tier::Tier;
+pub(crate) use tier::per_tier;
+pub use top::{N_TOP, TopLogits};

@@ -1,9 +1,9 @@
 //! Quantized linear layers: packed weights times quantized rows.
 //!
 //! For each row, output and block: `sum = Σ (code - centre) * activation code` in integers, then
-//! `out += activation scale * (scale * sum + offset * Σ activation code)` in f32, block after
-//! block. Each product and each sum is rounded on its own (no fused operations), so that all
-//! tiers give the same bits.
+//! `out += (sum * activation scale) * scale` and, where the format has an offset,
+//! `out += (activation scale * Σ activation code) * offset`, each fused, block after block. Integer
+//! sums are exact however they are grouped, so all tiers give the same bits.
 
 /// Runs the body for rows 0 to `n - 1`, written out: with an index that the compiler knows, the
 /// running sums of a tile stay in registers. In a loop they went through memory, which cost more
@@ -24,75 +24,241 @@ macro_rules! for_each_row {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod input;
 mod portable;
 
-use crate::{PackedMatrix, Pool, QuantizedFormat, QuantizedRows, TILE, Tier};
+pub use input::LinearInput;
+
+use crate::activations::BlockStatistics;
+use crate::top::{Top, TopLogits};
+use crate::{
+    BLOCK, LowRank, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, SharedSlice, TILE, Tier, swiglu,
+};
 
 /// Rows that share one pass over the weights of a tile.
 const MAX_ROWS: usize = 8;
 /// Pieces that the work is cut into for each thread, so that a late thread delays nobody long.
 const PIECES_PER_THREAD: usize = 4;
 
-/// What a tile kernel needs of the activations: pointers to the first of its rows.
-#[derive(Clone, Copy)]
-struct RowsView<'a> {
-    codes: &'a [i8],
-    scales: &'a [f32],
-    half_sums: &'a [i32],
-    width: usize,
+/// A linear layer: `y = W x + bias`, and for adaptive rows `+ (x A) B`.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearLayer<'a> {
+    /// `W`, `[n_out, n_in]`.
+    pub matrix: &'a PackedMatrix,
+    /// `[n_out]`
+    pub bias: Option<&'a [f32]>,
+    /// The delta of adaptive rows.
+    pub delta: Option<&'a LowRank>,
 }
 
-/// `out = rows Wᵀ`: `[n_rows, n_in]` times `[n_out, n_in]` gives `[n_rows, n_out]`.
+/// `outs[i] = layers[i](input)`, each `[n_rows, n_out]`, in one parallel region.
 ///
 /// # Panics
 /// When the sizes do not fit each other.
-pub fn linear(pool: &Pool, tier: Tier, matrix: &PackedMatrix, rows: &QuantizedRows, out: &mut [f32]) {
-    let (n_out, n_rows) = (matrix.n_out, rows.n_rows);
-    assert_eq!(rows.width, matrix.n_in, "the width of the activations");
-    assert_eq!(out.len(), n_rows * n_out, "the size of the output");
-    let n_tiles = n_out.div_ceil(TILE);
-    let n_pieces = n_tiles.min(pool.n_threads() * PIECES_PER_THREAD);
-    let out = OutPointer(out.as_mut_ptr());
-    pool.run(n_pieces, &|piece| {
-        let tiles = piece * n_tiles / n_pieces..(piece + 1) * n_tiles / n_pieces;
-        for tile_idx in tiles {
-            let tile = matrix.tile(tile_idx);
-            let n_valid = TILE.min(n_out - tile_idx * TILE);
-            for first in (0..n_rows).step_by(MAX_ROWS) {
-                let n = MAX_ROWS.min(n_rows - first);
-                let mut results = [[0.0f32; TILE]; MAX_ROWS];
-                tile_rows(tier, matrix.format, tile, rows.view(first, n), &mut results[..n]);
-                for (idx, result) in results[..n].iter().enumerate() {
-                    let start = (first + idx) * n_out + tile_idx * TILE;
-                    // SAFETY: `start + n_valid` is within row `first + idx` of `out`, whose size
-                    // was checked above, and no other task writes the outputs of this tile.
-                    let target = unsafe { std::slice::from_raw_parts_mut(out.at(start), n_valid) };
-                    target.copy_from_slice(&result[..n_valid]);
-                }
+pub fn project(
+    pool: &Pool,
+    tier: Tier,
+    layers: &[LinearLayer<'_>],
+    input: &mut LinearInput,
+    outs: &mut [&mut [f32]],
+) {
+    let n_rows = input.rows.n_rows;
+    assert_eq!(layers.len(), outs.len(), "an output for each layer");
+    for (layer, out) in layers.iter().zip(outs.iter()) {
+        layer.check(input.rows.width);
+        assert_eq!(out.len(), n_rows * layer.matrix.n_out, "the size of the output");
+    }
+    input.prepare_deltas(pool, tier, layers);
+    let outs: Vec<SharedSlice<'_, f32>> = outs.iter_mut().map(|out| SharedSlice::new(out)).collect();
+    let n_tiles = || layers.iter().map(|layer| layer.matrix.n_tiles());
+    run_in_pieces(pool, n_tiles().sum(), &|mut tile_idx, _| {
+        let mut idx = 0;
+        for n in n_tiles() {
+            if tile_idx < n {
+                break;
+            }
+            tile_idx -= n;
+            idx += 1;
+        }
+        let (layer, out) = (&layers[idx], &outs[idx]);
+        let n_out = layer.matrix.n_out;
+        let n_valid = TILE.min(n_out - tile_idx * TILE);
+        for first in (0..n_rows).step_by(MAX_ROWS) {
+            let mut results = [[0.0f32; TILE]; MAX_ROWS];
+            let results = &mut results[..MAX_ROWS.min(n_rows - first)];
+            input.tile(tier, idx, layer, tile_idx, first, results);
+            for (row, result) in results.iter().enumerate() {
+                // SAFETY: each tile of each layer belongs to one task.
+                let target = unsafe { out.range_mut((first + row) * n_out + tile_idx * TILE, n_valid) };
+                target.copy_from_slice(&result[..n_valid]);
             }
         }
     });
 }
 
-/// Lets tasks write to disjoint parts of one output.
-struct OutPointer(*mut f32);
+/// `out = silu(gate(input)) * up(input)`, quantized for the next layer.
+///
+/// # Panics
+/// When the sizes do not fit each other, or the layers' width is not a multiple of 32.
+pub fn project_swiglu(
+    pool: &Pool,
+    tier: Tier,
+    layers: [LinearLayer<'_>; 2],
+    input: &mut LinearInput,
+    out: &mut LinearInput,
+) {
+    let n_rows = input.rows.n_rows;
+    out.values.clear();
+    out.first_adaptive = input.first_adaptive;
+    let out = &mut out.rows;
+    let n_out = layers[0].matrix.n_out;
+    layers.iter().for_each(|layer| layer.check(input.rows.width));
+    assert_eq!(n_out, layers[1].matrix.n_out, "gate and up are of one width");
+    out.resize(n_rows, n_out);
+    input.prepare_deltas(pool, tier, &layers);
+    let writer = out.writer();
+    run_in_pieces(pool, n_out / BLOCK, &|block, _| {
+        for first in (0..n_rows).step_by(MAX_ROWS) {
+            let n = MAX_ROWS.min(n_rows - first);
+            let mut values = [[[0.0f32; BLOCK]; MAX_ROWS]; 2];
+            for half in 0..BLOCK / TILE {
+                let mut results = [[0.0f32; TILE]; MAX_ROWS];
+                for (idx, layer) in layers.iter().enumerate() {
+                    input.tile(tier, idx, layer, block * BLOCK / TILE + half, first, &mut results[..n]);
+                    for (values, result) in values[idx].iter_mut().zip(&results[..n]) {
+                        values[half * TILE..(half + 1) * TILE].copy_from_slice(result);
+                    }
+                }
+            }
+            let [gates, ups] = &mut values;
+            for (row, (gate, up)) in gates.iter_mut().zip(ups.iter()).take(n).enumerate() {
+                swiglu(tier, gate, up);
+                // SAFETY: each block belongs to one task.
+                unsafe { writer.write(tier, first + row, block, gate) };
+            }
+        }
+    });
+}
 
-// SAFETY: the pointer is only used through `at`, by tasks that write disjoint ranges.
-unsafe impl Sync for OutPointer {}
+/// Scratch of [`project_vocabulary`], kept from pass to pass.
+#[derive(Debug, Default)]
+pub struct VocabularyScratch {
+    /// `[n_pieces, n_rows]`
+    partial: Vec<Top>,
+}
 
-impl OutPointer {
-    fn at(&self, idx: usize) -> *mut f32 {
-        self.0.wrapping_add(idx)
+/// The vocabulary projection. Writes the largest logits of each row to `tops`, and all logits of
+/// the rows that `is_full` marks to `full`, `[number of marks, n_out]`: only sampling needs those, and
+/// they are most of what this layer would write.
+///
+/// # Panics
+/// When the sizes do not fit each other.
+#[allow(clippy::too_many_arguments)]
+pub fn project_vocabulary(
+    pool: &Pool,
+    tier: Tier,
+    layer: LinearLayer<'_>,
+    input: &LinearInput,
+    is_full: &[bool],
+    scratch: &mut VocabularyScratch,
+    tops: &mut Vec<TopLogits>,
+    full: &mut Vec<f32>,
+) {
+    let (n_rows, n_out) = (input.rows.n_rows, layer.matrix.n_out);
+    layer.check(input.rows.width);
+    assert_eq!(is_full.len(), n_rows, "a mark for each row");
+    let layer = LinearLayer { delta: None, ..layer };
+    full.resize(is_full.iter().filter(|&&is_full| is_full).count() * n_out, 0.0);
+    let n_pieces = n_pieces(pool, layer.matrix.n_tiles());
+    scratch.partial.clear();
+    scratch.partial.resize(n_pieces * n_rows, Top::default());
+    let shared_full = SharedSlice::new(full);
+    let partial = SharedSlice::new(&mut scratch.partial);
+    run_in_pieces(pool, layer.matrix.n_tiles(), &|tile_idx, piece| {
+        let n_valid = TILE.min(n_out - tile_idx * TILE);
+        // SAFETY: each piece is worked on by one task.
+        let partial = unsafe { partial.range_mut(piece * n_rows, n_rows) };
+        let mut full_row = 0;
+        for first in (0..n_rows).step_by(MAX_ROWS) {
+            let mut results = [[0.0f32; TILE]; MAX_ROWS];
+            let results = &mut results[..MAX_ROWS.min(n_rows - first)];
+            input.tile(tier, 0, &layer, tile_idx, first, results);
+            for (row, result) in results.iter().enumerate() {
+                partial[first + row].push_tile((tile_idx * TILE) as u32, &result[..n_valid]);
+                if is_full[first + row] {
+                    // SAFETY: each tile belongs to one task.
+                    let target =
+                        unsafe { shared_full.range_mut(full_row * n_out + tile_idx * TILE, n_valid) };
+                    target.copy_from_slice(&result[..n_valid]);
+                    full_row += 1;
+                }
+            }
+        }
+    });
+    tops.clear();
+    for row in 0..n_rows {
+        let mut top = Top::default();
+        scratch.partial.iter().skip(row).step_by(n_rows.max(1)).for_each(|partial| top.merge(partial));
+        tops.push(top.finish());
     }
+}
+
+impl LinearLayer<'_> {
+    fn check(&self, width: usize) {
+        assert_eq!(width, self.matrix.n_in, "the width of the activations");
+        assert!(self.bias.is_none_or(|bias| bias.len() == self.matrix.n_out), "the size of the bias");
+        let fits = |delta: &LowRank| delta.a.n_in == width && delta.b.n_out == self.matrix.n_out;
+        assert!(self.delta.is_none_or(fits), "the size of the delta");
+    }
+}
+
+fn n_pieces(pool: &Pool, n_items: usize) -> usize {
+    n_items.min(pool.n_threads() * PIECES_PER_THREAD)
+}
+
+/// Calls `work(item, piece)` for all items, a contiguous run of them in a piece.
+fn run_in_pieces(pool: &Pool, n_items: usize, work: &(dyn Fn(usize, usize) + Sync)) {
+    let n_pieces = n_pieces(pool, n_items);
+    pool.run(n_pieces, &|piece| {
+        (piece * n_items / n_pieces..(piece + 1) * n_items / n_pieces).for_each(|item| work(item, piece));
+    });
+}
+
+/// Both tiles of a block of outputs; those beyond the matrix are 0.
+fn block_rows(
+    tier: Tier,
+    matrix: &PackedMatrix,
+    block: usize,
+    rows: &QuantizedRows,
+    first: usize,
+    out: &mut [[f32; BLOCK]],
+) {
+    for half in 0..BLOCK / TILE {
+        let tile_idx = block * BLOCK / TILE + half;
+        if tile_idx < matrix.n_tiles() {
+            let mut results = [[0.0f32; TILE]; MAX_ROWS];
+            tile_rows(tier, matrix, tile_idx, rows, first, &mut results[..out.len()]);
+            for (out, result) in out.iter_mut().zip(&results) {
+                out[half * TILE..(half + 1) * TILE].copy_from_slice(result);
+            }
+        }
+    }
+}
+
+/// What a tile kernel needs of the activations.
+#[derive(Clone, Copy)]
+struct RowsView<'a> {
+    codes: &'a [i8],
+    blocks: &'a [BlockStatistics],
+    width: usize,
 }
 
 impl QuantizedRows {
     fn view(&self, first: usize, n: usize) -> RowsView<'_> {
-        let (codes, scales, sums) = (self.width, self.width / 32, self.width / 16);
+        let (codes, blocks) = (self.width, self.width / BLOCK);
         RowsView {
             codes: &self.codes[first * codes..(first + n) * codes],
-            scales: &self.scales[first * scales..(first + n) * scales],
-            half_sums: &self.half_sums[first * sums..(first + n) * sums],
+            blocks: &self.blocks[first * blocks..(first + n) * blocks],
             width: self.width,
         }
     }
@@ -104,19 +270,19 @@ const BLOCK_MIN: u8 = 1;
 const SUPER_MIN: u8 = 2;
 const SUPER_HALF: u8 = 3;
 
-/// Calls a kernel that is specialised on bits, layout and centre of a format and on the number
-/// of rows.
+/// Calls a kernel that is specialised on bits, layout and centre (as a power of two) of a format and
+/// on the number of rows.
 macro_rules! specialised {
     ($module:ident, $format:expr, $n_rows:expr, $arguments:tt) => {
         match $format {
-            QuantizedFormat::Q4_0 => specialised!(@rows $module, $n_rows, 4, BLOCK_SCALE, 8, $arguments),
+            QuantizedFormat::Q4_0 => specialised!(@rows $module, $n_rows, 4, BLOCK_SCALE, 3, $arguments),
             QuantizedFormat::Q4_1 => specialised!(@rows $module, $n_rows, 4, BLOCK_MIN, 0, $arguments),
-            QuantizedFormat::Q5_0 => specialised!(@rows $module, $n_rows, 5, BLOCK_SCALE, 16, $arguments),
+            QuantizedFormat::Q5_0 => specialised!(@rows $module, $n_rows, 5, BLOCK_SCALE, 4, $arguments),
             QuantizedFormat::Q5_1 => specialised!(@rows $module, $n_rows, 5, BLOCK_MIN, 0, $arguments),
-            QuantizedFormat::Q8_0 => specialised!(@rows $module, $n_rows, 8, BLOCK_SCALE, 128, $arguments),
+            QuantizedFormat::Q8_0 => specialised!(@rows $module, $n_rows, 8, BLOCK_SCALE, 7, $arguments),
             QuantizedFormat::Q4_K => specialised!(@rows $module, $n_rows, 4, SUPER_MIN, 0, $arguments),
             QuantizedFormat::Q5_K => specialised!(@rows $module, $n_rows, 5, SUPER_MIN, 0, $arguments),
-            QuantizedFormat::Q6_K => specialised!(@rows $module, $n_rows, 6, SUPER_HALF, 32, $arguments),
+            QuantizedFormat::Q6_K => specialised!(@rows $module, $n_rows, 6, SUPER_HALF, 5, $arguments),
         }
     };
     (@rows $module:ident, $n_rows:expr, $bits:literal, $layout:ident, $centre:literal, ($tile:expr, $rows:expr, $out:expr)) => {
@@ -133,10 +299,17 @@ macro_rules! specialised {
     };
 }
 
-/// One tile for up to eight rows.
-fn tile_rows(tier: Tier, format: QuantizedFormat, tile: &[u8], rows: RowsView<'_>, out: &mut [[f32; TILE]]) {
-    debug_assert!((1..=MAX_ROWS).contains(&out.len()));
-    debug_assert_eq!(tile.len(), format.tile_bytes(rows.width / 32));
+/// One tile of outputs for up to eight rows.
+fn tile_rows(
+    tier: Tier,
+    matrix: &PackedMatrix,
+    tile_idx: usize,
+    rows: &QuantizedRows,
+    first: usize,
+    out: &mut [[f32; TILE]],
+) {
+    assert!((1..=MAX_ROWS).contains(&out.len()) && rows.width == matrix.n_in);
+    let (format, tile, rows) = (matrix.format, matrix.tile(tile_idx), rows.view(first, out.len()));
     match tier {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512Vnni => {

@@ -188,6 +188,24 @@ impl PackedMatrix {
         Self { format, n_out, n_in, bytes }
     }
 
+    /// Packs `values`, `[n_out, n_in]`, as Q8_0: eight bits, and a scale per 32.
+    ///
+    /// # Panics
+    /// When `n_in` is not a multiple of 32, or the values are not `n_out` rows of it.
+    pub fn quantize(n_out: usize, n_in: usize, values: &[f32], pool: &crate::Pool) -> Self {
+        assert_eq!(values.len(), n_out * n_in, "the size of the matrix");
+        let mut bytes = Vec::with_capacity(values.len() / BLOCK * QuantizedFormat::Q8_0.file_block().1);
+        for block in values.chunks(BLOCK) {
+            let max = block.iter().fold(0.0f32, |max, value| max.max(value.abs()));
+            let scale = f16::from_f32(max / 127.0);
+            let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
+            bytes.extend(scale.to_le_bytes());
+            bytes
+                .extend(block.iter().map(|value| (value * inverse).round().clamp(-127.0, 127.0) as i8 as u8));
+        }
+        Self::pack(QuantizedFormat::Q8_0, n_out, n_in, &bytes, pool)
+    }
+
     /// Number of output rows.
     pub fn n_out(&self) -> usize {
         self.n_out
@@ -201,6 +219,10 @@ impl PackedMatrix {
     /// Size in memory.
     pub fn n_bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    pub(crate) fn n_tiles(&self) -> usize {
+        self.n_out.div_ceil(TILE)
     }
 
     pub(crate) fn tile(&self, tile_idx: usize) -> &[u8] {

@@ -77,6 +77,14 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// [`run`](Self::run) where that pays, else all tasks one after the other on this thread.
+    ///
+    /// # Panics
+    /// When a task panics.
+    pub(crate) fn run_if(&self, pays: bool, n_tasks: usize, task: Task<'_>) {
+        if pays { self.run(n_tasks, task) } else { (0..n_tasks).for_each(task) }
+    }
+
     /// Calls `task` once for each number below `n_tasks`, from any thread in any order, and
     /// returns when all calls have.
     ///

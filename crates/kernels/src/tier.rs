@@ -6,7 +6,7 @@ pub enum Tier {
     /// AVX-512 with byte dot products.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
-    /// AVX2 with half-precision conversion.
+    /// AVX2 with fused multiply-add and half-precision conversion.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// Whatever the compiler makes of plain Rust.
@@ -20,8 +20,9 @@ impl Tier {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
-            let has_avx2 = has!("avx2") && has!("f16c");
-            if has_avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
+            let has_avx2 = has!("avx2") && has!("fma") && has!("f16c");
+            let has_avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+            if has_avx2 && has_avx512 && has!("avx512vnni") {
                 tiers.push(Self::Avx512Vnni);
             }
             if has_avx2 {
@@ -51,3 +52,54 @@ impl Tier {
         }
     }
 }
+
+/// Defines a function in plain Rust that the compiler turns into vectors for each tier. The
+/// function takes the tier first. Sums must be written in lanes, and with `mul_add` where they are
+/// to be fused, so that all tiers give the same bits.
+macro_rules! per_tier {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident $(<$(const $constant:ident: $constant_type:ty),*>)? (
+            $($argument:ident: $type:ty),* $(,)?
+        ) $(-> $result:ty)? $body:block
+    ) => {
+        $(#[$attribute])*
+        #[allow(clippy::too_many_arguments)]
+        $visibility fn $name $(<$(const $constant: $constant_type),*>)? (
+            tier: $crate::Tier, $($argument: $type),*
+        ) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn portable $(<$(const $constant: $constant_type),*>)? ($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2 $(<$(const $constant: $constant_type),*>)? ($($argument: $type),*) $(-> $result)? {
+                portable $(::<$($constant),*>)? ($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512 $(<$(const $constant: $constant_type),*>)? ($($argument: $type),*) $(-> $result)? {
+                portable $(::<$($constant),*>)? ($($argument),*)
+            }
+
+            match tier {
+                #[cfg(target_arch = "x86_64")]
+                $crate::Tier::Avx512Vnni => {
+                    // SAFETY: the tier is only chosen where the processor has its instructions.
+                    unsafe { avx512 $(::<$($constant),*>)? ($($argument),*) }
+                }
+                #[cfg(target_arch = "x86_64")]
+                $crate::Tier::Avx2 => {
+                    // SAFETY: as above.
+                    unsafe { avx2 $(::<$($constant),*>)? ($($argument),*) }
+                }
+                $crate::Tier::Portable => portable $(::<$($constant),*>)? ($($argument),*),
+            }
+        }
+    };
+}
+pub(crate) use per_tier;

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
-use kernels::{PackedMatrix, Pool, QuantizedFormat, QuantizedRows, Tier, linear};
+use kernels::{
+    LinearInput, LinearLayer, LowRank, N_TOP, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, Tier,
+    VocabularyScratch, project, project_swiglu, project_vocabulary, swiglu,
+};
 use proptest::prelude::*;
 
 fn candle_type(format: QuantizedFormat) -> GgmlDType {
@@ -67,11 +70,21 @@ fn case(format: QuantizedFormat, n_out: usize, n_in: usize, seed: u64) -> Case {
     Case { packed: PackedMatrix::pack(format, n_out, n_in, &bytes, &Pool::new(2)), weights }
 }
 
-fn run(pool: &Pool, tier: Tier, packed: &PackedMatrix, input: &[f32]) -> Vec<f32> {
-    let mut rows = QuantizedRows::default();
-    rows.quantize(pool, tier, input, packed.n_in());
-    let mut out = vec![f32::NAN; input.len() / packed.n_in() * packed.n_out()];
-    linear(pool, tier, packed, &rows, &mut out);
+fn input(pool: &Pool, tier: Tier, values: &[f32], width: usize) -> LinearInput {
+    let mut input = LinearInput::default();
+    input.values.extend(values);
+    input.quantize(pool, tier, width);
+    input.first_adaptive = values.len() / width;
+    input
+}
+
+fn plain(matrix: &PackedMatrix) -> LinearLayer<'_> {
+    LinearLayer { matrix, bias: None, delta: None }
+}
+
+fn run(pool: &Pool, tier: Tier, packed: &PackedMatrix, values: &[f32]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; values.len() / packed.n_in() * packed.n_out()];
+    project(pool, tier, &[plain(packed)], &mut input(pool, tier, values, packed.n_in()), &mut [&mut out]);
     out
 }
 
@@ -159,5 +172,105 @@ proptest! {
                 prop_assert_eq!(&out, &expected, "{:?} with {} threads", tier, n_threads);
             }
         }
+    }
+}
+
+/// Several layers in one region, with biases, and with deltas on the adaptive rows only.
+#[test]
+fn layers_that_share_an_input_are_each_what_they_are_alone() {
+    let (n_in, n_rows, first_adaptive, rank) = (256, 13, 9, 20);
+    let pool = Pool::new(3);
+    let cases = [(QuantizedFormat::Q5_0, 96), (QuantizedFormat::Q6_K, 20), (QuantizedFormat::Q8_0, 1)];
+    let cases = cases.map(|(format, n_out)| case(format, n_out, n_in, 5));
+    let mut random = Random(6);
+    let biases: Vec<Vec<f32>> = cases.iter().map(|case| random.floats(case.packed.n_out())).collect();
+    let factors: Vec<(Vec<f32>, Vec<f32>)> = cases
+        .iter()
+        .map(|case| (random.floats(n_in * rank), random.floats(rank * case.packed.n_out())))
+        .collect();
+    let deltas: Vec<LowRank> = factors.iter().map(|(a, b)| LowRank::pack(a, b, rank, &pool)).collect();
+    let values = random.floats(n_rows * n_in);
+    for tier in Tier::available() {
+        let mut outs: Vec<Vec<f32>> =
+            cases.iter().map(|case| vec![f32::NAN; n_rows * case.packed.n_out()]).collect();
+        let layers: Vec<LinearLayer<'_>> = (0..3)
+            .map(|i| LinearLayer {
+                matrix: &cases[i].packed,
+                bias: Some(&biases[i]),
+                delta: Some(&deltas[i]),
+            })
+            .collect();
+        let mut shared = input(&pool, tier, &values, n_in);
+        shared.first_adaptive = first_adaptive;
+        let mut targets: Vec<&mut [f32]> = outs.iter_mut().map(Vec::as_mut_slice).collect();
+        project(&pool, tier, &layers, &mut shared, &mut targets);
+        for (idx, out) in outs.iter().enumerate() {
+            let n_out = cases[idx].packed.n_out();
+            let alone = run(&pool, tier, &cases[idx].packed, &values);
+            for row in 0..n_rows {
+                for output in 0..n_out {
+                    let without = alone[row * n_out + output] + biases[idx][output];
+                    let got = out[row * n_out + output];
+                    if row < first_adaptive {
+                        assert_eq!(got, without, "token rows do not see the delta");
+                        continue;
+                    }
+                    let (a, b) = &factors[idx];
+                    let inner = |r: usize| -> f32 {
+                        (0..n_in).map(|i| values[row * n_in + i] * a[i * rank + r]).sum()
+                    };
+                    let terms: Vec<f32> = (0..rank).map(|r| inner(r) * b[r * n_out + output]).collect();
+                    // Three roundings to eight bits: of the input, of both factors, of the inner values.
+                    let bound = terms.iter().map(|term| term.abs()).sum::<f32>() * 0.03 + 2.0;
+                    let expected = without + terms.iter().sum::<f32>();
+                    assert!((got - expected).abs() < bound, "{got} for {expected} ± {bound}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu_is_fused_with_its_layers() {
+    let (n_in, n_out, n_rows) = (96, 64, 11);
+    let (gate, up) =
+        (case(QuantizedFormat::Q4_1, n_out, n_in, 7), case(QuantizedFormat::Q5_0, n_out, n_in, 8));
+    let values = Random(9).floats(n_rows * n_in);
+    for tier in Tier::available() {
+        let pool = Pool::new(2);
+        let mut fused = LinearInput::default();
+        let layers = [plain(&gate.packed), plain(&up.packed)];
+        project_swiglu(&pool, tier, layers, &mut input(&pool, tier, &values, n_in), &mut fused);
+        let mut activated = run(&pool, tier, &gate.packed, &values);
+        swiglu(tier, &mut activated, &run(&pool, tier, &up.packed, &values));
+        let mut expected = QuantizedRows::default();
+        expected.quantize(&pool, tier, &activated, n_out);
+        assert_eq!(format!("{:?}", fused.rows()), format!("{expected:?}"));
+    }
+}
+
+#[test]
+fn the_vocabulary_projection_finds_the_largest_and_writes_what_is_asked_for() {
+    let (n_in, n_out, n_rows) = (64, 1003, 11);
+    let Case { packed, .. } = case(QuantizedFormat::Q8_0, n_out, n_in, 10);
+    let values = Random(11).floats(n_rows * n_in);
+    let is_full: Vec<bool> = (0..n_rows).map(|row| row % 3 == 0).collect();
+    for (tier, n_threads) in Tier::available().into_iter().flat_map(|tier| [(tier, 1), (tier, 3)]) {
+        let pool = Pool::new(n_threads);
+        let expected = run(&pool, tier, &packed, &values);
+        let (mut tops, mut full) = (Vec::new(), Vec::new());
+        let mut scratch = VocabularyScratch::default();
+        let input = input(&pool, tier, &values, n_in);
+        project_vocabulary(&pool, tier, plain(&packed), &input, &is_full, &mut scratch, &mut tops, &mut full);
+        let mut written = full.chunks_exact(n_out);
+        for (row, expected) in expected.chunks_exact(n_out).enumerate() {
+            let mut ranked: Vec<(u32, f32)> = (0..).zip(expected.iter().copied()).collect();
+            ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            assert_eq!(tops[row][..], ranked[..N_TOP]);
+            if is_full[row] {
+                assert_eq!(written.next(), Some(expected));
+            }
+        }
+        assert_eq!(written.next(), None);
     }
 }

@@ -1,5 +1,7 @@
 //! What the metadata of a file say about its model.
 
+use kernels::AttentionShape;
+
 use crate::ModelError;
 use crate::gguf::{GgufError, GgufFile};
 
@@ -147,6 +149,12 @@ impl Architecture {
             context_length,
             vocabulary: entry.shape[0],
         })
+    }
+
+    /// Sizes of attention.
+    pub(crate) fn attention_shape(&self) -> AttentionShape {
+        let Self { n_heads, n_kv_heads, head_dim, .. } = *self;
+        AttentionShape { n_heads, n_kv_heads, head_dim }
     }
 
     /// Width of the queries.

@@ -11,11 +11,12 @@ mod cpu;
 
 pub(crate) use cpu::Cpu;
 use kernels::AttentionShape;
-use speculate::RowPlan;
+use speculate::{Logits, RowPlan};
 
 use crate::ModelError;
 use crate::architecture::RopeLayout;
 use crate::gguf::TensorType;
+use crate::weights::Linear;
 
 /// A tensor of a weight file: `[n_out, n_in]`, row after row.
 #[derive(Clone, Copy)]
@@ -74,34 +75,56 @@ pub enum LinearKernels {
 }
 
 /// What the rows of a pass see: all committed slots, and those listed for each.
+#[derive(Default)]
 pub(crate) struct Visibility {
     pub(crate) n_committed: usize,
     pub(crate) visible: Vec<Vec<usize>>,
 }
 
 impl Visibility {
-    /// Of the rows of `plan`, which stand behind the committed ones.
-    pub(crate) fn of(plan: &RowPlan) -> Self {
-        let n_committed = plan.n_committed();
-        let slots = |row| plan.visible(row).into_iter().map(|row| n_committed + row).collect();
-        Self { n_committed, visible: (0..plan.rows().len()).map(slots).collect() }
+    /// Sets it for the rows of `plan`, which stand behind the committed ones.
+    pub(crate) fn set(&mut self, plan: &RowPlan) {
+        self.n_committed = plan.n_committed();
+        self.visible.resize_with(plan.rows().len(), Vec::new);
+        for (row, slots) in self.visible.iter_mut().enumerate() {
+            plan.visible_into(row, slots);
+            slots.iter_mut().for_each(|slot| *slot += plan.n_committed());
+        }
     }
 }
 
+/// A linear layer with what its adaptive rows add: `y = W x + bias`, and for those `+ (x A) B`.
+pub(crate) struct Projection<'a, B: Backend> {
+    pub(crate) linear: &'a Linear<B>,
+    pub(crate) delta: Option<&'a B::LowRank>,
+}
+
+impl<B: Backend> Clone for Projection<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Projection<'_, B> {}
+
 /// A device that runs the forward pass.
-pub(crate) trait Backend: Send + Sync {
+pub(crate) trait Backend: Sized + Send + Sync {
     /// A weight matrix `[n_out, n_in]` of any type.
     type Matrix: Send + Sync;
     /// A low-rank delta: `A [n_in, rank]` and `B [rank, n_out]`.
     type LowRank: Send + Sync;
     /// Activations `[n_rows, width]`, f32.
     type Rows: Default + Send;
+    /// Activations in the form that linear layers read; adaptive rows come last.
+    type Input: Default + Send;
     /// Keys and values of all layers.
     type Cache: Send;
+    /// What the vocabulary projection keeps between passes.
+    type Scratch: Default + Send;
 
     fn matrix(&self, matrix: MatrixBytes<'_>) -> Result<Self::Matrix, ModelError>;
     fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Self::LowRank;
-    fn cache(&self, n_layers: usize, capacity: usize, kv_width: usize) -> Self::Cache;
+    fn cache(&self, n_layers: usize, capacity: usize, shape: AttentionShape) -> Self::Cache;
     /// Keeps the first `n_base` rows, and of those behind them the rows `n_base + kept`, in order.
     fn compact(&self, cache: &mut Self::Cache, n_base: usize, kept: &[usize]);
 
@@ -114,16 +137,40 @@ pub(crate) trait Backend: Send + Sync {
         plan: &RowPlan,
         out: &mut Self::Rows,
     ) -> Result<(), ModelError>;
-    fn rms_norm(&self, input: &Self::Rows, weight: &[f32], epsilon: f32, out: &mut Self::Rows);
-    fn linear(
+    /// `hidden += residual`, then `out = rms_norm(hidden) * weight`, whose rows from
+    /// `first_adaptive` on are adaptive.
+    fn normalise(
         &self,
-        matrix: &Self::Matrix,
-        bias: Option<&[f32]>,
-        input: &Self::Rows,
-        out: &mut Self::Rows,
+        residual: Option<&Self::Rows>,
+        hidden: &mut Self::Rows,
+        norm: Norm<'_>,
+        first_adaptive: usize,
+        out: &mut Self::Input,
+    );
+    /// Several layers on one input.
+    fn project<const N: usize>(
+        &self,
+        layers: [Projection<'_, Self>; N],
+        input: &mut Self::Input,
+        outs: [&mut Self::Rows; N],
     ) -> Result<(), ModelError>;
-    /// `out += (input A) B` for the rows from `first_row` on.
-    fn add_low_rank(&self, delta: &Self::LowRank, first_row: usize, input: &Self::Rows, out: &mut Self::Rows);
+    /// `out = silu(gate(input)) * up(input)`
+    fn project_swiglu(
+        &self,
+        gate: Projection<'_, Self>,
+        up: Projection<'_, Self>,
+        input: &mut Self::Input,
+        out: &mut Self::Input,
+    ) -> Result<(), ModelError>;
+    /// Logits of all rows of `input`: the likeliest tokens, and all where `is_full` says so.
+    fn project_vocabulary(
+        &self,
+        head: VocabularyHead<'_, Self>,
+        input: &Self::Input,
+        is_full: &[bool],
+        scratch: &mut Self::Scratch,
+        logits: &mut Logits,
+    ) -> Result<(), ModelError>;
     fn rope(&self, rope: &Rope, plan: &RowPlan, rows: &mut Self::Rows);
     /// Writes keys and values behind the committed rows of `layer`.
     fn store(
@@ -135,6 +182,7 @@ pub(crate) trait Backend: Send + Sync {
         values: &Self::Rows,
     );
     /// Each row attends to all committed rows, its ancestors in the plan, and itself.
+    #[allow(clippy::too_many_arguments)]
     fn attend(
         &self,
         cache: &Self::Cache,
@@ -142,14 +190,22 @@ pub(crate) trait Backend: Send + Sync {
         shape: AttentionShape,
         pass: &Visibility,
         queries: &Self::Rows,
-        out: &mut Self::Rows,
+        first_adaptive: usize,
+        out: &mut Self::Input,
     );
-    /// `gate = silu(gate) * up`
-    fn swiglu(&self, gate: &mut Self::Rows, up: &Self::Rows);
-    /// `out += input`
-    fn add(&self, input: &Self::Rows, out: &mut Self::Rows);
     /// Copies the rows of `selection`.
     fn select(&self, input: &Self::Rows, selection: &[usize], out: &mut Self::Rows);
-    /// The values on the host, row after row. What `rows` hold afterwards is not defined.
-    fn to_host(&self, rows: &mut Self::Rows, out: &mut Vec<f32>);
+}
+
+/// RMSNorm: `x / sqrt(mean(x²) + epsilon) * weight`.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm<'a> {
+    pub(crate) weight: &'a [f32],
+    pub(crate) epsilon: f32,
+}
+
+/// The layer from hidden rows to logits. With tied embeddings its matrix is the embedding table.
+pub(crate) struct VocabularyHead<'a, B: Backend> {
+    pub(crate) matrix: &'a B::Matrix,
+    pub(crate) bias: Option<&'a [f32]>,
 }

@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use kernels::AttentionShape;
 use speculate::{Logits, RowInput, RowPlan};
 
 use crate::adapter::{AdapterSource, LINEARS, SatAdapter};
 use crate::architecture::Architecture;
-use crate::backend::{Backend, Cpu, LinearKernels, Rope, Visibility};
+use crate::backend::{Backend, Cpu, LinearKernels, Norm, Projection, Rope, Visibility, VocabularyHead};
 use crate::gguf::GgufFile;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Linear, Weights, sha256_of_file};
+use crate::weights::{Weights, sha256_of_file};
 use crate::{ModelError, Sequence};
 
 /// Rows a pass may place behind the context: drafts and adaptive groups of the last step.
@@ -200,31 +199,33 @@ impl<B: Backend> AdapterWeights<B> {
 
 /// Buffers that a sequence keeps between passes.
 pub(crate) struct Buffers<B: Backend> {
+    pass: Visibility,
     hidden: B::Rows,
-    normed: B::Rows,
+    selected: B::Rows,
+    normed: B::Input,
     queries: B::Rows,
     keys: B::Rows,
     values: B::Rows,
-    attended: B::Rows,
-    gate: B::Rows,
-    up: B::Rows,
+    attended: B::Input,
+    activated: B::Input,
     projected: B::Rows,
-    logits: B::Rows,
+    vocabulary: B::Scratch,
 }
 
 impl<B: Backend> Default for Buffers<B> {
     fn default() -> Self {
         Self {
+            pass: Visibility::default(),
             hidden: B::Rows::default(),
-            normed: B::Rows::default(),
+            selected: B::Rows::default(),
+            normed: B::Input::default(),
             queries: B::Rows::default(),
             keys: B::Rows::default(),
             values: B::Rows::default(),
-            attended: B::Rows::default(),
-            gate: B::Rows::default(),
-            up: B::Rows::default(),
+            attended: B::Input::default(),
+            activated: B::Input::default(),
             projected: B::Rows::default(),
-            logits: B::Rows::default(),
+            vocabulary: B::Scratch::default(),
         }
     }
 }
@@ -249,70 +250,66 @@ impl<B: Backend> Llama<B> {
     ) -> Result<(), ModelError> {
         self.check(plan)?;
         let Self { backend, architecture, weights, .. } = self;
-        let epsilon = architecture.norm_epsilon;
-        let shape = AttentionShape {
-            n_heads: architecture.n_heads,
-            n_kv_heads: architecture.n_kv_heads,
-            head_dim: architecture.head_dim,
-        };
+        let shape = architecture.attention_shape();
         let Buffers {
+            pass,
             hidden,
+            selected,
             normed,
             queries,
             keys,
             values,
             attended,
-            gate,
-            up,
+            activated,
             projected,
-            logits: head_rows,
+            vocabulary,
         } = buffers;
         let slots = self.adapter.as_ref().map_or(&[][..], |adapter| &adapter.embedding);
         let first_adaptive = plan.n_token_rows();
-        let has_adaptive = first_adaptive < plan.rows().len();
+        let adapter = self.adapter.as_ref().filter(|_| first_adaptive < plan.rows().len());
+        let norm = |weight| Norm { weight, epsilon: architecture.norm_epsilon };
 
-        let pass = Visibility::of(plan);
+        pass.set(plan);
         backend.embed(&weights.embedding, architecture.hidden, slots, plan, hidden)?;
+        let mut residual = None;
         for (layer_idx, layer) in weights.layers.iter().enumerate() {
-            let deltas = self.adapter.as_ref().filter(|_| has_adaptive);
-            let deltas = deltas.map(|adapter| &adapter.layers[layer_idx]);
-            let linear = |linear: &Linear<B>, delta: usize, input: &B::Rows, out: &mut B::Rows| {
-                backend.linear(&linear.matrix, linear.bias.as_deref(), input, out)?;
-                if let Some(deltas) = deltas {
-                    backend.add_low_rank(&deltas[delta], first_adaptive, input, out);
-                }
-                Ok::<(), ModelError>(())
-            };
-            backend.rms_norm(hidden, &layer.attention_norm, epsilon, normed);
-            linear(&layer.q, 0, normed, queries)?;
-            linear(&layer.k, 1, normed, keys)?;
-            linear(&layer.v, 2, normed, values)?;
+            let deltas = adapter.map(|adapter| &adapter.layers[layer_idx]);
+            let with_delta =
+                |linear, idx: usize| Projection { linear, delta: deltas.map(|deltas| &deltas[idx]) };
+            backend.normalise(residual, hidden, norm(&layer.attention_norm), first_adaptive, normed);
+            let layers = [with_delta(&layer.q, 0), with_delta(&layer.k, 1), with_delta(&layer.v, 2)];
+            backend.project(layers, normed, [&mut *queries, &mut *keys, &mut *values])?;
             backend.rope(&self.rope, plan, queries);
             backend.rope(&self.rope, plan, keys);
             backend.store(cache, layer_idx, plan, keys, values);
-            backend.attend(cache, layer_idx, shape, &pass, queries, attended);
-            linear(&layer.o, 3, attended, projected)?;
-            backend.add(projected, hidden);
+            backend.attend(cache, layer_idx, shape, pass, queries, first_adaptive, attended);
+            backend.project([with_delta(&layer.o, 3)], attended, [&mut *projected])?;
 
-            backend.rms_norm(hidden, &layer.feed_forward_norm, epsilon, normed);
-            linear(&layer.gate, 4, normed, gate)?;
-            linear(&layer.up, 5, normed, up)?;
-            backend.swiglu(gate, up);
-            linear(&layer.down, 6, gate, projected)?;
-            backend.add(projected, hidden);
+            let feed_forward_norm = norm(&layer.feed_forward_norm);
+            backend.normalise(Some(projected), hidden, feed_forward_norm, first_adaptive, normed);
+            backend.project_swiglu(
+                with_delta(&layer.gate, 4),
+                with_delta(&layer.up, 5),
+                normed,
+                activated,
+            )?;
+            backend.project([with_delta(&layer.down, 6)], activated, [&mut *projected])?;
+            residual = Some(&*projected);
         }
         logits.vocabulary = architecture.vocabulary;
         if plan.logit_rows().is_empty() {
-            logits.values.clear();
+            logits.ranked.clear();
+            logits.is_full.clear();
+            logits.full.clear();
         } else {
-            backend.select(hidden, plan.logit_rows(), attended);
-            backend.rms_norm(attended, &weights.output_norm, epsilon, normed);
-            let (head, bias) = match &weights.output {
-                Some(output) => (&output.matrix, output.bias.as_deref()),
-                None => (&weights.embedding, None),
+            backend.select(hidden, plan.logit_rows(), selected);
+            backend.select(projected, plan.logit_rows(), queries);
+            backend.normalise(Some(queries), selected, norm(&weights.output_norm), usize::MAX, normed);
+            let head = match &weights.output {
+                Some(output) => VocabularyHead { matrix: &output.matrix, bias: output.bias.as_deref() },
+                None => VocabularyHead { matrix: &weights.embedding, bias: None },
             };
-            backend.linear(head, bias, normed, head_rows)?;
-            backend.to_host(head_rows, &mut logits.values);
+            backend.project_vocabulary(head, normed, plan.logits_in_full(), vocabulary, logits)?;
         }
         Ok(())
     }

@@ -20,7 +20,6 @@ mod backend;
 mod error;
 mod forward;
 pub mod gguf;
-mod kv_cache;
 mod sequence;
 mod tokenizer;
 mod weights;

@@ -22,7 +22,7 @@ impl Sequence {
         let architecture = model.architecture();
         let capacity = model.context_length() + MARGIN_ROWS;
         let backend = &model.llama().backend;
-        let cache = backend.cache(architecture.n_layers, capacity, architecture.kv_width());
+        let cache = backend.cache(architecture.n_layers, capacity, architecture.attention_shape());
         Self { model, cache, buffers: Buffers::default(), logits: Logits::default(), n_committed: 0 }
     }
 

@@ -16,6 +16,7 @@
 //! ```
 
 mod drafter;
+mod logits;
 mod rows;
 mod sampling;
 mod step;
@@ -23,8 +24,9 @@ mod tree;
 mod verify;
 
 pub use drafter::{Drafter, OrdinaryDecoding, Proposal, TwoPassSdsat};
+pub use logits::{Logits, N_RANKED, Ranked, RowLogits, argmax, rank, ranked_probabilities};
 pub use rows::{Row, RowInput, RowPlan};
-pub use sampling::{Sampler, SamplingError, SamplingParams, argmax};
-pub use step::{Logits, StepError, StepOutcome, Target, step};
+pub use sampling::{Sampler, SamplingError, SamplingParams};
+pub use step::{StepError, StepOutcome, Target, step};
 pub use tree::{DraftNode, DraftTree};
 pub use verify::{Verified, sample_match};

@@ -31,6 +31,7 @@ pub struct RowPlan {
     rows: Vec<Row>,
     n_token_rows: usize,
     logit_rows: Vec<usize>,
+    logits_in_full: Vec<bool>,
 }
 
 impl RowPlan {
@@ -83,11 +84,21 @@ impl RowPlan {
         self.rows.len() - 1
     }
 
-    /// Asks for the logits of `row`. Logits come back in the order in which they were asked for.
+    /// Asks for all logits of `row`. Logits come back in the order in which they were asked for.
     /// Returns the index among them.
     pub fn want_logits(&mut self, row: usize) -> usize {
+        self.want(row, true)
+    }
+
+    /// Asks for the likeliest tokens after `row` only, which costs a target less.
+    pub fn want_ranked(&mut self, row: usize) -> usize {
+        self.want(row, false)
+    }
+
+    fn want(&mut self, row: usize, in_full: bool) -> usize {
         assert!(row < self.rows.len(), "logits of a row outside the plan");
         self.logit_rows.push(row);
+        self.logits_in_full.push(in_full);
         self.logit_rows.len() - 1
     }
 
@@ -111,16 +122,23 @@ impl RowPlan {
         &self.logit_rows
     }
 
+    /// Whether all logits are wanted, for each of [`logit_rows`](Self::logit_rows).
+    pub fn logits_in_full(&self) -> &[bool] {
+        &self.logits_in_full
+    }
+
     /// The rows that `row` sees besides the committed ones: its ancestors in order, then itself.
     pub fn visible(&self, row: usize) -> Vec<usize> {
-        let mut path = vec![row];
-        let mut next = self.rows[row].parent;
-        while let Some(parent) = next {
-            path.push(parent);
-            next = self.rows[parent].parent;
-        }
-        path.reverse();
+        let mut path = Vec::new();
+        self.visible_into(row, &mut path);
         path
+    }
+
+    /// [`visible`](Self::visible) into a vector that is kept.
+    pub fn visible_into(&self, row: usize, path: &mut Vec<usize>) {
+        path.clear();
+        path.extend(std::iter::successors(Some(row), |&row| self.rows[row].parent));
+        path.reverse();
     }
 }
 

@@ -4,6 +4,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::RowLogits;
+
 /// How tokens are chosen. Filters apply in the order of the fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
@@ -40,28 +42,18 @@ pub enum SamplingError {
         /// What was given.
         value: f32,
     },
+    /// A draw by chance, from a row that was only asked for its likeliest tokens.
+    #[error("a draw at position {position} needs all logits of its row")]
+    LogitsNotAskedFor {
+        /// Absolute position of the token to be chosen.
+        position: usize,
+    },
     /// The model gave NaN, or nothing but -inf.
     #[error("the logits at position {position} hold no finite maximum")]
     NoFiniteLogit {
         /// Absolute position of the token to be chosen.
         position: usize,
     },
-}
-
-/// Lowest index among the largest values; `None` when a value is NaN or none is finite.
-pub fn argmax(logits: &[f32]) -> Option<usize> {
-    let mut best: Option<usize> = None;
-    let mut best_logit = f32::NEG_INFINITY;
-    for (idx, &logit) in logits.iter().enumerate() {
-        if logit.is_nan() {
-            return None;
-        }
-        if logit > best_logit {
-            best_logit = logit;
-            best = Some(idx);
-        }
-    }
-    best.filter(|_| best_logit.is_finite())
 }
 
 /// Chooses tokens. The random number of a draw depends on the seed and the absolute position
@@ -92,16 +84,23 @@ impl Sampler {
         &self.params
     }
 
-    /// The token at absolute `position`, given the `[vocabulary]` logits of the row before it.
+    /// Whether a draw needs all logits of a row, and not only its likeliest tokens.
+    pub fn needs_all_logits(&self) -> bool {
+        self.params.temperature > 0.0
+    }
+
+    /// The token at absolute `position`, given the logits of the row before it.
     ///
     /// # Errors
-    /// [`SamplingError::NoFiniteLogit`].
-    pub fn draw(&self, logits: &[f32], position: usize) -> Result<u32, SamplingError> {
-        let likeliest = argmax(logits).ok_or(SamplingError::NoFiniteLogit { position })?;
-        if self.params.temperature == 0.0 {
-            return Ok(likeliest as u32);
+    /// [`SamplingError::NoFiniteLogit`], and [`SamplingError::LogitsNotAskedFor`] when all logits
+    /// are needed and not there.
+    pub fn draw(&self, row: RowLogits<'_>, position: usize) -> Result<u32, SamplingError> {
+        let likeliest = row.argmax().ok_or(SamplingError::NoFiniteLogit { position })?;
+        if !self.needs_all_logits() {
+            return Ok(likeliest);
         }
-        let candidates = self.candidates(logits, logits[likeliest]);
+        let logits = row.full.ok_or(SamplingError::LogitsNotAskedFor { position })?;
+        let candidates = self.candidates(logits, row.ranked[0].1);
         let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
         let threshold = self.uniform(position) * total;
         let mut sum = 0.0;
@@ -112,7 +111,7 @@ impl Sampler {
             }
         }
         // Only rounding in the last addition leads here.
-        Ok(candidates.last().map_or(likeliest as u32, |&(token, _)| token))
+        Ok(candidates.last().map_or(likeliest, |&(token, _)| token))
     }
 
     /// Tokens that survive the filters with weights in proportion to their probability, in an
@@ -166,27 +165,20 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rank;
+
+    fn draw(sampler: &Sampler, logits: &[f32], position: usize) -> Result<u32, SamplingError> {
+        sampler.draw(RowLogits { ranked: &rank(logits), full: Some(logits) }, position)
+    }
 
     fn sampler(params: SamplingParams) -> Sampler {
         Sampler::new(params).expect("valid parameters")
     }
 
     #[test]
-    fn ties_go_to_the_lowest_index_at_every_pair() {
-        for low in 0..6 {
-            for high in low + 1..6 {
-                let mut logits = [0.0; 6];
-                logits[low] = 3.0;
-                logits[high] = 3.0;
-                assert_eq!(argmax(&logits), Some(low));
-            }
-        }
-    }
-
-    #[test]
     fn nan_and_all_infinite_rows_are_errors() {
         for logits in [[0.0, f32::NAN], [f32::NEG_INFINITY; 2], [f32::INFINITY, 0.0]] {
-            let error = sampler(SamplingParams::default()).draw(&logits, 4);
+            let error = draw(&sampler(SamplingParams::default()), &logits, 4);
             assert_eq!(error, Err(SamplingError::NoFiniteLogit { position: 4 }));
         }
     }
@@ -212,7 +204,7 @@ mod tests {
         let sampler = sampler(params);
         let mut shares = vec![0.0; logits.len()];
         for position in 0..n_draws {
-            shares[sampler.draw(logits, position).expect("finite") as usize] += 1.0 / n_draws as f64;
+            shares[draw(&sampler, logits, position).expect("finite") as usize] += 1.0 / n_draws as f64;
         }
         shares
     }
@@ -241,7 +233,7 @@ mod tests {
         let logits = [0.0; 64];
         let draw = |seed, position| {
             let params = SamplingParams { temperature: 1.0, seed, ..SamplingParams::default() };
-            sampler(params).draw(&logits, position).expect("finite")
+            draw(&sampler(params), &logits, position).expect("finite")
         };
         let tokens: Vec<_> = (0..32).map(|position| draw(1, position)).collect();
         assert_eq!(tokens, (0..32).map(|position| draw(1, position)).collect::<Vec<_>>());

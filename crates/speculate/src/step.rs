@@ -1,22 +1,6 @@
 //! One step: a forward pass that verifies drafts, emits at least one token, and may draft ahead.
 
-use crate::{DraftTree, Proposal, RowPlan, Sampler, SamplingError, argmax, sample_match};
-
-/// Logits of the rows that asked for them.
-#[derive(Clone, Debug, Default)]
-pub struct Logits {
-    /// Row after row, `[n_rows, vocabulary]`.
-    pub values: Vec<f32>,
-    /// Number of tokens in the vocabulary.
-    pub vocabulary: usize,
-}
-
-impl Logits {
-    /// Logits of the `idx`-th row of [`RowPlan::logit_rows`].
-    pub fn row(&self, idx: usize) -> &[f32] {
-        &self.values[idx * self.vocabulary..(idx + 1) * self.vocabulary]
-    }
-}
+use crate::{DraftTree, Logits, Proposal, RowPlan, Sampler, SamplingError, sample_match};
 
 /// The model whose distribution must be preserved, with its cache.
 pub trait Target {
@@ -92,7 +76,10 @@ pub fn step<T: Target>(
         plan.push_token(node.token, Some(row_of(node.parent)));
     }
     for row in root_row..plan.n_token_rows() {
-        plan.want_logits(row);
+        match sampler.needs_all_logits() {
+            true => plan.want_logits(row),
+            false => plan.want_ranked(row),
+        };
     }
     let mut groups = Vec::new();
     if n_slots > 0 {
@@ -100,7 +87,7 @@ pub fn step<T: Target>(
             let first_row = plan.push_adaptive_group(row_of(anchor), n_slots);
             let first_logits = plan.logit_rows().len();
             (first_row..first_row + n_slots).for_each(|row| {
-                plan.want_logits(row);
+                plan.want_ranked(row);
             });
             groups.push((anchor, first_logits));
         }
@@ -116,8 +103,8 @@ pub fn step<T: Target>(
     let group = groups.iter().find(|(anchor, _)| *anchor == stop);
     let adaptive_drafts = group.and_then(|&(_, first_logits)| {
         // A slot without a finite logit ends the drafts; verification never depends on them.
-        let slots = (first_logits..first_logits + n_slots).map_while(|idx| argmax(logits.row(idx)));
-        let tokens: Vec<u32> = slots.map(|token| token as u32).collect();
+        let slots = (first_logits..first_logits + n_slots).map_while(|idx| logits.row(idx).argmax());
+        let tokens: Vec<u32> = slots.collect();
         (!tokens.is_empty()).then_some(tokens)
     });
 

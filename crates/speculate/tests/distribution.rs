@@ -84,7 +84,7 @@ fn impossible_drafts_are_never_accepted() {
         }
         fn forward(&mut self, plan: &speculate::RowPlan) -> Result<&speculate::Logits, Self::Error> {
             let row = [f32::NEG_INFINITY, 0.0, 0.0, f32::NEG_INFINITY];
-            self.0 = speculate::Logits { values: row.repeat(plan.logit_rows().len()), vocabulary: 4 };
+            self.0 = speculate::Logits::from_rows(row.repeat(plan.logit_rows().len()), 4);
             Ok(&self.0)
         }
         fn commit(&mut self, rows: &[usize]) {

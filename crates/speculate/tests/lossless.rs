@@ -112,7 +112,7 @@ fn adaptive_drafts_are_aligned() {
                 // The token at position p is p.
                 values[idx * vocabulary + plan.rows()[row].position + 1] = 1.0;
             }
-            self.logits = speculate::Logits { values, vocabulary };
+            self.logits = speculate::Logits::from_rows(values, vocabulary);
             Ok(&self.logits)
         }
         fn commit(&mut self, rows: &[usize]) {

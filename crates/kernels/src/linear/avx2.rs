@@ -10,9 +10,9 @@ use crate::{BLOCK, TILE};
 const LANES: usize = 8;
 
 /// # Safety
-/// The processor must have AVX2 and F16C. `tile` must hold the bytes of the format for
+/// The processor must have AVX2, FMA and F16C. `CENTRE` is the logarithm of the centre, or 0. `tile` must hold the bytes of the format for
 /// `rows.width / 32` blocks, `rows` must hold `N` rows.
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE: i32, const N: usize>(
     tile: &[u8],
     rows: RowsView<'_>,
@@ -27,7 +27,7 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE
 
 /// # Safety
 /// See [`tile_rows`].
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn half_tile_rows<
     const BITS: usize,
     const LAYOUT: u8,
@@ -98,10 +98,17 @@ unsafe fn half_tile_rows<
 
             for_each_row!(N, ROW, {
                 let activations = rows.codes.as_ptr().add(ROW * rows.width + block * BLOCK).cast::<i32>();
-                let half_sums = rows.half_sums.as_ptr().add((ROW * n_blocks + block) * 2);
-                let centre = if BITS == 8 { 0 } else { -CENTRE };
-                let mut sums =
-                    [_mm256_set1_epi32(centre * *half_sums), _mm256_set1_epi32(centre * *half_sums.add(1))];
+                let statistics = rows.blocks.as_ptr().add(ROW * n_blocks + block);
+                let negated_sum = |idx: usize| _mm256_set1_epi32((*statistics).negated_sums[idx]);
+                let mut sums = [_mm256_setzero_si256(); 2];
+                if LAYOUT == SUPER_HALF {
+                    sums = [
+                        _mm256_slli_epi32::<CENTRE>(negated_sum(0)),
+                        _mm256_slli_epi32::<CENTRE>(negated_sum(1)),
+                    ];
+                } else if CENTRE > 0 && BITS < 8 {
+                    sums[0] = _mm256_slli_epi32::<CENTRE>(negated_sum(2));
+                }
                 for (group, weights) in weights.iter().enumerate() {
                     let four = _mm256_set1_epi32(activations.add(group).read_unaligned());
                     // Pairs fit 16 bits: at most 2 * 63 * 127, or 2 * 128 * 127 for 8-bit weights.
@@ -112,22 +119,19 @@ unsafe fn half_tile_rows<
                     };
                     sums[group / 4] = _mm256_add_epi32(sums[group / 4], _mm256_madd_epi16(pairs, ones));
                 }
-                let term = if LAYOUT == SUPER_HALF {
-                    let first = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(sums[0]));
-                    let second = _mm256_mul_ps(scale_or_offset, _mm256_cvtepi32_ps(sums[1]));
-                    _mm256_add_ps(first, second)
+                let activation_scale = _mm256_set1_ps((*statistics).scale);
+                let scaled = |sum| _mm256_mul_ps(_mm256_cvtepi32_ps(sum), activation_scale);
+                results[ROW] = if LAYOUT == SUPER_HALF {
+                    let first = _mm256_fmadd_ps(scaled(sums[0]), scale, results[ROW]);
+                    _mm256_fmadd_ps(scaled(sums[1]), scale_or_offset, first)
                 } else {
-                    let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(sums[0], sums[1]));
-                    let term = _mm256_mul_ps(scale, sum);
-                    if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
-                        let activation_sum = _mm256_set1_ps((*half_sums + *half_sums.add(1)) as f32);
-                        _mm256_add_ps(term, _mm256_mul_ps(scale_or_offset, activation_sum))
-                    } else {
-                        term
-                    }
+                    let sum = _mm256_add_epi32(sums[0], sums[1]);
+                    _mm256_fmadd_ps(scaled(sum), scale, results[ROW])
                 };
-                let activation_scale = _mm256_set1_ps(*rows.scales.as_ptr().add(ROW * n_blocks + block));
-                results[ROW] = _mm256_add_ps(results[ROW], _mm256_mul_ps(activation_scale, term));
+                if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
+                    let scaled_sum = _mm256_set1_ps((*statistics).scaled_sum);
+                    results[ROW] = _mm256_fmadd_ps(scaled_sum, scale_or_offset, results[ROW]);
+                }
             });
         }
     }

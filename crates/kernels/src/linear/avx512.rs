@@ -6,11 +6,15 @@ use super::{BLOCK_MIN, RowsView, SUPER_HALF, SUPER_MIN};
 use crate::packed::SUPER;
 use crate::{BLOCK, TILE};
 
+/// Bytes between the weights in use and those that are fetched.
+const AHEAD: usize = 3072;
+
 /// # Safety
-/// The processor must have AVX-512 F, BW, VL and VNNI. `tile` must hold the bytes of the format for
+/// The processor must have AVX-512 F, BW, VL and VNNI, FMA and F16C. `CENTRE` is the logarithm of the centre, or 0.
+/// `tile` must hold the bytes of the format for
 /// `rows.width / 32` blocks, `rows` must hold `N` rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE: i32, const N: usize>(
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
+pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE: u32, const N: usize>(
     tile: &[u8],
     rows: RowsView<'_>,
     out: &mut [[f32; TILE]],
@@ -45,6 +49,11 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE
             };
             at = at.add(if LAYOUT == BLOCK_MIN { 4 * TILE } else { 2 * TILE });
 
+            // The stream of weights is too short between tiles for the processor to run ahead itself.
+            let n_bytes = TILE * BLOCK * BITS / 8;
+            for line in 0..n_bytes.div_ceil(64) + 1 {
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line * 64).cast());
+            }
             let mut weights = [_mm512_setzero_si512(); 8];
             if BITS == 8 {
                 for (group, weights) in weights.iter_mut().enumerate() {
@@ -69,31 +78,36 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE
 
             for_each_row!(N, ROW, {
                 let activations = rows.codes.as_ptr().add(ROW * rows.width + block * BLOCK).cast::<i32>();
-                let half_sums = rows.half_sums.as_ptr().add((ROW * n_blocks + block) * 2);
-                let mut sums =
-                    [_mm512_set1_epi32(-CENTRE * *half_sums), _mm512_set1_epi32(-CENTRE * *half_sums.add(1))];
+                let statistics = rows.blocks.as_ptr().add(ROW * n_blocks + block);
+                let negated_sum = |idx: usize| _mm512_set1_epi32((*statistics).negated_sums[idx]);
+                let mut sums = [_mm512_setzero_si512(); 2];
+                if LAYOUT == SUPER_HALF {
+                    sums = [
+                        _mm512_slli_epi32::<CENTRE>(negated_sum(0)),
+                        _mm512_slli_epi32::<CENTRE>(negated_sum(1)),
+                    ];
+                } else if CENTRE > 0 {
+                    sums[0] = _mm512_slli_epi32::<CENTRE>(negated_sum(2));
+                }
                 for group in 0..4 {
                     let four = _mm512_set1_epi32(activations.add(group).read_unaligned());
                     sums[0] = _mm512_dpbusd_epi32(sums[0], weights[group], four);
                     let four = _mm512_set1_epi32(activations.add(group + 4).read_unaligned());
                     sums[1] = _mm512_dpbusd_epi32(sums[1], weights[group + 4], four);
                 }
-                let term = if LAYOUT == SUPER_HALF {
-                    let first = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(sums[0]));
-                    let second = _mm512_mul_ps(scale_or_offset, _mm512_cvtepi32_ps(sums[1]));
-                    _mm512_add_ps(first, second)
+                let activation_scale = _mm512_set1_ps((*statistics).scale);
+                let scaled = |sum| _mm512_mul_ps(_mm512_cvtepi32_ps(sum), activation_scale);
+                results[ROW] = if LAYOUT == SUPER_HALF {
+                    let first = _mm512_fmadd_ps(scaled(sums[0]), scale, results[ROW]);
+                    _mm512_fmadd_ps(scaled(sums[1]), scale_or_offset, first)
                 } else {
-                    let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[0], sums[1]));
-                    let term = _mm512_mul_ps(scale, sum);
-                    if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
-                        let activation_sum = _mm512_set1_ps((*half_sums + *half_sums.add(1)) as f32);
-                        _mm512_add_ps(term, _mm512_mul_ps(scale_or_offset, activation_sum))
-                    } else {
-                        term
-                    }
+                    let sum = _mm512_add_epi32(sums[0], sums[1]);
+                    _mm512_fmadd_ps(scaled(sum), scale, results[ROW])
                 };
-                let activation_scale = _mm512_set1_ps(*rows.scales.as_ptr().add(ROW * n_blocks + block));
-                results[ROW] = _mm512_add_ps(results[ROW], _mm512_mul_ps(activation_scale, term));
+                if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
+                    let scaled_sum = _mm512_set1_ps((*statistics).scaled_sum);
+                    results[ROW] = _mm512_fmadd_ps(scaled_sum, scale_or_offset, results[ROW]);
+                }
             });
         }
     }

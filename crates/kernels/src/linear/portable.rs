@@ -24,18 +24,19 @@ pub(super) fn tile_rows(format: QuantizedFormat, tile: &[u8], rows: RowsView<'_>
                     *sum += value * i32::from(activation);
                 }
             }
-            let activation_scale = rows.scales[row * n_blocks + block];
-            let half_sums = &rows.half_sums[(row * n_blocks + block) * 2..][..2];
-            let activation_sum = (half_sums[0] + half_sums[1]) as f32;
+            let statistics = rows.blocks[row * n_blocks + block];
             for (lane, out) in out.iter_mut().enumerate() {
                 let scales = place.scales(format, tile, lane);
-                let term = if format == QuantizedFormat::Q6_K {
-                    scales.scale[0] * sums[0][lane] as f32 + scales.scale[1] * sums[1][lane] as f32
+                let scaled = |sum: i32| sum as f32 * statistics.scale;
+                *out = if format == QuantizedFormat::Q6_K {
+                    let first = scaled(sums[0][lane]).mul_add(scales.scale[0], *out);
+                    scaled(sums[1][lane]).mul_add(scales.scale[1], first)
                 } else {
-                    let term = scales.scale[0] * (sums[0][lane] + sums[1][lane]) as f32;
-                    if format.has_offset() { term + scales.offset * activation_sum } else { term }
+                    scaled(sums[0][lane] + sums[1][lane]).mul_add(scales.scale[0], *out)
                 };
-                *out += activation_scale * term;
+                if format.has_offset() {
+                    *out = statistics.scaled_sum.mul_add(scales.offset, *out);
+                }
             }
         }
     }

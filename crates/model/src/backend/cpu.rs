@@ -5,23 +5,19 @@
 //! same dot product for one row as for many, where `QMatMul` would switch kernels with their number.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::quantized::{GgmlDType, QuantizedType};
 use candle_core::{CpuStorage, Error};
 use kernels::{
-    AttentionShape, AttentionSlices, BLOCK, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, Tier,
+    AttentionShape, AttentionSlices, BLOCK, KvCache, LinearInput, LinearLayer, LowRank, PackedMatrix, Pool,
+    QuantizedFormat, Tier, VocabularyScratch,
 };
-use speculate::{RowInput, RowPlan};
+use speculate::{Logits, RowInput, RowPlan, rank};
 
-use super::{Backend, LinearKernels, MatrixBytes, Rope};
+use super::{Backend, LinearKernels, MatrixBytes, Norm, Projection, Rope, VocabularyHead};
 use crate::ModelError;
 use crate::architecture::RopeLayout;
 use crate::gguf::TensorType;
-use crate::kv_cache::KvCache;
-
-/// Values of an element-wise operation that a thread does at once.
-const PIECE: usize = 2048;
 
 /// The backend: its threads and instruction set.
 pub(crate) struct Cpu {
@@ -43,24 +39,72 @@ impl Cpu {
         }
     }
 
-    /// Shares pieces of an output among the threads.
-    fn for_each_piece<'a>(
+    /// The packed form of layers, where all of them have one and read packed input.
+    fn packed<'a, const N: usize>(
         &self,
-        pieces: impl Iterator<Item = &'a mut [f32]>,
-        work: impl Fn(usize, &mut [f32]) + Sync,
-    ) {
-        let pieces: Vec<Mutex<&mut [f32]>> = pieces.map(Mutex::new).collect();
-        self.pool.run(pieces.len(), &|idx| {
-            // Each piece is claimed once, so the lock is never waited for.
-            work(idx, &mut pieces[idx].lock().unwrap_or_else(PoisonError::into_inner));
+        layers: [Projection<'a, Self>; N],
+        input: &LinearInput,
+    ) -> Option<[LinearLayer<'a>; N]> {
+        let packed = layers.map(|Projection { linear, delta }| match (&linear.matrix, delta) {
+            (_, Some(Delta::Plain { .. })) | (Matrix::Candle { .. }, _) => None,
+            (Matrix::Packed(matrix), delta) => {
+                let delta = delta.and_then(|delta| match delta {
+                    Delta::Packed(delta) => Some(delta),
+                    Delta::Plain { .. } => None,
+                });
+                Some(LinearLayer { matrix, bias: linear.bias.as_deref(), delta })
+            }
         });
+        let is_quantized = input.rows().n_rows() > 0;
+        (is_quantized && packed.iter().all(Option::is_some))
+            .then(|| packed.map(|layer| layer.expect("all are")))
     }
 
-    /// Makes `rows` ready to be the input of a linear layer.
-    fn quantize(&self, rows: &mut HostRows) {
-        if rows.width.is_multiple_of(BLOCK) {
-            rows.quantized.quantize(&self.pool, self.tier, &rows.values, rows.width);
+    /// One layer, however its weights are kept.
+    fn project_one(
+        &self,
+        layer: Projection<'_, Self>,
+        input: &mut HostInput,
+        out: &mut HostRows,
+    ) -> Result<(), ModelError> {
+        if let Some(layers) = self.packed([layer], &input.linear) {
+            out.resize(input.n_rows, layers[0].matrix.n_out());
+            kernels::project(&self.pool, self.tier, &layers, &mut input.linear, &mut [&mut out.values]);
+            return Ok(());
         }
+        let Projection { linear, delta } = layer;
+        self.product(&linear.matrix, input, out)?;
+        add_bias(linear.bias.as_deref(), out);
+        if let Some(delta) = delta {
+            delta.add(input, out);
+        }
+        Ok(())
+    }
+
+    /// `out = input Wᵀ`
+    fn product(&self, matrix: &Matrix, input: &HostInput, out: &mut HostRows) -> Result<(), ModelError> {
+        match matrix {
+            Matrix::Packed(matrix) => {
+                out.resize(input.n_rows, matrix.n_out());
+                let layer = LinearLayer { matrix, bias: None, delta: None };
+                let mut linear = LinearInput::default();
+                linear.values.clone_from(&input.linear.values);
+                linear.quantize(&self.pool, self.tier, matrix.n_in());
+                kernels::project(&self.pool, self.tier, &[layer], &mut linear, &mut [&mut out.values]);
+            }
+            Matrix::Candle { blocks, n_out, n_in } => {
+                out.resize(input.n_rows, *n_out);
+                blocks.matmul_t((input.n_rows, *n_in, *n_out), &input.linear.values, &mut out.values)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add_bias(bias: Option<&[f32]>, out: &mut HostRows) {
+    let Some(bias) = bias else { return };
+    for row in out.values.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
     }
 }
 
@@ -69,8 +113,6 @@ impl Cpu {
 pub(crate) struct HostRows {
     values: Vec<f32>,
     width: usize,
-    /// The same in bytes, where they are the input of linear layers.
-    quantized: QuantizedRows,
 }
 
 impl HostRows {
@@ -78,10 +120,13 @@ impl HostRows {
         self.width = width;
         self.values.resize(n_rows * width, 0.0);
     }
+}
 
-    fn n_rows(&self) -> usize {
-        self.values.len() / self.width
-    }
+/// The input of linear layers.
+#[derive(Default)]
+pub(crate) struct HostInput {
+    linear: LinearInput,
+    n_rows: usize,
 }
 
 pub(crate) enum Matrix {
@@ -89,12 +134,33 @@ pub(crate) enum Matrix {
     Candle { blocks: Box<dyn QuantizedType>, n_out: usize, n_in: usize },
 }
 
-pub(crate) struct LowRank {
-    /// `A` transposed, `[rank, n_in]`, so that each value of `x A` is one dot product.
-    a_transposed: Vec<f32>,
-    /// `[rank, n_out]`
-    b: Vec<f32>,
-    rank: usize,
+pub(crate) enum Delta {
+    Packed(LowRank),
+    /// `A [n_in, rank]` and `B [rank, n_out]` as they are, for the reference.
+    Plain {
+        a: Vec<f32>,
+        b: Vec<f32>,
+        rank: usize,
+    },
+}
+
+impl Delta {
+    /// `out += (input A) B` for the adaptive rows.
+    fn add(&self, input: &HostInput, out: &mut HostRows) {
+        let Self::Plain { a, b, rank } = self else { return };
+        let n_in = a.len() / rank;
+        let first = input.linear.first_adaptive.min(input.n_rows);
+        let inputs = input.linear.values.chunks_exact(n_in).skip(first);
+        for (input, out) in inputs.zip(out.values.chunks_exact_mut(out.width).skip(first)) {
+            let mut inner = vec![0.0f32; *rank];
+            for (value, a) in input.iter().zip(a.chunks_exact(*rank)) {
+                inner.iter_mut().zip(a).for_each(|(sum, a)| *sum += value * a);
+            }
+            for (inner, b) in inner.iter().zip(b.chunks_exact(out.len())) {
+                out.iter_mut().zip(b).for_each(|(value, b)| *value += inner * b);
+            }
+        }
+    }
 }
 
 fn packed_format(tensor_type: TensorType) -> Option<QuantizedFormat> {
@@ -131,9 +197,11 @@ fn ggml_type(tensor_type: TensorType) -> GgmlDType {
 
 impl Backend for Cpu {
     type Matrix = Matrix;
-    type LowRank = LowRank;
+    type LowRank = Delta;
     type Rows = HostRows;
+    type Input = HostInput;
     type Cache = KvCache;
+    type Scratch = VocabularyScratch;
 
     fn matrix(&self, matrix: MatrixBytes<'_>) -> Result<Matrix, ModelError> {
         let MatrixBytes { tensor_type, n_out, n_in, bytes } = matrix;
@@ -147,14 +215,17 @@ impl Backend for Cpu {
         })
     }
 
-    fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> LowRank {
-        let n_in = a.len() / rank;
-        let a_transposed = (0..rank * n_in).map(|i| a[i % n_in * rank + i / n_in]).collect();
-        LowRank { a_transposed, b, rank }
+    fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Delta {
+        let is_packed =
+            self.linear_kernels == LinearKernels::Packed && (a.len() / rank).is_multiple_of(BLOCK);
+        match is_packed {
+            true => Delta::Packed(LowRank::pack(&a, &b, rank, &self.pool)),
+            false => Delta::Plain { a, b, rank },
+        }
     }
 
-    fn cache(&self, n_layers: usize, capacity: usize, kv_width: usize) -> KvCache {
-        KvCache::new(n_layers, capacity, kv_width)
+    fn cache(&self, n_layers: usize, capacity: usize, shape: AttentionShape) -> KvCache {
+        KvCache::new(n_layers, capacity, shape)
     }
 
     fn compact(&self, cache: &mut KvCache, n_base: usize, kept: &[usize]) {
@@ -189,64 +260,111 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn rms_norm(&self, input: &HostRows, weight: &[f32], epsilon: f32, out: &mut HostRows) {
-        out.resize(input.n_rows(), input.width);
-        let rows = input.values.chunks_exact(input.width).zip(out.values.chunks_exact_mut(input.width));
-        rows.for_each(|(input, out)| kernels::rms_norm(self.tier, input, weight, epsilon, out));
-        self.quantize(out);
+    fn normalise(
+        &self,
+        residual: Option<&HostRows>,
+        hidden: &mut HostRows,
+        norm: Norm<'_>,
+        first_adaptive: usize,
+        out: &mut HostInput,
+    ) {
+        out.n_rows = hidden.values.len() / hidden.width;
+        out.linear.first_adaptive = first_adaptive;
+        let residual = residual.map(|rows| rows.values.as_slice());
+        let Norm { weight, epsilon } = norm;
+        out.linear.normalise(&self.pool, self.tier, residual, &mut hidden.values, weight, epsilon);
     }
 
-    fn linear(
+    fn project<const N: usize>(
         &self,
-        matrix: &Matrix,
-        bias: Option<&[f32]>,
-        input: &HostRows,
-        out: &mut HostRows,
+        layers: [Projection<'_, Self>; N],
+        input: &mut HostInput,
+        outs: [&mut HostRows; N],
     ) -> Result<(), ModelError> {
-        let n_rows = input.n_rows();
-        match matrix {
-            Matrix::Packed(packed) => {
-                out.resize(n_rows, packed.n_out());
-                kernels::linear(&self.pool, self.tier, packed, &input.quantized, &mut out.values);
+        match self.packed(layers, &input.linear) {
+            Some(layers) => {
+                let mut idx = 0;
+                let mut outs = outs.map(|out| {
+                    out.resize(input.n_rows, layers[idx].matrix.n_out());
+                    idx += 1;
+                    out.values.as_mut_slice()
+                });
+                kernels::project(&self.pool, self.tier, &layers, &mut input.linear, &mut outs);
+                Ok(())
             }
-            Matrix::Candle { blocks, n_out, n_in } => {
-                out.resize(n_rows, *n_out);
-                blocks.matmul_t((n_rows, *n_in, *n_out), &input.values, &mut out.values)?;
+            None => {
+                layers.into_iter().zip(outs).try_for_each(|(layer, out)| self.project_one(layer, input, out))
             }
         }
-        if let Some(bias) = bias {
-            for row in out.values.chunks_exact_mut(bias.len()) {
-                row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-            }
+    }
+
+    fn project_swiglu(
+        &self,
+        gate: Projection<'_, Self>,
+        up: Projection<'_, Self>,
+        input: &mut HostInput,
+        out: &mut HostInput,
+    ) -> Result<(), ModelError> {
+        out.n_rows = input.n_rows;
+        let layers = self.packed([gate, up], &input.linear);
+        if let Some(layers) = layers.filter(|layers| layers[0].matrix.n_out().is_multiple_of(BLOCK)) {
+            kernels::project_swiglu(&self.pool, self.tier, layers, &mut input.linear, &mut out.linear);
+            return Ok(());
+        }
+        let (mut gates, mut ups) = (HostRows::default(), HostRows::default());
+        self.project_one(gate, input, &mut gates)?;
+        self.project_one(up, input, &mut ups)?;
+        kernels::swiglu(self.tier, &mut gates.values, &ups.values);
+        out.linear.first_adaptive = input.linear.first_adaptive;
+        out.linear.values = gates.values;
+        out.linear.quantize(&self.pool, self.tier, gates.width);
+        Ok(())
+    }
+
+    fn project_vocabulary(
+        &self,
+        head: VocabularyHead<'_, Self>,
+        input: &HostInput,
+        is_full: &[bool],
+        scratch: &mut VocabularyScratch,
+        logits: &mut Logits,
+    ) -> Result<(), ModelError> {
+        logits.is_full.clear();
+        logits.is_full.extend(is_full);
+        if let Matrix::Packed(matrix) = head.matrix {
+            let layer = LinearLayer { matrix, bias: head.bias, delta: None };
+            let Logits { ranked, full, .. } = logits;
+            kernels::project_vocabulary(
+                &self.pool,
+                self.tier,
+                layer,
+                &input.linear,
+                is_full,
+                scratch,
+                ranked,
+                full,
+            );
+            return Ok(());
+        }
+        let mut rows = HostRows::default();
+        self.product(head.matrix, input, &mut rows)?;
+        add_bias(head.bias, &mut rows);
+        logits.ranked.clear();
+        logits.full.clear();
+        for (row, &is_full) in rows.values.chunks_exact(rows.width).zip(is_full) {
+            logits.ranked.push(rank(row));
+            logits.full.extend(row.iter().filter(|_| is_full));
         }
         Ok(())
     }
 
-    fn add_low_rank(&self, delta: &LowRank, first_row: usize, input: &HostRows, out: &mut HostRows) {
-        let inputs: Vec<&[f32]> = input.values.chunks_exact(input.width).skip(first_row).collect();
-        let outputs = out.values.chunks_exact_mut(out.width).skip(first_row);
-        self.for_each_piece(outputs, |row, out| {
-            kernels::add_low_rank(self.tier, inputs[row], &delta.a_transposed, &delta.b, delta.rank, out);
-        });
-    }
-
     fn rope(&self, rope: &Rope, plan: &RowPlan, rows: &mut HostRows) {
         let n_pairs = rope.rope_dim / 2;
-        let (first_step, second_offset) = match rope.layout {
-            RopeLayout::Interleaved => (2, 1),
-            RopeLayout::Half => (1, n_pairs),
-        };
+        let is_half = rope.layout == RopeLayout::Half;
         for (row, values) in plan.rows().iter().zip(rows.values.chunks_exact_mut(rows.width)) {
             let table = row.position * n_pairs..(row.position + 1) * n_pairs;
             let (cos, sin) = (&rope.cos[table.clone()], &rope.sin[table]);
-            for head in values.chunks_exact_mut(rope.head_dim) {
-                for pair in 0..n_pairs {
-                    let (first, second) = (pair * first_step, pair * first_step + second_offset);
-                    let (a, b) = (head[first], head[second]);
-                    head[first] = a * cos[pair] - b * sin[pair];
-                    head[second] = b * cos[pair] + a * sin[pair];
-                }
-            }
+            kernels::rotate(self.tier, is_half, rope.head_dim, cos, sin, values);
         }
     }
 
@@ -261,27 +379,21 @@ impl Backend for Cpu {
         shape: AttentionShape,
         pass: &super::Visibility,
         queries: &HostRows,
-        out: &mut HostRows,
+        first_adaptive: usize,
+        out: &mut HostInput,
     ) {
-        out.resize(queries.n_rows(), queries.width);
-        let (keys, values) = cache.layer(layer);
+        out.linear.first_adaptive = first_adaptive;
+        out.n_rows = queries.values.len() / queries.width;
+        out.linear.values.resize(queries.values.len(), 0.0);
         let super::Visibility { n_committed, visible } = pass;
-        let slices =
-            AttentionSlices { queries: &queries.values, keys, values, n_committed: *n_committed, visible };
-        kernels::attend(&self.pool, self.tier, shape, slices, &mut out.values);
-        self.quantize(out);
-    }
-
-    fn swiglu(&self, gate: &mut HostRows, up: &HostRows) {
-        let up: Vec<&[f32]> = up.values.chunks(PIECE).collect();
-        self.for_each_piece(gate.values.chunks_mut(PIECE), |piece, gate| {
-            kernels::swiglu(self.tier, gate, up[piece]);
-        });
-        self.quantize(gate);
-    }
-
-    fn add(&self, input: &HostRows, out: &mut HostRows) {
-        out.values.iter_mut().zip(&input.values).for_each(|(sum, value)| *sum += value);
+        let slices = AttentionSlices {
+            queries: &queries.values,
+            cached: cache.layer(layer),
+            n_committed: *n_committed,
+            visible,
+        };
+        kernels::attend(&self.pool, self.tier, shape, slices, &mut out.linear.values);
+        out.linear.quantize(&self.pool, self.tier, queries.width);
     }
 
     fn select(&self, input: &HostRows, selection: &[usize], out: &mut HostRows) {
@@ -289,10 +401,5 @@ impl Backend for Cpu {
         for (&row, out) in selection.iter().zip(out.values.chunks_exact_mut(input.width)) {
             out.copy_from_slice(&input.values[row * input.width..(row + 1) * input.width]);
         }
-    }
-
-    fn to_host(&self, rows: &mut HostRows, out: &mut Vec<f32>) {
-        // Logits are megabytes: the two buffers take turns instead of being copied.
-        std::mem::swap(&mut rows.values, out);
     }
 }

@@ -62,6 +62,6 @@ pub fn with_group(model: &Arc<Model>, tokens: &[u32]) -> (RowPlan, Vec<Vec<f32>>
     });
     let mut sequence = model.sequence();
     let logits = sequence.forward(&plan).expect("the plan fits");
-    let rows = (0..plan.rows().len()).map(|row| logits.row(row).to_vec()).collect();
+    let rows = (0..plan.rows().len()).map(|row| logits.row(row).full.expect("asked for").to_vec()).collect();
     (plan, rows)
 }

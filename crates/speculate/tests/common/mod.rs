@@ -86,7 +86,13 @@ impl Target for ToyTarget {
             values.extend(self.logits_after(&context, slot));
         }
         self.last_plan = plan.clone();
-        self.logits = Logits { values, vocabulary: self.vocabulary };
+        self.logits = Logits::from_rows(values, self.vocabulary);
+        // Only what was asked for.
+        let in_full = plan.logits_in_full().to_vec();
+        let rows = std::mem::take(&mut self.logits.full);
+        let kept = rows.chunks_exact(self.vocabulary).zip(&in_full).filter(|(_, in_full)| **in_full);
+        self.logits.full = kept.flat_map(|(row, _)| row.to_vec()).collect();
+        self.logits.is_full = in_full;
         Ok(&self.logits)
     }
 

@@ -1,0 +1,114 @@
+//! Keys and values of the rows so far.
+//!
+//! Keys are interleaved over 16 slots, `[slots / 16, n_kv_heads, head_dim, 16]`, so that one load
+//! meets the same dimension of 16 slots and a score is a sum down a lane. Values stay row after row,
+//! `[slots, n_kv_heads * head_dim]`.
+
+use crate::AttentionShape;
+
+/// Slots that share a block of keys.
+pub(crate) const SLOTS: usize = 16;
+
+/// A preallocated cache, f32. The operating system backs its pages as they are first written.
+#[derive(Debug)]
+pub struct KvCache {
+    /// `[n_layers, capacity / 16, n_kv_heads, head_dim, 16]`
+    keys: Vec<f32>,
+    /// `[n_layers, capacity, n_kv_heads * head_dim]`
+    values: Vec<f32>,
+    n_layers: usize,
+    capacity: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+}
+
+/// One layer of a [`KvCache`].
+#[derive(Clone, Copy, Debug)]
+pub struct CachedLayer<'a> {
+    pub(crate) keys: &'a [f32],
+    pub(crate) values: &'a [f32],
+}
+
+impl KvCache {
+    /// An empty cache for `capacity` rows.
+    pub fn new(n_layers: usize, capacity: usize, shape: AttentionShape) -> Self {
+        let AttentionShape { n_kv_heads, head_dim, .. } = shape;
+        let capacity = capacity.next_multiple_of(SLOTS);
+        let zeros = || vec![0.0; n_layers * capacity * n_kv_heads * head_dim];
+        Self { keys: zeros(), values: zeros(), n_layers, capacity, n_kv_heads, head_dim }
+    }
+
+    fn width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Where the keys of a slot start, in steps of [`SLOTS`].
+    fn key_at(&self, layer: usize, slot: usize) -> usize {
+        (layer * self.capacity + slot / SLOTS * SLOTS) * self.width() + slot % SLOTS
+    }
+
+    /// Writes `keys` and `values`, each `[n_rows, n_kv_heads * head_dim]`, from slot `first` on.
+    ///
+    /// # Panics
+    /// When they do not fit the cache.
+    pub fn store(&mut self, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
+        let width = self.width();
+        assert!(keys.len() == values.len() && first + keys.len() / width <= self.capacity);
+        let start = (layer * self.capacity + first) * width;
+        self.values[start..start + values.len()].copy_from_slice(values);
+        for (row, keys) in keys.chunks_exact(width).enumerate() {
+            let start = self.key_at(layer, first + row);
+            let lane = self.keys[start..].iter_mut().step_by(SLOTS);
+            lane.zip(keys).for_each(|(cached, key)| *cached = *key);
+        }
+    }
+
+    /// Keys and values of a layer.
+    pub fn layer(&self, layer: usize) -> CachedLayer<'_> {
+        let n = self.capacity * self.width();
+        let range = layer * n..(layer + 1) * n;
+        CachedLayer { keys: &self.keys[range.clone()], values: &self.values[range] }
+    }
+
+    /// Moves slot `n_base + kept[i]` to slot `n_base + i`, for ascending `kept`.
+    pub fn compact(&mut self, n_base: usize, kept: &[usize]) {
+        let width = self.width();
+        for (slot, &source) in kept.iter().enumerate().filter(|&(slot, &source)| slot != source) {
+            for layer in 0..self.n_layers {
+                let (from, to) = (self.key_at(layer, n_base + source), self.key_at(layer, n_base + slot));
+                for i in 0..width {
+                    self.keys[to + i * SLOTS] = self.keys[from + i * SLOTS];
+                }
+                let from = (layer * self.capacity + n_base + source) * width;
+                let to = (layer * self.capacity + n_base + slot) * width;
+                self.values.copy_within(from..from + width, to);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compacting_keeps_the_path_in_every_layer() {
+        let shape = AttentionShape { n_heads: 1, n_kv_heads: 1, head_dim: 2 };
+        let mut cache = KvCache::new(2, 40, shape);
+        for layer in 0..2 {
+            let rows: Vec<f32> = (0..80).map(|i| (100 * layer + i) as f32).collect();
+            cache.store(layer, 0, &rows, &rows);
+        }
+        cache.compact(14, &[0, 2, 3, 9]);
+        let key = |cache: &KvCache, layer, slot, dim| cache.keys[cache.key_at(layer, slot) + dim * SLOTS];
+        for layer in 0..2 {
+            for (slot, source) in [(13, 13), (14, 14), (15, 16), (16, 17), (17, 23)] {
+                for dim in 0..2 {
+                    let expected = (100 * layer + 2 * source + dim) as f32;
+                    assert_eq!(key(&cache, layer, slot, dim), expected);
+                    assert_eq!(cache.layer(layer).values[2 * slot + dim], expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The input of linear layers.
+
+use super::{LinearLayer, MAX_ROWS, block_rows, tile_rows};
+use crate::{BLOCK, Pool, QuantizedRows, SharedSlice, TILE, Tier, add_rows, rms_norm};
+
+/// Rows that linear layers multiply, of which the adaptive ones come last.
+#[derive(Debug, Default)]
+pub struct LinearInput {
+    /// The rows as they were computed, `[n_rows, width]`. What [`project_swiglu`](crate::project_swiglu)
+    /// writes is quantized only.
+    pub values: Vec<f32>,
+    /// Index of the first adaptive row; the number of rows when there is none.
+    pub first_adaptive: usize,
+    /// The rows in bytes; none where their width is not whole blocks.
+    pub(crate) rows: QuantizedRows,
+    /// `x A` of the adaptive rows, for each of the layers that share the input.
+    inner: Vec<QuantizedRows>,
+}
+
+impl LinearInput {
+    /// The rows in bytes.
+    pub fn rows(&self) -> &QuantizedRows {
+        &self.rows
+    }
+
+    /// Quantizes `values`, rows of `width`, where the width is whole blocks.
+    pub fn quantize(&mut self, pool: &Pool, tier: Tier, width: usize) {
+        if width.is_multiple_of(BLOCK) {
+            self.rows.quantize(pool, tier, &self.values, width);
+        }
+    }
+
+    /// `hidden += residual`, then `values = hidden / sqrt(mean(hidden²) + epsilon) * weight`, quantized;
+    /// `hidden` is `[n_rows, width of weight]`.
+    ///
+    /// # Panics
+    /// When the sizes do not fit each other.
+    pub fn normalise(
+        &mut self,
+        pool: &Pool,
+        tier: Tier,
+        residual: Option<&[f32]>,
+        hidden: &mut [f32],
+        weight: &[f32],
+        epsilon: f32,
+    ) {
+        let width = weight.len();
+        assert!(hidden.len().is_multiple_of(width), "whole rows");
+        assert!(residual.is_none_or(|residual| residual.len() == hidden.len()), "the size of the residual");
+        let n_rows = hidden.len() / width;
+        self.values.resize(hidden.len(), 0.0);
+        let is_whole = width.is_multiple_of(BLOCK);
+        if is_whole {
+            self.rows.resize(n_rows, width);
+        }
+        let writer = self.rows.writer();
+        let (hidden, values) = (SharedSlice::new(hidden), SharedSlice::new(&mut self.values));
+        pool.run(n_rows, &|row| {
+            let start = row * width;
+            // SAFETY: each row belongs to one task.
+            let (hidden, values) =
+                unsafe { (hidden.range_mut(start, width), values.range_mut(start, width)) };
+            if let Some(residual) = residual {
+                add_rows(tier, &residual[start..start + width], hidden);
+            }
+            rms_norm(tier, hidden, weight, epsilon, values);
+            if is_whole {
+                // SAFETY: as above.
+                unsafe { writer.write_row(tier, row, values) };
+            }
+        });
+    }
+
+    /// Computes `x A` of the adaptive rows for each of `layers`.
+    pub(super) fn prepare_deltas(&mut self, pool: &Pool, tier: Tier, layers: &[LinearLayer<'_>]) {
+        self.first_adaptive = self.first_adaptive.min(self.rows.n_rows);
+        let n_adaptive = self.rows.n_rows - self.first_adaptive;
+        if n_adaptive == 0 || layers.iter().all(|layer| layer.delta.is_none()) {
+            self.first_adaptive = self.rows.n_rows;
+            return;
+        }
+        self.inner.resize_with(layers.len().max(self.inner.len()), QuantizedRows::default);
+        let mut writers = Vec::with_capacity(layers.len());
+        let mut blocks = Vec::new();
+        for (idx, (inner, layer)) in self.inner.iter_mut().zip(layers).enumerate() {
+            let n_inner_blocks = layer.delta.map_or(0, |delta| delta.b.n_in / BLOCK);
+            inner.resize(n_adaptive, n_inner_blocks.max(1) * BLOCK);
+            blocks.extend((0..n_inner_blocks).map(|block| (idx, block)));
+            writers.push(inner.writer());
+        }
+        let (rows, first_adaptive) = (&self.rows, self.first_adaptive);
+        pool.run(blocks.len(), &|task| {
+            let (idx, block) = blocks[task];
+            let Some(delta) = layers[idx].delta else { return };
+            for first in (0..n_adaptive).step_by(MAX_ROWS) {
+                let n = MAX_ROWS.min(n_adaptive - first);
+                let mut values = [[0.0f32; BLOCK]; MAX_ROWS];
+                block_rows(tier, &delta.a, block, rows, first_adaptive + first, &mut values[..n]);
+                for (row, values) in values[..n].iter().enumerate() {
+                    // SAFETY: each block of each layer belongs to one task.
+                    unsafe { writers[idx].write(tier, first + row, block, values) };
+                }
+            }
+        });
+    }
+
+    /// Outputs `tile_idx` of `layer`, the `idx`-th that shares this input, for rows from `first` on.
+    pub(super) fn tile(
+        &self,
+        tier: Tier,
+        idx: usize,
+        layer: &LinearLayer<'_>,
+        tile_idx: usize,
+        first: usize,
+        out: &mut [[f32; TILE]],
+    ) {
+        tile_rows(tier, layer.matrix, tile_idx, &self.rows, first, out);
+        if let Some(bias) = layer.bias {
+            let bias = &bias[tile_idx * TILE..bias.len().min((tile_idx + 1) * TILE)];
+            for out in out.iter_mut() {
+                out.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+            }
+        }
+        let n_token = self.first_adaptive.saturating_sub(first).min(out.len());
+        if let Some(delta) = layer.delta.filter(|_| n_token < out.len()) {
+            let mut deltas = [[0.0f32; TILE]; MAX_ROWS];
+            let (out, deltas) = (&mut out[n_token..], &mut deltas[n_token..]);
+            let deltas = &mut deltas[..out.len()];
+            let first = first + n_token - self.first_adaptive;
+            tile_rows(tier, &delta.b, tile_idx, &self.inner[idx], first, deltas);
+            for (out, delta) in out.iter_mut().zip(deltas) {
+                out.iter_mut().zip(delta).for_each(|(value, delta)| *value += *delta);
+            }
+        }
+    }
+}
