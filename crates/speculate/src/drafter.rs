@@ -1,15 +1,34 @@
 //! Drafters: what the next forward pass should try.
 
-use crate::{DraftTree, StepOutcome};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{Decision, DraftTree, StepOutcome, argmax};
+
+/// A group of semantic adaptive tokens that drafts ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdaptiveGroup {
+    /// The node of the drafts that it follows; `None` follows the last committed token.
+    pub after: Option<usize>,
+    /// Slots of the group that are used; a target with fewer gives as many as it has.
+    pub n_slots: usize,
+}
+
+impl AdaptiveGroup {
+    /// A group with all the slots that the target has.
+    pub fn whole(after: Option<usize>) -> Self {
+        Self { after, n_slots: usize::MAX }
+    }
+}
 
 /// What a pass carries besides the tokens it has to compute anyway.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Proposal {
     /// Drafts to verify.
     pub drafts: DraftTree,
-    /// Places after which a group of semantic adaptive tokens drafts ahead: a node of `drafts`,
-    /// or `None` for the last committed token.
-    pub adaptive_groups: Vec<Option<usize>>,
+    /// Where to draft ahead.
+    pub adaptive_groups: Vec<AdaptiveGroup>,
+    /// How the choice came about, from drafters that weigh costs.
+    pub decision: Option<Decision>,
 }
 
 impl Proposal {
@@ -18,9 +37,10 @@ impl Proposal {
         if self.drafts.nodes().iter().all(|node| node.depth <= max_depth) {
             return;
         }
-        let nodes = self.drafts.nodes();
         let mut new_idx = 0;
-        let kept: Vec<Option<usize>> = nodes
+        let kept: Vec<Option<usize>> = self
+            .drafts
+            .nodes()
             .iter()
             .map(|node| {
                 (node.depth <= max_depth).then(|| {
@@ -29,25 +49,71 @@ impl Proposal {
                 })
             })
             .collect();
-        self.adaptive_groups = self
-            .adaptive_groups
-            .iter()
-            .filter_map(|group| match group {
-                None => Some(None),
-                Some(node) => kept[*node].map(Some),
-            })
-            .collect();
+        let groups = self.adaptive_groups.iter().filter_map(|group| match group.after {
+            None => Some(*group),
+            Some(node) => kept[node].map(|node| AdaptiveGroup { after: Some(node), ..*group }),
+        });
+        self.adaptive_groups = groups.collect();
         self.drafts.truncate_depth(max_depth);
     }
 }
 
-/// Proposes drafts and learns from what was accepted. Any drafter is lossless, however bad.
+/// Proposes drafts and learns from what was accepted. Any drafter is lossless, however bad: it never
+/// sees the target's draw before it has proposed.
+///
+/// `context` holds all tokens so far, prompt and completion.
 pub trait Drafter: Send {
-    /// What the next pass should carry. `context` holds all tokens so far: prompt and completion.
-    fn propose(&mut self, context: &[u32]) -> Proposal;
+    /// A completion begins after `context`.
+    fn begin(&mut self, _context: &[u32]) {}
 
-    /// Told after every pass.
-    fn observe(&mut self, outcome: &StepOutcome);
+    /// What the next pass should carry besides the `n_pending` last tokens of `context`.
+    fn propose(&mut self, context: &[u32], n_pending: usize) -> Proposal;
+
+    /// Told after every pass; `context` ends with the tokens of `outcome`.
+    fn observe(&mut self, _context: &[u32], _outcome: &StepOutcome) {}
+
+    /// The completion has ended.
+    fn end(&mut self, _context: &[u32]) {}
+}
+
+/// A drafter that several modes use, so that what it has learnt serves all of them.
+#[derive(Debug, Default)]
+pub struct SharedDrafter<D>(Arc<Mutex<D>>);
+
+impl<D> Clone for SharedDrafter<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<D> SharedDrafter<D> {
+    /// Shares `drafter`.
+    pub fn new(drafter: D) -> Self {
+        Self(Arc::new(Mutex::new(drafter)))
+    }
+
+    /// The drafter, while nobody else uses it. What a panic left behind is at worst a bad guess.
+    pub fn lock(&self) -> MutexGuard<'_, D> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: Drafter> Drafter for SharedDrafter<D> {
+    fn begin(&mut self, context: &[u32]) {
+        self.lock().begin(context);
+    }
+
+    fn propose(&mut self, context: &[u32], n_pending: usize) -> Proposal {
+        self.lock().propose(context, n_pending)
+    }
+
+    fn observe(&mut self, context: &[u32], outcome: &StepOutcome) {
+        self.lock().observe(context, outcome);
+    }
+
+    fn end(&mut self, context: &[u32]) {
+        self.lock().end(context);
+    }
 }
 
 /// No drafts: one pass, one token.
@@ -55,30 +121,47 @@ pub trait Drafter: Send {
 pub struct OrdinaryDecoding;
 
 impl Drafter for OrdinaryDecoding {
-    fn propose(&mut self, _context: &[u32]) -> Proposal {
+    fn propose(&mut self, _context: &[u32], _n_pending: usize) -> Proposal {
         Proposal::default()
     }
-
-    fn observe(&mut self, _outcome: &StepOutcome) {}
 }
 
 /// SDSAT as published (arXiv 2403.18647): a pass that emits one token while a group of semantic
 /// adaptive tokens after it drafts the following ones, then a pass that verifies the drafts.
 #[derive(Clone, Debug, Default)]
 pub struct TwoPassSdsat {
+    /// Slots that draft; all that the target has without it.
+    pub max_slots: Option<usize>,
     drafted: Option<Vec<u32>>,
 }
 
+impl TwoPassSdsat {
+    /// Drafts with `max_slots` slots at most.
+    pub fn with_slots(max_slots: usize) -> Self {
+        Self { max_slots: Some(max_slots), drafted: None }
+    }
+}
+
 impl Drafter for TwoPassSdsat {
-    fn propose(&mut self, _context: &[u32]) -> Proposal {
+    fn begin(&mut self, _context: &[u32]) {
+        self.drafted = None;
+    }
+
+    fn propose(&mut self, _context: &[u32], _n_pending: usize) -> Proposal {
         match self.drafted.take() {
-            Some(tokens) => Proposal { drafts: DraftTree::chain(&tokens), adaptive_groups: vec![] },
-            None => Proposal { drafts: DraftTree::default(), adaptive_groups: vec![None] },
+            Some(tokens) => Proposal { drafts: DraftTree::chain(&tokens), ..Proposal::default() },
+            None => {
+                let n_slots = self.max_slots.unwrap_or(usize::MAX);
+                let adaptive_groups = vec![AdaptiveGroup { after: None, n_slots }];
+                Proposal { adaptive_groups, ..Proposal::default() }
+            }
         }
     }
 
-    fn observe(&mut self, outcome: &StepOutcome) {
-        self.drafted.clone_from(&outcome.adaptive_drafts);
+    fn observe(&mut self, _context: &[u32], outcome: &StepOutcome) {
+        // A slot without a finite logit ends the drafts; verification never depends on them.
+        let tokens = outcome.slots.as_ref().map(|slots| slots.iter().map_while(argmax).collect());
+        self.drafted = tokens.filter(|tokens: &Vec<u32>| !tokens.is_empty());
     }
 }
 
@@ -88,10 +171,14 @@ mod tests {
 
     #[test]
     fn truncation_drops_groups_of_dropped_nodes() {
-        let mut proposal =
-            Proposal { drafts: DraftTree::chain(&[1, 2, 3]), adaptive_groups: vec![None, Some(0), Some(2)] };
+        let group = AdaptiveGroup::whole;
+        let mut proposal = Proposal {
+            drafts: DraftTree::chain(&[1, 2, 3]),
+            adaptive_groups: vec![group(None), group(Some(0)), group(Some(2))],
+            decision: None,
+        };
         proposal.truncate_depth(1);
         assert_eq!(proposal.drafts, DraftTree::chain(&[1]));
-        assert_eq!(proposal.adaptive_groups, [None, Some(0)]);
+        assert_eq!(proposal.adaptive_groups, [group(None), group(Some(0))]);
     }
 }

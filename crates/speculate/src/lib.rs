@@ -15,18 +15,25 @@
 //! assert_eq!((verified.path, verified.next), (vec![0, 1], 9));
 //! ```
 
+mod calibration;
 mod drafter;
+mod drafters;
 mod logits;
+mod router;
 mod rows;
 mod sampling;
 mod step;
 mod tree;
 mod verify;
+mod width;
 
-pub use drafter::{Drafter, OrdinaryDecoding, Proposal, TwoPassSdsat};
+pub use drafter::{AdaptiveGroup, Drafter, OrdinaryDecoding, Proposal, SharedDrafter, TwoPassSdsat};
+pub use drafters::{CorpusDrafter, PhrasePool, PromptLookup, SemanticDrafter, SuffixDrafter, TokenRecycling};
 pub use logits::{Logits, N_RANKED, Ranked, RowLogits, argmax, rank, ranked_probabilities};
+pub use router::{Router, RouterConfig};
 pub use rows::{Row, RowInput, RowPlan};
-pub use sampling::{Sampler, SamplingError, SamplingParams};
-pub use step::{StepError, StepOutcome, Target, step};
-pub use tree::{DraftNode, DraftTree};
+pub use sampling::{PENALTY_WINDOW, Sampler, SamplingError, SamplingParams};
+pub use step::{StepError, StepOutcome, Target, VerifiedRow, step};
+pub use tree::{DraftNode, DraftSource, DraftTree};
 pub use verify::{Verified, sample_match};
+pub use width::{Decision, PassCosts};

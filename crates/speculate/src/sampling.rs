@@ -4,9 +4,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::RowLogits;
+use crate::{Ranked, RowLogits, argmax, rank};
 
-/// How tokens are chosen. Filters apply in the order of the fields.
+/// How tokens are chosen. The penalty comes first, then filters in the order of the fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
     /// Divides the logits; 0 chooses the likeliest token and ignores everything below.
@@ -17,14 +17,25 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Drops tokens less likely than `min_p` times the likeliest; 0 keeps all.
     pub min_p: f32,
+    /// Divides positive and multiplies negative logits of the tokens that occurred lately (CTRL, arXiv
+    /// 1909.05858); 1 leaves them alone.
+    #[serde(default = "no_penalty")]
+    pub repetition_penalty: f32,
     /// Seed of the draws.
     pub seed: u64,
 }
 
+fn no_penalty() -> f32 {
+    1.0
+}
+
+/// Tokens that the repetition penalty looks back over.
+pub const PENALTY_WINDOW: usize = 64;
+
 impl Default for SamplingParams {
     /// Greedy.
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
     }
 }
 
@@ -72,10 +83,12 @@ impl Sampler {
         let check = |name, range, value: f32, ok: bool| {
             if ok { Ok(()) } else { Err(SamplingError::ParameterOutOfRange { name, range, value }) }
         };
-        let SamplingParams { temperature, top_p, min_p, .. } = params;
+        let SamplingParams { temperature, top_p, min_p, repetition_penalty, .. } = params;
         check("temperature", "[0, 2]", temperature, (0.0..=2.0).contains(&temperature))?;
         check("top_p", "(0, 1]", top_p, top_p > 0.0 && top_p <= 1.0)?;
         check("min_p", "[0, 1)", min_p, (0.0..1.0).contains(&min_p))?;
+        let penalty_ok = (0.5..=2.0).contains(&repetition_penalty);
+        check("repetition_penalty", "[0.5, 2]", repetition_penalty, penalty_ok)?;
         Ok(Self { params })
     }
 
@@ -86,32 +99,67 @@ impl Sampler {
 
     /// Whether a draw needs all logits of a row, and not only its likeliest tokens.
     pub fn needs_all_logits(&self) -> bool {
-        self.params.temperature > 0.0
+        self.params.temperature > 0.0 || self.has_penalty()
     }
 
-    /// The token at absolute `position`, given the logits of the row before it.
+    /// Whether a draw depends on the tokens before it.
+    pub fn has_penalty(&self) -> bool {
+        self.params.repetition_penalty != 1.0
+    }
+
+    /// The token at absolute `position`, given the logits of the row before it, and of the tokens so
+    /// far the last [`PENALTY_WINDOW`] or more.
     ///
     /// # Errors
     /// [`SamplingError::NoFiniteLogit`], and [`SamplingError::LogitsNotAskedFor`] when all logits
     /// are needed and not there.
-    pub fn draw(&self, row: RowLogits<'_>, position: usize) -> Result<u32, SamplingError> {
+    pub fn draw(&self, row: RowLogits<'_>, position: usize, recent: &[u32]) -> Result<u32, SamplingError> {
         let likeliest = row.argmax().ok_or(SamplingError::NoFiniteLogit { position })?;
         if !self.needs_all_logits() {
             return Ok(likeliest);
         }
         let logits = row.full.ok_or(SamplingError::LogitsNotAskedFor { position })?;
-        let candidates = self.candidates(logits, row.ranked[0].1);
+        if !self.has_penalty() {
+            return Ok(self.draw_from(logits, row.ranked, position));
+        }
+        let logits = self.penalised(logits, recent);
+        let ranked = rank(&logits);
+        argmax(&ranked).ok_or(SamplingError::NoFiniteLogit { position })?;
+        Ok(self.draw_from(&logits, &ranked, position))
+    }
+
+    fn penalised(&self, logits: &[f32], recent: &[u32]) -> Vec<f32> {
+        let mut logits = logits.to_vec();
+        let mut recent = recent[recent.len().saturating_sub(PENALTY_WINDOW)..].to_vec();
+        // Once for each token, however often it occurred.
+        recent.sort_unstable();
+        recent.dedup();
+        for token in recent {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                let penalty = self.params.repetition_penalty;
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+        logits
+    }
+
+    fn draw_from(&self, logits: &[f32], ranked: &Ranked, position: usize) -> u32 {
+        let (likeliest, largest) = ranked[0];
+        if self.params.temperature == 0.0 {
+            return likeliest;
+        }
+        let candidates = self.candidates(logits, largest);
         let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
         let threshold = self.uniform(position) * total;
         let mut sum = 0.0;
         for &(token, weight) in &candidates {
             sum += weight;
             if sum > threshold {
-                return Ok(token);
+                return token;
             }
         }
         // Only rounding in the last addition leads here.
-        Ok(candidates.last().map_or(likeliest, |&(token, _)| token))
+        candidates.last().map_or(likeliest, |&(token, _)| token)
     }
 
     /// Tokens that survive the filters with weights in proportion to their probability, in an
@@ -165,10 +213,9 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rank;
 
     fn draw(sampler: &Sampler, logits: &[f32], position: usize) -> Result<u32, SamplingError> {
-        sampler.draw(RowLogits { ranked: &rank(logits), full: Some(logits) }, position)
+        sampler.draw(RowLogits { ranked: &rank(logits), full: Some(logits) }, position, &[])
     }
 
     fn sampler(params: SamplingParams) -> Sampler {
@@ -193,6 +240,8 @@ mod tests {
             SamplingParams { top_p: 0.0, ..default.clone() },
             SamplingParams { top_p: 1.5, ..default.clone() },
             SamplingParams { min_p: 1.0, ..default.clone() },
+            SamplingParams { repetition_penalty: 0.0, ..default.clone() },
+            SamplingParams { repetition_penalty: f32::NAN, ..default.clone() },
         ] {
             assert!(Sampler::new(params).is_err());
         }
@@ -226,6 +275,20 @@ mod tests {
             let distance: f64 = observed.iter().zip(expected).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0;
             assert!(distance < 0.01, "{params:?}: {observed:?} is {distance} from {expected:?}");
         }
+    }
+
+    #[test]
+    fn the_penalty_falls_on_recent_tokens_once() {
+        let sampler = sampler(SamplingParams { repetition_penalty: 1.5, ..SamplingParams::default() });
+        let logits = [3.0, 2.5, -1.0];
+        let draw = |recent: &[u32]| {
+            let row = RowLogits { ranked: &rank(&logits), full: Some(&logits) };
+            sampler.draw(row, 0, recent).expect("finite")
+        };
+        assert_eq!((draw(&[]), draw(&[0, 0, 0]), draw(&[0, 1])), (0, 1, 0));
+        assert_eq!(sampler.penalised(&logits, &[0, 2, 2, 9]), [2.0, 2.5, -1.5]);
+        let long_ago = [&[0][..], &[2; PENALTY_WINDOW]].concat();
+        assert_eq!(draw(&long_ago), 0, "what is behind the window is forgotten");
     }
 
     #[test]

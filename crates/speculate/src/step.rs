@@ -1,6 +1,9 @@
 //! One step: a forward pass that verifies drafts, emits at least one token, and may draft ahead.
 
-use crate::{DraftTree, Logits, Proposal, RowPlan, Sampler, SamplingError, sample_match};
+use crate::{
+    Decision, DraftTree, Logits, PENALTY_WINDOW, Proposal, Ranked, RowPlan, Sampler, SamplingError,
+    sample_match,
+};
 
 /// The model whose distribution must be preserved, with its cache.
 pub trait Target {
@@ -23,8 +26,19 @@ pub trait Target {
     fn commit(&mut self, rows: &[usize]);
 }
 
+/// A row whose logits were looked at, with what the target says after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VerifiedRow {
+    /// The token before the row's.
+    pub before: Option<u32>,
+    /// The row's token.
+    pub token: u32,
+    /// The likeliest tokens after it.
+    pub ranked: Ranked,
+}
+
 /// What a step did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepOutcome {
     /// Emitted tokens: the accepted drafts, then the target's own next token. The last one is
     /// not in the cache yet; it is the next step's pending token.
@@ -33,11 +47,15 @@ pub struct StepOutcome {
     pub accepted_path: Vec<usize>,
     /// The drafts that were verified.
     pub drafts: DraftTree,
-    /// What the adaptive group after the last accepted token drafts. Slot j stands j + 2 tokens
-    /// after that token, hence the first drafts the token after the last of `tokens`.
-    pub adaptive_drafts: Option<Vec<u32>>,
+    /// What the adaptive group after the last accepted token says, slot by slot. Slot j stands
+    /// j + 2 tokens after that token, hence the first says the token after the last of `tokens`.
+    pub slots: Option<Vec<Ranked>>,
+    /// The last pending token's row, then those of all drafts, accepted or not.
+    pub rows: Vec<VerifiedRow>,
     /// Rows of the forward pass.
     pub n_rows: usize,
+    /// How the proposal came about, from drafters that weigh costs.
+    pub decision: Option<Decision>,
 }
 
 /// Why a step failed. The committed rows are unchanged.
@@ -51,26 +69,27 @@ pub enum StepError<E> {
     Sampling(#[from] SamplingError),
 }
 
-/// Runs one forward pass over `pending` (tokens that are decided but not in the cache yet, at
-/// least one) and `proposal`, and commits what the target confirms.
+/// Runs one forward pass over the last `n_pending` tokens of `context` (decided but not in the cache
+/// yet) and `proposal`, and commits what the target confirms.
 ///
 /// # Errors
 /// [`StepError`].
 ///
 /// # Panics
-/// When `pending` is empty.
+/// When there are no pending tokens, or more than the context has.
 pub fn step<T: Target>(
     target: &mut T,
-    pending: &[u32],
+    context: &[u32],
+    n_pending: usize,
     proposal: Proposal,
     sampler: &Sampler,
 ) -> Result<StepOutcome, StepError<T::Error>> {
-    assert!(!pending.is_empty(), "a step needs a token to start from");
-    let Proposal { drafts, adaptive_groups } = proposal;
-    let n_slots = target.n_adaptive_tokens();
+    assert!(n_pending > 0, "a step needs a token to start from");
+    let pending = &context[context.len() - n_pending..];
+    let Proposal { drafts, adaptive_groups, decision } = proposal;
 
     let mut plan = RowPlan::prefill(target.n_committed(), pending);
-    let root_row = pending.len() - 1;
+    let root_row = n_pending - 1;
     let row_of = |node: Option<usize>| node.map_or(root_row, |node| root_row + 1 + node);
     for node in drafts.nodes() {
         plan.push_token(node.token, Some(row_of(node.parent)));
@@ -82,31 +101,43 @@ pub fn step<T: Target>(
         };
     }
     let mut groups = Vec::new();
-    if n_slots > 0 {
-        for &anchor in &adaptive_groups {
-            let first_row = plan.push_adaptive_group(row_of(anchor), n_slots);
-            let first_logits = plan.logit_rows().len();
-            (first_row..first_row + n_slots).for_each(|row| {
-                plan.want_ranked(row);
-            });
-            groups.push((anchor, first_logits));
+    for group in &adaptive_groups {
+        let n_slots = group.n_slots.min(target.n_adaptive_tokens());
+        if n_slots > 0 {
+            let first_row = plan.push_adaptive_group(row_of(group.after), n_slots);
+            let logits: Vec<usize> =
+                (first_row..first_row + n_slots).map(|row| plan.want_ranked(row)).collect();
+            groups.push((group.after, logits));
         }
     }
 
     let n_rows = plan.rows().len();
     let logits = target.forward(&plan).map_err(StepError::Target)?;
     let logits_of = |node: Option<usize>| logits.row(row_of(node) - root_row);
-    let verified =
-        sample_match(&drafts, |node| sampler.draw(logits_of(node), plan.rows()[row_of(node)].position + 1))?;
+    let verified = sample_match(&drafts, |node| {
+        let position = plan.rows()[row_of(node)].position + 1;
+        if !sampler.has_penalty() {
+            return sampler.draw(logits_of(node), position, &[]);
+        }
+        let mut recent = context[context.len().saturating_sub(PENALTY_WINDOW)..].to_vec();
+        recent.extend(drafts.path_to(node));
+        sampler.draw(logits_of(node), position, &recent)
+    })?;
 
     let stop = verified.path.last().copied();
     let group = groups.iter().find(|(anchor, _)| *anchor == stop);
-    let adaptive_drafts = group.and_then(|&(_, first_logits)| {
-        // A slot without a finite logit ends the drafts; verification never depends on them.
-        let slots = (first_logits..first_logits + n_slots).map_while(|idx| logits.row(idx).argmax());
-        let tokens: Vec<u32> = slots.collect();
-        (!tokens.is_empty()).then_some(tokens)
-    });
+    let slots = group.map(|(_, logits_idx)| logits_idx.iter().map(|&idx| *logits.row(idx).ranked).collect());
+    let before_root = context.len().checked_sub(2).map(|idx| context[idx]);
+    let root = VerifiedRow { before: before_root, token: pending[root_row], ranked: *logits_of(None).ranked };
+    let mut rows = vec![root];
+    for (idx, node) in drafts.nodes().iter().enumerate() {
+        let before = node.parent.map_or(pending[root_row], |parent| drafts.nodes()[parent].token);
+        rows.push(VerifiedRow {
+            before: Some(before),
+            token: node.token,
+            ranked: *logits_of(Some(idx)).ranked,
+        });
+    }
 
     let mut committed: Vec<usize> = (0..=root_row).collect();
     committed.extend(verified.path.iter().map(|&node| row_of(Some(node))));
@@ -114,5 +145,5 @@ pub fn step<T: Target>(
 
     let mut tokens: Vec<u32> = verified.path.iter().map(|&node| drafts.nodes()[node].token).collect();
     tokens.push(verified.next);
-    Ok(StepOutcome { tokens, accepted_path: verified.path, drafts, adaptive_drafts, n_rows })
+    Ok(StepOutcome { tokens, accepted_path: verified.path, drafts, slots, rows, n_rows, decision })
 }

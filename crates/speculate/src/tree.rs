@@ -1,7 +1,53 @@
 //! Draft trees: what a drafter proposes.
 
+/// Where a draft comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DraftSource {
+    /// A drafter that does not say.
+    #[default]
+    Other,
+    /// Semantic adaptive tokens.
+    Semantic,
+    /// Text of the prompt that continued the same way before.
+    Suffix,
+    /// Other open files and recent completions.
+    Corpus,
+    /// Successors that the target named for the same tokens before.
+    Recycling,
+    /// Phrases from rejected drafts.
+    Phrases,
+    /// Prompt lookup.
+    Lookup,
+}
+
+impl DraftSource {
+    /// All sources.
+    pub const ALL: [Self; 7] = [
+        Self::Other,
+        Self::Semantic,
+        Self::Suffix,
+        Self::Corpus,
+        Self::Recycling,
+        Self::Phrases,
+        Self::Lookup,
+    ];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::Semantic => "sat",
+            Self::Suffix => "suffix",
+            Self::Corpus => "corpus",
+            Self::Recycling => "recycling",
+            Self::Phrases => "phrases",
+            Self::Lookup => "lookup",
+        }
+    }
+}
+
 /// One drafted token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DraftNode {
     /// The drafted token.
     pub token: u32,
@@ -9,11 +55,15 @@ pub struct DraftNode {
     pub parent: Option<usize>,
     /// 1 for a node that follows the last committed token.
     pub depth: usize,
+    /// The drafter's guess at how likely the target agrees, given that it agreed with the parent.
+    pub confidence: f32,
+    /// Where it comes from.
+    pub source: DraftSource,
 }
 
 /// A trie of drafts that continue the committed tokens. Parents come before children, and the
 /// children of a node differ in their token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DraftTree {
     nodes: Vec<DraftNode>,
 }
@@ -34,17 +84,40 @@ impl DraftTree {
     /// # Panics
     /// When `parent` is not a node of the tree.
     pub fn push(&mut self, token: u32, parent: Option<usize>) -> usize {
+        self.push_from(DraftSource::Other, token, parent, 1.0)
+    }
+
+    /// [`push`](Self::push) with what is known of the draft; an existing node keeps what it has.
+    ///
+    /// # Panics
+    /// When `parent` is not a node of the tree.
+    pub fn push_from(
+        &mut self,
+        source: DraftSource,
+        token: u32,
+        parent: Option<usize>,
+        confidence: f32,
+    ) -> usize {
         if let Some(existing) = self.child(parent, token) {
             return existing;
         }
         let depth = parent.map_or(1, |parent| self.nodes[parent].depth + 1);
-        self.nodes.push(DraftNode { token, parent, depth });
+        self.nodes.push(DraftNode { token, parent, depth, confidence, source });
         self.nodes.len() - 1
     }
 
     /// The child of `parent` that carries `token`.
     pub fn child(&self, parent: Option<usize>, token: u32) -> Option<usize> {
         self.nodes.iter().position(|node| node.parent == parent && node.token == token)
+    }
+
+    /// The tokens from the first draft to `node`, in order.
+    pub fn path_to(&self, node: Option<usize>) -> Vec<u32> {
+        let mut path: Vec<u32> = std::iter::successors(node, |&node| self.nodes[node].parent)
+            .map(|node| self.nodes[node].token)
+            .collect();
+        path.reverse();
+        path
     }
 
     /// All nodes, parents before children.

@@ -50,11 +50,10 @@ fn sampled_tokens_follow_the_target() {
             target.committed.clear();
             let mut context = vec![0u32];
             while context.len() < 3 {
-                let pending = [context[context.len() - 1]];
                 let proposal =
-                    if context.len() == 1 { drafter.propose(&context) } else { Proposal::default() };
+                    if context.len() == 1 { drafter.propose(&context, 1) } else { Proposal::default() };
                 let outcome: StepOutcome =
-                    step(&mut target, &pending, proposal, &sampler).expect("toy targets do not fail");
+                    step(&mut target, &context, 1, proposal, &sampler).expect("toy targets do not fail");
                 n_accepted += outcome.accepted_path.len();
                 context.extend(outcome.tokens);
             }
@@ -99,8 +98,8 @@ fn impossible_drafts_are_never_accepted() {
         tree.push(3, None);
         let sure = tree.push(1, None);
         let also = tree.push(2, None);
-        let proposal = Proposal { drafts: tree, adaptive_groups: vec![] };
-        let outcome = step(&mut TwoTokens(speculate::Logits::default(), 0), &[0], proposal, &sampler);
+        let proposal = Proposal { drafts: tree, ..Proposal::default() };
+        let outcome = step(&mut TwoTokens(speculate::Logits::default(), 0), &[0], 1, proposal, &sampler);
         let path = outcome.expect("toy targets do not fail").accepted_path;
         assert!(path == [sure] || path == [also], "accepted {path:?}");
     }

@@ -1,7 +1,7 @@
 //! A toy target whose logits are a hash of everything before a row, and drafters of every temper.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-use speculate::{DraftTree, Drafter, Logits, Proposal, RowInput, RowPlan, StepOutcome, Target};
+use speculate::{AdaptiveGroup, DraftTree, Drafter, Logits, Proposal, RowInput, RowPlan, Target};
 
 /// Splitmix64 finaliser: a cheap hash with good diffusion.
 pub fn mix(mut x: u64) -> u64 {
@@ -134,13 +134,13 @@ pub enum ToyDrafter {
 }
 
 impl Drafter for ToyDrafter {
-    fn propose(&mut self, context: &[u32]) -> Proposal {
+    fn propose(&mut self, context: &[u32], _n_pending: usize) -> Proposal {
         match self {
             Self::Empty => Proposal::default(),
             Self::Oracle { continuation, n_prompt, n } => {
                 let rest = continuation.iter().skip(context.len() - *n_prompt).take(*n);
                 let tokens: Vec<u32> = rest.copied().collect();
-                Proposal { drafts: DraftTree::chain(&tokens), adaptive_groups: vec![] }
+                Proposal { drafts: DraftTree::chain(&tokens), ..Proposal::default() }
             }
             Self::NearMiss { continuation, n_prompt, n, wrong_at } => {
                 let rest = continuation.iter().skip(context.len() - *n_prompt).take(*n);
@@ -148,7 +148,8 @@ impl Drafter for ToyDrafter {
                 if let Some(token) = tokens.get_mut(*wrong_at) {
                     *token ^= 1;
                 }
-                Proposal { drafts: DraftTree::chain(&tokens), adaptive_groups: vec![None] }
+                let adaptive_groups = vec![AdaptiveGroup::whole(None)];
+                Proposal { drafts: DraftTree::chain(&tokens), adaptive_groups, decision: None }
             }
             Self::Random { seed, vocabulary, n_nodes } => {
                 let mut state = hash_of(*seed, [context.len() as u64]);
@@ -167,13 +168,11 @@ impl Drafter for ToyDrafter {
                 }
                 for node in 0..drafts.nodes().len() {
                     if next(3) == 0 {
-                        adaptive_groups.push(Some(node));
+                        adaptive_groups.push(AdaptiveGroup { after: Some(node), n_slots: 1 + next(3) });
                     }
                 }
-                Proposal { drafts, adaptive_groups }
+                Proposal { drafts, adaptive_groups, decision: None }
             }
         }
     }
-
-    fn observe(&mut self, _outcome: &StepOutcome) {}
 }

@@ -1,0 +1,302 @@
+//! Many drafters, one tree: merged by token, cut to what its rows are worth.
+
+use std::collections::HashMap;
+
+use crate::calibration::{Calibration, GroupValue};
+use crate::{AdaptiveGroup, Decision, DraftSource, DraftTree, Drafter, PassCosts, Proposal, StepOutcome};
+
+/// Most drafts of a pass.
+const MAX_DRAFTS: usize = 48;
+/// Most adaptive groups of a pass.
+const MAX_GROUPS: usize = 3;
+/// Share of a pass that speculation must gain before it is done at all.
+const MIN_GAIN: f64 = 0.05;
+/// Passes without a group after which one is tried again: acceptance changes with the text.
+const PROBE_EVERY: usize = 24;
+
+/// What a drafter said of one node.
+#[derive(Clone, Copy, Debug)]
+struct Evidence {
+    source: DraftSource,
+    confidence: f32,
+}
+
+/// A node of the merged tree.
+#[derive(Clone, Debug)]
+struct Candidate {
+    token: u32,
+    parent: Option<usize>,
+    depth: usize,
+    evidence: Vec<Evidence>,
+    /// That the target agrees, given that it agreed with the parent.
+    probability: f32,
+    /// That the target agrees with all of the path.
+    survival: f32,
+}
+
+/// What the router may do.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// What passes cost.
+    pub costs: PassCosts,
+    /// Semantic adaptive tokens in a group of the target; 0 when it has none.
+    pub n_slots: usize,
+}
+
+/// Asks all drafters, and takes what maximises `tokens - rate * milliseconds`, where `rate` is what decoding
+/// has brought lately: more drafts as long as their rows bring more than the same time brings
+/// anyway, groups of semantic adaptive tokens after the likeliest stops, and none of either where
+/// nothing gains a twentieth of a pass.
+pub struct Router {
+    config: RouterConfig,
+    drafters: Vec<Box<dyn Drafter>>,
+    calibration: Calibration,
+    group_value: GroupValue,
+    /// The merged tree of the last proposal.
+    candidates: Vec<Candidate>,
+    n_tokens: f64,
+    n_ms: f64,
+    n_since_group: usize,
+    /// Slots of the groups of the last pass, and of the pass before, whose drafts were in the last.
+    n_slots_ahead: usize,
+    n_slots_drafted: Option<usize>,
+}
+
+impl Router {
+    /// A router over `drafters`.
+    pub fn new(config: RouterConfig, drafters: Vec<Box<dyn Drafter>>) -> Self {
+        Self {
+            config,
+            drafters,
+            calibration: Calibration::default(),
+            group_value: GroupValue::default(),
+            candidates: Vec::new(),
+            n_tokens: 0.0,
+            n_ms: 0.0,
+            n_since_group: 0,
+            n_slots_ahead: 0,
+            n_slots_drafted: None,
+        }
+    }
+
+    /// Replaces what passes cost.
+    pub fn set_costs(&mut self, costs: PassCosts) {
+        self.config.costs = costs;
+    }
+
+    /// Merges the proposals of all drafters by token.
+    fn merge(&mut self, context: &[u32], n_pending: usize) {
+        self.candidates.clear();
+        let mut found: HashMap<(Option<usize>, u32), usize> = HashMap::new();
+        for drafter in &mut self.drafters {
+            let drafts = drafter.propose(context, n_pending).drafts;
+            let mut merged_idx: Vec<usize> = Vec::with_capacity(drafts.nodes().len());
+            for node in drafts.nodes() {
+                let parent = node.parent.map(|parent| merged_idx[parent]);
+                let candidates = &mut self.candidates;
+                let idx = *found.entry((parent, node.token)).or_insert_with(|| {
+                    let (token, depth) = (node.token, node.depth);
+                    let evidence = Vec::new();
+                    candidates.push(Candidate {
+                        token,
+                        parent,
+                        depth,
+                        evidence,
+                        probability: 0.0,
+                        survival: 0.0,
+                    });
+                    candidates.len() - 1
+                });
+                let evidence = Evidence { source: node.source, confidence: node.confidence };
+                self.candidates[idx].evidence.push(evidence);
+                merged_idx.push(idx);
+            }
+        }
+        self.weigh();
+    }
+
+    /// Probabilities from the evidence. Drafters that agree are not independent, so the surest counts, and
+    /// the children of a node share what there is.
+    fn weigh(&mut self) {
+        for candidate in &mut self.candidates {
+            let probability = |evidence: &Evidence| {
+                self.calibration.probability(evidence.source, candidate.depth, evidence.confidence)
+            };
+            candidate.probability = candidate.evidence.iter().map(probability).fold(0.0, f32::max);
+        }
+        let mut sums: HashMap<Option<usize>, f32> = HashMap::new();
+        for candidate in &self.candidates {
+            *sums.entry(candidate.parent).or_default() += candidate.probability;
+        }
+        for idx in 0..self.candidates.len() {
+            let parent = self.candidates[idx].parent;
+            let excess = sums.get(&parent).copied().unwrap_or(1.0).max(1.0);
+            let above = parent.map_or(1.0, |parent| self.candidates[parent].survival);
+            let candidate = &mut self.candidates[idx];
+            candidate.probability /= excess;
+            candidate.survival = above * candidate.probability;
+        }
+    }
+
+    /// What a millisecond has brought lately, in tokens; at least what ordinary decoding brings.
+    fn rate(&self) -> f64 {
+        let ordinary = 1.0 / self.config.costs.of(1);
+        // Starts from ordinary decoding, as if it had been done for a while.
+        let prior = 16.0;
+        ((self.n_tokens + prior) / (self.n_ms + prior / ordinary)).max(ordinary)
+    }
+
+    fn choose(&self, n_pending: usize) -> Choice {
+        let Self { config, candidates, .. } = self;
+        let mut order: Vec<usize> = (0..candidates.len()).collect();
+        // A parent survives at least as likely as its children and comes before them.
+        order.sort_by(|&a, &b| candidates[b].survival.total_cmp(&candidates[a].survival).then(a.cmp(&b)));
+        order.truncate(MAX_DRAFTS);
+        let rate = self.rate();
+        let base_ms = config.costs.of(n_pending);
+        let score =
+            |tokens: f64, n_rows: usize| tokens - rate * (config.costs.of(n_pending + n_rows) - base_ms);
+
+        let mut best = Choice::default();
+        let mut best_score = MIN_GAIN;
+        // Where the walk is expected to stop: at the root, or at a chosen node none of whose children holds.
+        let mut stops: Vec<(Option<usize>, f32)> = vec![(None, 1.0)];
+        let mut place_of: HashMap<usize, usize> = HashMap::new();
+        let mut drafted = 0.0f64;
+        for n_drafts in 0..=order.len() {
+            if let Some(idx) = n_drafts.checked_sub(1).map(|at| order[at]) {
+                let Candidate { parent, survival, .. } = candidates[idx];
+                let parent_place = parent.map_or(0, |parent| place_of[&parent]);
+                stops[parent_place].1 -= survival;
+                place_of.insert(idx, stops.len());
+                stops.push((Some(idx), survival));
+                drafted += f64::from(survival);
+            }
+            let plain = score(drafted, n_drafts);
+            if plain > best_score {
+                best_score = plain;
+                best = Choice { drafts: order[..n_drafts].to_vec(), expected: drafted, ..Choice::default() };
+            }
+            if config.n_slots == 0 {
+                continue;
+            }
+            let mut likeliest = stops.clone();
+            likeliest.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let mut stopped = 0.0f64;
+            for (n_groups, stop) in (1..).zip(likeliest.iter().take(MAX_GROUPS)) {
+                stopped += f64::from(stop.1.max(0.0));
+                for n_slots in 1..=config.n_slots {
+                    // The drafts of the group will need rows of their own in the next pass.
+                    let next_ms = config.costs.of(1 + n_slots) - config.costs.of(1);
+                    let ahead = (stopped * (self.group_value.of(n_slots) - rate * next_ms)).max(0.0);
+                    let score = score(drafted + ahead, n_drafts + n_groups * n_slots);
+                    if score > best_score {
+                        best_score = score;
+                        best = Choice {
+                            drafts: order[..n_drafts].to_vec(),
+                            stops: likeliest[..n_groups].iter().map(|stop| stop.0).collect(),
+                            n_slots,
+                            expected: drafted,
+                            ahead,
+                        };
+                    }
+                }
+            }
+        }
+        if config.n_slots > 0 && best.stops.is_empty() && self.n_since_group >= PROBE_EVERY {
+            best.stops = vec![best.drafts.last().filter(|_| best.drafts.len() == 1).copied()];
+            best.n_slots = config.n_slots;
+        }
+        best
+    }
+}
+
+/// What a pass is to carry, in candidates.
+#[derive(Debug, Default)]
+struct Choice {
+    drafts: Vec<usize>,
+    stops: Vec<Option<usize>>,
+    n_slots: usize,
+    expected: f64,
+    ahead: f64,
+}
+
+impl Drafter for Router {
+    fn begin(&mut self, context: &[u32]) {
+        self.drafters.iter_mut().for_each(|drafter| drafter.begin(context));
+        (self.n_slots_ahead, self.n_slots_drafted) = (0, None);
+    }
+
+    fn propose(&mut self, context: &[u32], n_pending: usize) -> Proposal {
+        self.merge(context, n_pending);
+        let choice = self.choose(n_pending);
+        let mut drafts = DraftTree::default();
+        let mut node_of: HashMap<usize, usize> = HashMap::new();
+        for &idx in &choice.drafts {
+            let candidate = &self.candidates[idx];
+            let parent = candidate.parent.map(|parent| node_of[&parent]);
+            let surest = candidate.evidence.iter().max_by(|a, b| {
+                let probability =
+                    |e: &Evidence| self.calibration.probability(e.source, candidate.depth, e.confidence);
+                probability(a).total_cmp(&probability(b))
+            });
+            let source = surest.map_or(DraftSource::Other, |evidence| evidence.source);
+            node_of.insert(idx, drafts.push_from(source, candidate.token, parent, candidate.probability));
+        }
+        let n_slots = choice.n_slots;
+        let group = |stop: &Option<usize>| AdaptiveGroup { after: stop.map(|idx| node_of[&idx]), n_slots };
+        let adaptive_groups: Vec<AdaptiveGroup> = choice.stops.iter().map(group).collect();
+        let costs = &self.config.costs;
+        let n_rows = choice.drafts.len() + adaptive_groups.len() * n_slots;
+        let decision = Decision {
+            n_drafts: choice.drafts.len(),
+            n_offered: self.candidates.len(),
+            n_groups: adaptive_groups.len(),
+            n_slots,
+            expected_tokens: 1.0 + choice.expected,
+            expected_ahead: choice.ahead,
+            relative_cost: costs.of(n_pending + n_rows) / costs.of(n_pending),
+        };
+        self.n_since_group = if adaptive_groups.is_empty() { self.n_since_group + 1 } else { 0 };
+        self.n_slots_ahead = n_slots;
+        Proposal { drafts, adaptive_groups, decision: Some(decision) }
+    }
+
+    fn observe(&mut self, context: &[u32], outcome: &StepOutcome) {
+        // Down the merged tree along what the target chose, whether or not it was in the pass: all
+        // children of a node on the way were right or wrong.
+        let mut at = None;
+        let mut brought = Vec::new();
+        for &token in &outcome.tokens {
+            let mut next = None;
+            for (idx, candidate) in self.candidates.iter().enumerate().filter(|(_, c)| c.parent == at) {
+                let is_right = candidate.token == token;
+                for evidence in &candidate.evidence {
+                    self.calibration.observe(evidence.source, candidate.depth, evidence.confidence, is_right);
+                }
+                if is_right {
+                    next = Some(idx);
+                }
+            }
+            let Some(idx) = next else { break };
+            let evidence = &self.candidates[idx].evidence;
+            brought.push(evidence.iter().all(|evidence| evidence.source == DraftSource::Semantic));
+            at = next;
+        }
+        if let Some(n_slots) = self.n_slots_drafted {
+            self.group_value.observe(n_slots, &brought);
+        }
+        self.n_slots_drafted = outcome.slots.as_ref().map(|_| self.n_slots_ahead);
+        // Fades, so that the rate is that of the last hundred passes or so. A pass with a chunk of a
+        // prompt says nothing of decoding.
+        if outcome.n_rows <= 1 + MAX_DRAFTS + MAX_GROUPS * self.config.n_slots {
+            self.n_tokens = self.n_tokens * 0.99 + outcome.tokens.len() as f64;
+            self.n_ms = self.n_ms * 0.99 + self.config.costs.of(outcome.n_rows);
+        }
+        self.drafters.iter_mut().for_each(|drafter| drafter.observe(context, outcome));
+    }
+
+    fn end(&mut self, context: &[u32]) {
+        self.drafters.iter_mut().for_each(|drafter| drafter.end(context));
+    }
+}

@@ -1,0 +1,110 @@
+//! How wide a pass should be: what its rows cost, and what they are expected to bring.
+
+/// What a forward pass costs, against its rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassCosts {
+    /// Rows and milliseconds, ascending in both.
+    points: Vec<(usize, f64)>,
+}
+
+impl PassCosts {
+    /// From measurements: rows and milliseconds. More rows never cost less: where a measurement says so,
+    /// that is noise. `None` when there is none, or one is not a positive number.
+    pub fn new(mut points: Vec<(usize, f64)>) -> Option<Self> {
+        points.sort_by_key(|&(n_rows, _)| n_rows);
+        points.dedup_by_key(|&mut (n_rows, _)| n_rows);
+        let is_sound = |&(n_rows, ms): &(usize, f64)| n_rows > 0 && ms.is_finite() && ms > 0.0;
+        if points.is_empty() || !points.iter().all(is_sound) {
+            return None;
+        }
+        let mut largest = 0.0f64;
+        for (_, ms) in &mut points {
+            largest = largest.max(*ms);
+            *ms = largest;
+        }
+        Some(Self { points })
+    }
+
+    /// A device on which rows cost nothing: what a wide GPU comes near to.
+    pub fn flat() -> Self {
+        Self { points: vec![(1, 1.0)] }
+    }
+
+    /// A device on which each row beyond the first costs `share` of a pass over one.
+    pub fn linear(share: f64) -> Self {
+        Self { points: vec![(1, 1.0), (1001, 1.0 + 1000.0 * share.max(0.0))] }
+    }
+
+    /// Milliseconds of a pass over `n_rows` rows: between two measurements along a line, beyond the last
+    /// along the line through the last two.
+    pub fn of(&self, n_rows: usize) -> f64 {
+        let n_rows = n_rows.max(1);
+        let above = self.points.partition_point(|&(n, _)| n < n_rows);
+        let line = match (above, self.points.len()) {
+            (_, 1) => return self.points[0].1,
+            (0, _) => return self.points[0].1,
+            (above, len) if above == len => [self.points[len - 2], self.points[len - 1]],
+            (above, _) => [self.points[above - 1], self.points[above]],
+        };
+        let [(n0, ms0), (n1, ms1)] = line;
+        ms0 + (ms1 - ms0) * (n_rows as f64 - n0 as f64) / (n1 - n0) as f64
+    }
+
+    /// Rows and milliseconds.
+    pub fn points(&self) -> &[(usize, f64)] {
+        &self.points
+    }
+}
+
+/// What a width was chosen for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Decision {
+    /// Drafts to verify.
+    pub n_drafts: usize,
+    /// Drafts that the drafters offered.
+    pub n_offered: usize,
+    /// Adaptive groups.
+    pub n_groups: usize,
+    /// Slots of each group.
+    pub n_slots: usize,
+    /// Tokens that the pass is expected to emit.
+    pub expected_tokens: f64,
+    /// What the groups are expected to add to the next pass, in tokens.
+    pub expected_ahead: f64,
+    /// What the pass costs, in passes over the pending tokens alone.
+    pub relative_cost: f64,
+}
+
+impl std::fmt::Display for Decision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { n_drafts, n_offered, n_groups, n_slots, expected_tokens, expected_ahead, relative_cost } =
+            self;
+        if *n_drafts == 0 && *n_groups == 0 {
+            return write!(f, "ordinary: none of {n_offered} drafts is worth its row");
+        }
+        write!(f, "{n_drafts} of {n_offered} drafts, {n_groups} groups of {n_slots}: ")?;
+        write!(f, "{expected_tokens:.2} tokens and {expected_ahead:.2} ahead for {relative_cost:.2} passes")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_run_along_the_measurements() {
+        let costs = PassCosts::new(vec![(8, 20.0), (1, 10.0), (2, 9.0), (4, 12.0)]).expect("sound");
+        let at = [0, 1, 2, 3, 4, 6, 8, 16].map(|n| costs.of(n));
+        assert_eq!(at, [10.0, 10.0, 10.0, 11.0, 12.0, 16.0, 20.0, 36.0]);
+        assert_eq!(PassCosts::flat().of(1), PassCosts::flat().of(64));
+        assert!((PassCosts::linear(0.1).of(11) - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn unsound_measurements_are_refused() {
+        for points in [vec![], vec![(0, 1.0)], vec![(1, f64::NAN)], vec![(1, 0.0)], vec![(1, 1.0), (2, -1.0)]]
+        {
+            assert_eq!(PassCosts::new(points), None);
+        }
+    }
+}
