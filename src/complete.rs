@@ -4,11 +4,10 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
-use engine::{
-    CompletionRequest, Engine, EngineConfig, ModelLibrary, SamplingParams, Speculation, byte_offset,
-};
+use clap::Args;
+use engine::{CompletionRequest, Engine, EngineConfig, ModelLibrary, SamplingParams, byte_offset};
 
+use crate::speculation::SpeculationArgument;
 use crate::terminal::printable;
 
 #[derive(Args)]
@@ -25,7 +24,7 @@ pub(crate) struct CompleteArguments {
     #[arg(long)]
     model: Option<String>,
     /// How to decode
-    #[arg(long, value_enum, default_value = "sdsat")]
+    #[arg(long, value_enum, default_value = "auto")]
     speculation: SpeculationArgument,
     /// Most tokens to generate
     #[arg(long, default_value_t = 64)]
@@ -45,20 +44,21 @@ pub(crate) struct CompleteArguments {
     /// Seed of the draws; the same seed gives the same text
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Above 1 makes recent tokens less likely
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Another file to draft from; may be given several times
+    #[arg(long = "open-file", value_name = "FILE")]
+    other_files: Vec<PathBuf>,
+    /// Print a line per forward pass on standard error: how wide it was, and why
+    #[arg(long)]
+    explain: bool,
     /// A text that ends the completion; may be given several times
     #[arg(long)]
     stop: Vec<String>,
     /// Print one JSON object at the end instead of streaming the text
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum SpeculationArgument {
-    /// One token per forward pass
-    Off,
-    /// Draft with semantic adaptive tokens, then verify
-    Sdsat,
 }
 
 pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
@@ -85,17 +85,22 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
             top_k: arguments.top_k,
             top_p: arguments.top_p,
             min_p: arguments.min_p,
+            repetition_penalty: arguments.repetition_penalty,
             seed: arguments.seed,
         },
-        speculation: match arguments.speculation {
-            SpeculationArgument::Off => Speculation::Off,
-            SpeculationArgument::Sdsat => Speculation::Sdsat,
-        },
+        speculation: arguments.speculation.into(),
+        other_files: read_other_files(&arguments.other_files)?,
         ..CompletionRequest::new(prefix, suffix)
     };
     let streams = !arguments.json;
     let is_terminal = std::io::stdout().is_terminal();
+    let explains = arguments.explain;
     let completion = engine.complete(request, move |event| {
+        if explains && event.n_rows > 0 {
+            let why = event.explanation.as_deref().unwrap_or("fixed width");
+            let emitted = event.n_accepted + 1;
+            eprintln!("{:>3} rows, {emitted} emitted of {} drafts; {why}", event.n_rows, event.n_drafted);
+        }
         if streams {
             let text: String = event.pieces.iter().map(|piece| piece.text.as_str()).collect();
             let text = if is_terminal { printable(&text) } else { text };
@@ -120,6 +125,13 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+fn read_other_files(paths: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    paths.iter().map(read).collect()
 }
 
 fn read_text(arguments: &CompleteArguments) -> anyhow::Result<String> {

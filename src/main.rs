@@ -3,6 +3,7 @@
 mod bench;
 mod complete;
 mod models;
+mod speculation;
 mod terminal;
 
 use std::process::ExitCode;

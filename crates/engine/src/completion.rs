@@ -15,16 +15,44 @@ pub(crate) const MAX_STOP_BYTES: usize = 256;
 /// Largest text before or after the cursor in bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 16 << 20;
 
-/// How to decode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+/// Largest size of the other open files together, in bytes.
+pub(crate) const MAX_OTHER_BYTES: usize = 1 << 20;
+
+/// How to decode. The text is the same in every way; only the time differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, TS)]
 #[serde(rename_all = "snake_case")]
 #[ts(export)]
 pub enum Speculation {
     /// One token per forward pass.
     Off,
-    /// Two-pass SDSAT; ordinary decoding for models without semantic adaptive tokens.
-    #[default]
+    /// SDSAT as published: one pass drafts with semantic adaptive tokens, the next verifies.
     Sdsat,
+    /// Semantic adaptive tokens that draft in the pass that verifies, as trees.
+    Fused,
+    /// Prompt lookup, the plain baseline.
+    Lookup,
+    /// Drafters that cost no forward pass: suffixes, other files, token recycling, phrases.
+    Free,
+    /// All drafters, as wide as this device gains from, and ordinary decoding where nothing gains.
+    #[default]
+    Auto,
+}
+
+impl Speculation {
+    /// All ways.
+    pub const ALL: [Self; 6] = [Self::Off, Self::Sdsat, Self::Fused, Self::Lookup, Self::Free, Self::Auto];
+
+    /// Its name in commands and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Sdsat => "sdsat",
+            Self::Fused => "fused",
+            Self::Lookup => "lookup",
+            Self::Free => "free",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// A request for the text between `prefix` and `suffix`.
@@ -34,6 +62,8 @@ pub struct CompletionRequest {
     pub prefix: String,
     /// Text after the cursor.
     pub suffix: String,
+    /// Texts of other open files. They are drafted from, and are not part of the prompt.
+    pub other_files: Vec<String>,
     /// Most tokens to generate.
     pub max_tokens: usize,
     /// Texts that end the completion; they are not part of it.
@@ -50,6 +80,7 @@ impl CompletionRequest {
         Self {
             prefix: prefix.into(),
             suffix: suffix.into(),
+            other_files: Vec::new(),
             max_tokens: 64,
             stop: Vec::new(),
             sampling: SamplingParams::default(),
@@ -78,6 +109,9 @@ impl CompletionRequest {
                 format!("{} bytes", stop.len()),
             )?;
         }
+        let others = self.other_files.iter().map(String::len).sum::<usize>();
+        let bound = format!("at most {MAX_OTHER_BYTES} bytes together");
+        check("other_files", others <= MAX_OTHER_BYTES, bound, format!("{others} bytes"))?;
         for (field, text) in [("prefix", &self.prefix), ("suffix", &self.suffix)] {
             let bound = format!("at most {MAX_TEXT_BYTES} bytes");
             check(field, text.len() <= MAX_TEXT_BYTES, bound, format!("{} bytes", text.len()))?;
@@ -97,7 +131,7 @@ pub struct Piece {
 }
 
 /// What a forward pass brought.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export)]
 pub struct StepEvent {
     /// New text, in order. It may be empty: part of a character, or what may become a stop string.
@@ -106,6 +140,10 @@ pub struct StepEvent {
     pub n_drafted: usize,
     /// Drafts among them that were accepted.
     pub n_accepted: usize,
+    /// Rows of the pass, those of the prompt included.
+    pub n_rows: usize,
+    /// Why the pass was as wide as it was, where that was weighed.
+    pub explanation: Option<String>,
 }
 
 /// Why a completion ended.
@@ -148,9 +186,14 @@ pub struct Completion {
     pub drafted_per_slot: Vec<usize>,
     /// Tokens per forward pass: `n_tokens / n_steps`.
     pub mean_accepted_tokens: f64,
+    /// Rows per forward pass, of which one is the pending token.
+    pub mean_rows: f64,
+    /// Accepted drafts by the drafter that was surest of them.
+    pub accepted_by_drafter: Vec<AcceptedDrafts>,
     /// From the request to the first token, in milliseconds.
     pub ttft_ms: f64,
-    /// Tokens per second of the decode loop, after prefill.
+    /// Tokens per second after the first step, which computes the end of the prompt too; 0 when that was
+    /// the only one.
     pub tokens_per_s: f64,
     /// From the request to the end, in milliseconds.
     pub total_ms: f64,
@@ -164,6 +207,16 @@ pub struct Completion {
     #[serde(skip)]
     #[ts(skip)]
     pub tokens: Vec<u32>,
+}
+
+/// The share of a drafter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export)]
+pub struct AcceptedDrafts {
+    /// Its name: `sat`, `suffix`, `corpus`, `recycling`, `phrases` or `lookup`.
+    pub drafter: String,
+    /// Drafts that were accepted.
+    pub n_accepted: usize,
 }
 
 /// How a request ended, if it did not fail.

@@ -1,11 +1,11 @@
 //! What a forward pass costs, against the number of its rows.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use model::Model;
 use serde::Serialize;
-use speculate::{RowPlan, Target};
+use speculate::{PassCosts, RowPlan, Target};
 
 use crate::EngineError;
 
@@ -51,9 +51,7 @@ pub struct CostTable {
 /// # Errors
 /// Those of the model.
 pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTable, EngineError> {
-    let vocabulary = model.architecture().vocabulary;
-    // Any tokens do: the cost does not depend on them.
-    let tokens = |n: usize| -> Vec<u32> { (0..n).map(|i| (i * 7919 % vocabulary) as u32).collect() };
+    let tokens = |n: usize| tokens(model, n);
     let mut sequence = model.sequence();
     sequence.prefill(&tokens(N_COMMITTED))?;
     let mut times = vec![Vec::new(); ROW_COUNTS.len()];
@@ -62,7 +60,7 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
         for (n_rows, times) in ROW_COUNTS.iter().zip(&mut times) {
             let mut plan = RowPlan::prefill(N_COMMITTED, &tokens(*n_rows));
             (0..*n_rows).for_each(|row| {
-                plan.want_logits(row);
+                plan.want_ranked(row);
             });
             let started = Instant::now();
             sequence.forward(&plan)?;
@@ -81,13 +79,58 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
     for n_tokens in PREFILL_LENGTHS.into_iter().filter(|&n| n <= model.context_length()) {
         sequence.truncate(0);
         let started = Instant::now();
-        for chunk in tokens(n_tokens).chunks(crate::decode::PREFILL_ROWS) {
+        for chunk in tokens(n_tokens).chunks(crate::session::PREFILL_ROWS) {
             sequence.prefill(chunk)?;
         }
         prefills
             .push(PrefillCost { n_tokens, tokens_per_s: n_tokens as f64 / started.elapsed().as_secs_f64() });
     }
     Ok(CostTable { passes, prefills })
+}
+
+/// Numbers of rows that the width of passes is chosen by.
+const POLICY_ROW_COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 24, 32];
+/// Rounds of that measurement, the first of which only warms up.
+const POLICY_ROUNDS: usize = 4;
+/// Time after which no further round begins: a large model is loaded slowly enough.
+const POLICY_TIME: Duration = Duration::from_millis(1500);
+
+/// Measures what the width of passes is chosen by: some seconds at most, and on a large model one
+/// pass for each number of rows.
+///
+/// # Errors
+/// Those of the model.
+pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> {
+    let started = Instant::now();
+    let mut sequence = model.sequence();
+    sequence.prefill(&tokens(model, 32))?;
+    let mut times = vec![Vec::new(); POLICY_ROW_COUNTS.len()];
+    for round in 0..POLICY_ROUNDS {
+        if round > 1 && started.elapsed() > POLICY_TIME {
+            break;
+        }
+        for (n_rows, times) in POLICY_ROW_COUNTS.iter().zip(&mut times) {
+            let mut plan = RowPlan::prefill(32, &tokens(model, *n_rows));
+            (0..*n_rows).for_each(|row| {
+                plan.want_ranked(row);
+            });
+            let started = Instant::now();
+            sequence.forward(&plan)?;
+            if round > 0 {
+                times.push(started.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+    }
+    // The fastest: whatever disturbed the others would disturb any width alike.
+    let fastest = |times: &Vec<f64>| times.iter().copied().fold(f64::INFINITY, f64::min);
+    let points =
+        POLICY_ROW_COUNTS.iter().zip(&times).map(|(&n_rows, times)| (n_rows, fastest(times))).collect();
+    PassCosts::new(points).ok_or(EngineError::NotMeasured)
+}
+
+/// Any tokens do: the cost does not depend on them.
+fn tokens(model: &Model, n: usize) -> Vec<u32> {
+    (0..n).map(|i| (i * 7919 % model.architecture().vocabulary) as u32).collect()
 }
 
 #[cfg(test)]

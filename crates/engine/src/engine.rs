@@ -11,8 +11,9 @@ use ts_rs::TS;
 
 use crate::adapters::built_in_for;
 use crate::completion::{Completion, CompletionRequest, Outcome, StepEvent};
+use crate::learned::LearnedFiles;
 use crate::prompt::PromptBudget;
-use crate::{CancelToken, EngineError, InstalledModel, Session};
+use crate::{CancelToken, EngineError, InstalledModel, Session, SessionConfig};
 
 /// What an engine runs.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct EngineConfig {
     pub max_context: usize,
     /// Most tokens of a prompt.
     pub budget: PromptBudget,
+    /// Where what is measured and learnt of the model is kept; nothing is kept without it.
+    pub learned: Option<PathBuf>,
 }
 
 impl EngineConfig {
@@ -42,12 +45,14 @@ impl EngineConfig {
             sha256: sha256.into(),
             max_context: 4096,
             budget: PromptBudget::default(),
+            learned: None,
         }
     }
 
     /// An engine with the defaults for an installed model.
     pub fn of(model: &InstalledModel) -> Self {
-        Self::new(&model.name, &model.path, &model.sha256)
+        let learned = model.path.parent().map(|folder| folder.join("learned"));
+        Self { learned, ..Self::new(&model.name, &model.path, &model.sha256) }
     }
 }
 
@@ -89,6 +94,9 @@ pub enum EngineState {
         reason: String,
     },
 }
+
+/// Entries that token recycling learns before they are written down.
+const SAVE_EVERY: usize = 2_000;
 
 struct Job {
     request: CompletionRequest,
@@ -256,7 +264,22 @@ impl Worker {
             }
         };
         *lock(&self.shared.model) = Some(model.clone());
-        let mut session = Session::new(&model);
+        let files = self.config.learned.as_deref();
+        let files = files.and_then(|folder| LearnedFiles::new(folder, &self.config.sha256));
+        let new_session = || {
+            let costs = files.as_ref().and_then(|files| files.costs(&model));
+            let recycling = files.as_ref().map(|files| files.recycling(&model)).unwrap_or_default();
+            Session::with(&model, SessionConfig { costs, recycling })
+        };
+        let mut session = new_session();
+        let mut n_saved = session.n_recycled();
+        let mut save = |session: &Session, is_last: bool| {
+            let n_new = session.n_recycled().abs_diff(n_saved);
+            if let Some(files) = files.as_ref().filter(|_| n_new > if is_last { 0 } else { SAVE_EVERY }) {
+                files.save_recycling(&session.save_recycling());
+                n_saved = session.n_recycled();
+            }
+        };
         let loaded = LoadedModel {
             name: self.config.model_name.clone(),
             n_adaptive_tokens: model.n_adaptive_tokens(),
@@ -274,11 +297,13 @@ impl Worker {
             let result = self.guard(|| session.complete(&job.request, budget, &job.cancel, &mut job.on_step));
             if matches!(result, Err(EngineError::Panic { .. })) {
                 // Whatever the panic left behind, a new session does not have it.
-                session = Session::new(&model);
+                session = new_session();
             }
             self.set_state(EngineState::Ready(loaded.clone()));
             (job.on_end)(result.map(Outcome::Ended));
+            save(&session, false);
         }
+        save(&session, true);
     }
 
     fn load(&self) -> Result<Arc<Model>, EngineError> {

@@ -36,6 +36,8 @@ pub enum ErrorCode {
 pub enum EngineError {
     #[error("`{field}` must be {bound}. Given: {got}")]
     InvalidRequest { field: &'static str, bound: String, got: String },
+    #[error("no pass was timed")]
+    NotMeasured,
     #[error(transparent)]
     Sampling(#[from] SamplingError),
     #[error("no model `{id}` is installed; `sateen models install {id}` fetches it")]
@@ -95,7 +97,7 @@ impl EngineError {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorCode::NoSpace,
             Self::Io { .. } | Self::NoDataFolder => ErrorCode::Io,
             Self::NotReady { .. } => ErrorCode::ModelMissing,
-            Self::Catalog(_) | Self::Stopped | Self::Panic { .. } => ErrorCode::Internal,
+            Self::Catalog(_) | Self::NotMeasured | Self::Stopped | Self::Panic { .. } => ErrorCode::Internal,
         }
     }
 

@@ -9,22 +9,29 @@ mod cancel;
 mod catalog;
 mod completion;
 mod cost;
-mod decode;
+mod drafting;
 mod engine;
 mod error;
 mod install;
+mod learned;
 mod library;
 mod output;
 mod prompt;
+mod run;
+mod sequences;
+mod session;
 
 pub use cancel::CancelToken;
 pub use catalog::{Catalog, CatalogEntry, Part};
-pub use completion::{Completion, CompletionRequest, Outcome, Piece, Speculation, StepEvent, StopReason};
-pub use cost::{CostTable, PassCost, PrefillCost, measure_cost};
-pub use decode::Session;
+pub use completion::{
+    AcceptedDrafts, Completion, CompletionRequest, Outcome, Piece, Speculation, StepEvent, StopReason,
+};
+pub use cost::{CostTable, PassCost, PrefillCost, measure_cost, measure_pass_costs};
 pub use engine::{Engine, EngineConfig, EngineState, LoadedModel};
 pub use error::{EngineError, ErrorCode};
 pub use install::{InstallProgress, InstallStage, PackageClient, install};
 pub use library::{AddMode, InstalledModel, LibraryListing, ModelLibrary};
+pub use model::Model;
 pub use prompt::{PromptBudget, PromptFormat, byte_offset};
-pub use speculate::SamplingParams;
+pub use session::{Session, SessionConfig};
+pub use speculate::{PassCosts, SamplingParams};

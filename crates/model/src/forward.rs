@@ -157,6 +157,18 @@ impl Model {
         self.llama.backend.describe()
     }
 
+    /// What measurements on this device are valid for.
+    pub fn device_fingerprint(&self) -> String {
+        self.llama.backend.fingerprint()
+    }
+
+    /// Memory that the cache of a sequence takes when its context is full.
+    pub fn sequence_bytes(&self) -> usize {
+        let architecture = &self.llama.architecture;
+        let n_values = architecture.n_layers * (self.context_length + MARGIN_ROWS) * architecture.kv_width();
+        2 * n_values * size_of::<f32>()
+    }
+
     /// An empty sequence on this model.
     pub fn sequence(self: &std::sync::Arc<Self>) -> Sequence {
         Sequence::new(self.clone())

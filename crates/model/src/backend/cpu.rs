@@ -39,6 +39,11 @@ impl Cpu {
         }
     }
 
+    /// What measurements are valid for.
+    pub(crate) fn fingerprint(&self) -> String {
+        format!("CPU {}, {} threads", self.tier.name(), self.pool.n_threads())
+    }
+
     /// The packed form of layers, where all of them have one and read packed input.
     fn packed<'a, const N: usize>(
         &self,

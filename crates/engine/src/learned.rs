@@ -1,0 +1,135 @@
+//! What is kept of a model between runs: what its passes cost on this device, and what token
+//! recycling has learnt. All of it can be lost without harm, so problems with the files are no errors.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use model::Model;
+use serde::{Deserialize, Serialize};
+use speculate::{PassCosts, TokenRecycling};
+
+use crate::cost::measure_pass_costs;
+
+/// Goes up when kernels change so much that old measurements mislead.
+const COSTS_VERSION: u32 = 1;
+/// Largest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// The files of one model.
+#[derive(Clone, Debug)]
+pub(crate) struct LearnedFiles {
+    folder: PathBuf,
+    /// The start of their names.
+    stem: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CostsFile {
+    version: u32,
+    device: String,
+    /// Rows and milliseconds.
+    points: Vec<(usize, f64)>,
+}
+
+impl LearnedFiles {
+    /// In `folder`, for the weights with this SHA-256.
+    pub(crate) fn new(folder: &Path, sha256: &str) -> Option<Self> {
+        let is_hash = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hash.then(|| Self { folder: folder.to_owned(), stem: sha256[..16].to_owned() })
+    }
+
+    fn path(&self, kind: &str) -> PathBuf {
+        self.folder.join(format!("{}.{kind}", self.stem))
+    }
+
+    fn read(&self, kind: &str) -> Option<Vec<u8>> {
+        let path = self.path(kind);
+        let is_small = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= MAX_FILE_BYTES);
+        is_small.then(|| std::fs::read(path).ok()).flatten()
+    }
+
+    /// Whole or not at all: a reader never sees half a file.
+    fn write(&self, kind: &str, bytes: &[u8]) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.persist(self.path(kind))?;
+        Ok(())
+    }
+
+    /// What passes of `model` cost: from the file, or measured and written there.
+    pub(crate) fn costs(&self, model: &Arc<Model>) -> Option<PassCosts> {
+        let device = model.device_fingerprint();
+        // A file for each way of running, so that they do not take each other's place.
+        let slug = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let kind = format!("{}.json", device.chars().map(slug).collect::<String>());
+        let known = self.read(&kind).and_then(|bytes| serde_json::from_slice::<CostsFile>(&bytes).ok());
+        let known = known.filter(|file| file.version == COSTS_VERSION && file.device == device);
+        if let Some(costs) = known.and_then(|file| PassCosts::new(file.points)) {
+            return Some(costs);
+        }
+        let costs = measure_pass_costs(model).ok()?;
+        let file = CostsFile { version: COSTS_VERSION, device, points: costs.points().to_vec() };
+        if let Ok(bytes) = serde_json::to_vec(&file) {
+            // Measured again next time.
+            let _ = self.write(&kind, &bytes);
+        }
+        Some(costs)
+    }
+
+    /// What token recycling has learnt.
+    pub(crate) fn recycling(&self, model: &Model) -> TokenRecycling {
+        let bytes = self.read("recycling");
+        let vocabulary = model.architecture().vocabulary;
+        bytes.and_then(|bytes| TokenRecycling::load(&bytes, vocabulary)).unwrap_or_default()
+    }
+
+    pub(crate) fn save_recycling(&self, bytes: &[u8]) {
+        // Learnt again.
+        let _ = self.write("recycling", bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::ModelConfig;
+
+    fn tiny() -> Arc<Model> {
+        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        Arc::new(Model::load(&ModelConfig::new(tiny)).expect("the tiny model"))
+    }
+
+    #[test]
+    fn costs_are_measured_once_for_a_device() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = LearnedFiles::new(folder.path(), &"ab".repeat(32)).expect("a hash");
+        let model = tiny();
+        let measured = files.costs(&model).expect("measures");
+        assert_eq!(files.costs(&model).expect("reads"), measured);
+        let path =
+            std::fs::read_dir(folder.path()).expect("the folder").next().expect("a file").expect("it").path();
+        let text = std::fs::read_to_string(&path).expect("the file");
+        std::fs::write(&path, text.replace("CPU", "another device")).expect("writes");
+        assert_ne!(files.costs(&model).expect("measures again"), PassCosts::flat());
+        assert!(std::fs::read_to_string(&path).expect("the file").contains("CPU"));
+        for broken in ["", "{", "{\"version\":1,\"device\":\"CPU\",\"points\":[[1,-1]]}"] {
+            std::fs::write(&path, broken).expect("writes");
+            assert!(files.costs(&model).is_some());
+        }
+    }
+
+    #[test]
+    fn what_recycling_learnt_survives_and_broken_files_are_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = LearnedFiles::new(folder.path(), &"cd".repeat(32)).expect("a hash");
+        let model = tiny();
+        assert!(files.recycling(&model).is_empty());
+        files.save_recycling(&TokenRecycling::default().save());
+        assert!(files.path("recycling").exists() && files.recycling(&model).is_empty());
+        std::fs::write(files.path("recycling"), b"something else").expect("writes");
+        assert!(files.recycling(&model).is_empty());
+        assert!(LearnedFiles::new(folder.path(), "../../etc/passwd").is_none());
+        assert!(LearnedFiles::new(folder.path(), "").is_none());
+    }
+}

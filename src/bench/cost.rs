@@ -1,0 +1,40 @@
+//! `sateen bench cost`: what a forward pass costs, against the number of its rows.
+
+use clap::Args;
+use engine::{CostTable, Engine, EngineConfig, ModelLibrary, measure_cost};
+
+#[derive(Args)]
+pub(crate) struct CostArguments {
+    /// Which installed model; the default one without it
+    #[arg(long)]
+    model: Option<String>,
+    /// How often each number of rows is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repetitions: u16,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &CostArguments) -> anyhow::Result<()> {
+    let CostArguments { model, repetitions, json } = arguments;
+    let installed = ModelLibrary::of_user()?.find_or_default(model.as_deref())?;
+    let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
+    let (loaded, model) = engine.wait_until_ready()?;
+    let table = measure_cost(&model, usize::from(*repetitions))?;
+    if *json {
+        println!("{}", serde_json::json!({ "model": installed.id, "device": loaded.device, "cost": table }));
+        return Ok(());
+    }
+    let CostTable { passes, prefills } = table;
+    println!("{} on {}, logits for every row", loaded.name, loaded.device);
+    println!("{:>6} {:>10} {:>10} {:>8}", "rows", "median ms", "fastest ms", "T(n)/T(1)");
+    for pass in &passes {
+        let ratio = pass.median_ms / passes[0].median_ms;
+        println!("{:>6} {:>10.2} {:>10.2} {ratio:>8.2}", pass.n_rows, pass.median_ms, pass.fastest_ms);
+    }
+    for prefill in prefills {
+        println!("prefill of {} tokens: {:.0} tokens/s", prefill.n_tokens, prefill.tokens_per_s);
+    }
+    Ok(())
+}

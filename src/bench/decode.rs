@@ -1,0 +1,280 @@
+//! `sateen bench decode`: the ways of decoding side by side, on the same prompts, in turns.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use engine::{
+    CancelToken, Completion, CompletionRequest, Engine, EngineConfig, Model, ModelLibrary, PassCosts,
+    PromptBudget, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
+};
+use serde::Serialize;
+
+use super::plots;
+use super::prompts::{self, Places, Prompt};
+use crate::speculation::SpeculationArgument;
+
+#[derive(Args)]
+pub(crate) struct DecodeArguments {
+    /// JSON lines with `prompt` and perhaps `suffix`, gzipped or not, or a folder of source files
+    prompts: PathBuf,
+    /// Which installed model; the default one without it
+    #[arg(long)]
+    model: Option<String>,
+    /// Ways of decoding; ordinary decoding always runs too
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "sdsat,fused,lookup,free,auto")]
+    modes: Vec<SpeculationArgument>,
+    /// Prompts, evenly from all there are
+    #[arg(long, default_value_t = 20)]
+    limit: usize,
+    /// Most tokens of a completion
+    #[arg(long, default_value_t = 64)]
+    max_tokens: usize,
+    /// 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Places in a folder's files
+    #[arg(long, value_enum, default_value = "all")]
+    places: Places,
+    /// Choose widths as if rows cost nothing, as on a wide GPU: tokens per pass are what counts then
+    #[arg(long)]
+    flat_costs: bool,
+    /// Also run two-pass SDSAT with each number of slots from 0 up
+    #[arg(long)]
+    sweep_slots: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Write plots (SVG) to this folder
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+}
+
+/// What is measured of a way of decoding.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct ModeResult {
+    pub(crate) mode: String,
+    /// Slots that two-pass SDSAT was limited to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) n_slots: Option<usize>,
+    /// Tokens and forward passes of the decode loops.
+    pub(crate) n_tokens: usize,
+    n_passes: usize,
+    /// Tokens per forward pass.
+    pub(crate) mean_accepted_tokens: f64,
+    /// Rows per forward pass.
+    mean_rows: f64,
+    /// Tokens per second after the first step, over all prompts.
+    pub(crate) tokens_per_s: f64,
+    /// The same against ordinary decoding in this run.
+    pub(crate) speedup: f64,
+    /// The smallest speed-up of a quarter of the prompts, in their order.
+    worst_quarter: f64,
+    /// Time of whole completions, against ordinary decoding.
+    total_time_ratio: f64,
+    median_ttft_ms: f64,
+    /// Share of drafts accepted at each depth, of those verified there.
+    pub(crate) accepted_per_slot: Vec<f64>,
+    /// Tokens by origin, as shares of all: the target's own, and each drafter's.
+    pub(crate) shares: BTreeMap<String, f64>,
+    /// Completions whose tokens are those of ordinary decoding.
+    n_identical: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct DecodeReport {
+    pub(crate) model: String,
+    device: String,
+    prompts: String,
+    n_prompts: usize,
+    max_tokens: usize,
+    pub(crate) temperature: f32,
+    flat_costs: bool,
+    /// Rows and milliseconds that widths were chosen by.
+    pub(crate) costs: Vec<(usize, f64)>,
+    pub(crate) modes: Vec<ModeResult>,
+}
+
+struct Mode {
+    speculation: Speculation,
+    n_slots: Option<usize>,
+    session: Session,
+    completions: Vec<Completion>,
+}
+
+pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
+    let prompts = prompts::read(&arguments.prompts, arguments.places, arguments.limit)?;
+    let installed = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
+    // Nothing learnt before helps any of them.
+    let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
+    let (loaded, model) = engine.wait_until_ready()?;
+    let costs = if arguments.flat_costs { PassCosts::flat() } else { measure_pass_costs(&model)? };
+    let mut modes = modes(arguments, &model, &costs);
+    for (idx, prompt) in prompts.iter().enumerate() {
+        if !arguments.json {
+            eprint!("\rprompt {} of {}", idx + 1, prompts.len());
+        }
+        // They take turns, and the first place goes round, so that what disturbs the machine meets all.
+        let n_modes = modes.len();
+        for turn in 0..n_modes {
+            complete(&mut modes[(idx + turn) % n_modes], prompt, arguments)?;
+        }
+    }
+    if !arguments.json {
+        eprintln!();
+    }
+    let ordinary = modes[0].completions.clone();
+    let report = DecodeReport {
+        model: installed.id,
+        device: loaded.device,
+        prompts: arguments.prompts.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        n_prompts: prompts.len(),
+        max_tokens: arguments.max_tokens,
+        temperature: arguments.temperature,
+        flat_costs: arguments.flat_costs,
+        costs: costs.points().to_vec(),
+        modes: modes.iter().map(|mode| summarise(mode, &ordinary)).collect(),
+    };
+    if let Some(folder) = &arguments.plots {
+        plots::write(folder, &report)
+            .with_context(|| format!("cannot write plots to {}", folder.display()))?;
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+fn modes(arguments: &DecodeArguments, model: &Arc<Model>, costs: &PassCosts) -> Vec<Mode> {
+    let mode = |speculation, n_slots: Option<usize>| {
+        let config = SessionConfig { costs: Some(costs.clone()), ..SessionConfig::default() };
+        let mut session = Session::with(model, config);
+        session.limit_slots(n_slots);
+        Mode { speculation, n_slots, session, completions: Vec::new() }
+    };
+    let mut modes = vec![mode(Speculation::Off, None)];
+    let wanted = arguments.modes.iter().filter(|&&wanted| wanted != SpeculationArgument::Off);
+    modes.extend(wanted.map(|&wanted| mode(wanted.into(), None)));
+    if arguments.sweep_slots {
+        let slots = 1..model.n_adaptive_tokens();
+        modes.extend(slots.map(|n_slots| mode(Speculation::Sdsat, Some(n_slots))));
+    }
+    modes
+}
+
+fn complete(mode: &mut Mode, prompt: &Prompt, arguments: &DecodeArguments) -> anyhow::Result<()> {
+    let request = CompletionRequest {
+        max_tokens: arguments.max_tokens,
+        other_files: prompt.other_files.clone(),
+        sampling: SamplingParams {
+            temperature: arguments.temperature,
+            seed: arguments.seed,
+            ..SamplingParams::default()
+        },
+        speculation: mode.speculation,
+        ..CompletionRequest::new(prompt.prefix.as_str(), prompt.suffix.as_str())
+    };
+    let cancel = CancelToken::default();
+    let completion = mode.session.complete(&request, PromptBudget::default(), &cancel, &mut |_| ())?;
+    mode.completions.push(completion);
+    Ok(())
+}
+
+/// Tokens per second after the first steps, over several completions.
+fn tokens_per_s(completions: &[Completion]) -> f64 {
+    let (mut n_tokens, mut seconds) = (0.0, 0.0);
+    for completion in completions.iter().filter(|completion| completion.tokens_per_s > 0.0) {
+        let decode_seconds = (completion.total_ms - completion.ttft_ms) / 1000.0;
+        n_tokens += completion.tokens_per_s * decode_seconds;
+        seconds += decode_seconds;
+    }
+    if seconds > 0.0 { n_tokens / seconds } else { 0.0 }
+}
+
+fn ratio(a: f64, b: f64) -> f64 {
+    if b > 0.0 { a / b } else { 0.0 }
+}
+
+fn summarise(mode: &Mode, ordinary: &[Completion]) -> ModeResult {
+    let completions = &mode.completions;
+    let sum = |f: fn(&Completion) -> f64| completions.iter().map(f).sum::<f64>();
+    let n_tokens: usize = completions.iter().map(|completion| completion.n_tokens).sum();
+    let n_passes: usize = completions.iter().map(|completion| completion.n_steps).sum();
+    let mut ttft: Vec<f64> = completions.iter().map(|completion| completion.ttft_ms).collect();
+    ttft.sort_by(f64::total_cmp);
+    let quarter = completions.len().div_ceil(4);
+    let quarters = completions.chunks(quarter).zip(ordinary.chunks(quarter));
+    let depth = completions.iter().map(|c| c.drafted_per_slot.len()).max().unwrap_or(0);
+    let at = |slot: usize| -> (f64, f64) {
+        let verified = completions
+            .iter()
+            .filter_map(|c| Some((c.accepted_per_slot.get(slot)?, c.drafted_per_slot[slot])));
+        verified.fold((0.0, 0.0), |(a, n), (share, drafted)| (a + share * drafted as f64, n + drafted as f64))
+    };
+    let mut shares: BTreeMap<String, f64> = BTreeMap::new();
+    for drafter in completions.iter().flat_map(|completion| &completion.accepted_by_drafter) {
+        *shares.entry(drafter.drafter.clone()).or_default() +=
+            drafter.n_accepted as f64 / n_tokens.max(1) as f64;
+    }
+    shares.insert("target".to_owned(), ratio(n_passes as f64, n_tokens as f64));
+    ModeResult {
+        mode: mode.speculation.name().to_owned(),
+        n_slots: mode.n_slots,
+        n_tokens,
+        n_passes,
+        mean_accepted_tokens: ratio(n_tokens as f64, n_passes as f64),
+        mean_rows: ratio(sum(|completion| completion.mean_rows * completion.n_steps as f64), n_passes as f64),
+        tokens_per_s: tokens_per_s(completions),
+        speedup: ratio(tokens_per_s(completions), tokens_per_s(ordinary)),
+        worst_quarter: quarters
+            .map(|(ours, theirs)| ratio(tokens_per_s(ours), tokens_per_s(theirs)))
+            .fold(f64::INFINITY, f64::min),
+        total_time_ratio: ratio(ordinary.iter().map(|c| c.total_ms).sum(), sum(|c| c.total_ms)),
+        median_ttft_ms: ttft.get(ttft.len() / 2).copied().unwrap_or(0.0),
+        accepted_per_slot: (0..depth).map(|slot| at(slot)).map(|(a, n)| ratio(a, n)).collect(),
+        shares,
+        n_identical: completions.iter().zip(ordinary).filter(|(a, b)| a.tokens == b.tokens).count(),
+    }
+}
+
+fn print(report: &DecodeReport) {
+    let DecodeReport { model, device, prompts, n_prompts, max_tokens, temperature, .. } = report;
+    println!(
+        "{model} on {device}; {n_prompts} prompts of {prompts}, {max_tokens} tokens, temperature {temperature}"
+    );
+    println!(
+        "{:<10} {:>9} {:>9} {:>7} {:>9} {:>6} {:>6} {:>9} {:>10}  accepted by depth; tokens by origin",
+        "mode", "tokens/s", "speed-up", "worst", "in all", "MAT", "rows", "TTFT ms", "identical"
+    );
+    for mode in &report.modes {
+        let name = match mode.n_slots {
+            Some(n_slots) => format!("{} k={n_slots}", mode.mode),
+            None => mode.mode.clone(),
+        };
+        let by_depth: Vec<String> =
+            mode.accepted_per_slot.iter().take(6).map(|share| format!("{share:.2}")).collect();
+        let shares: Vec<String> =
+            mode.shares.iter().map(|(name, share)| format!("{name} {:.0} %", share * 100.0)).collect();
+        println!(
+            "{name:<10} {:>9.1} {:>9.2} {:>7.2} {:>9.2} {:>6.2} {:>6.2} {:>9.1} {:>6}/{:<3}  {}; {}",
+            mode.tokens_per_s,
+            mode.speedup,
+            mode.worst_quarter,
+            mode.total_time_ratio,
+            mode.mean_accepted_tokens,
+            mode.mean_rows,
+            mode.median_ttft_ms,
+            mode.n_identical,
+            report.n_prompts,
+            by_depth.join(" "),
+            shares.join(", "),
+        );
+    }
+}
