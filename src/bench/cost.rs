@@ -26,12 +26,19 @@ pub(crate) fn run(arguments: &CostArguments) -> anyhow::Result<()> {
         println!("{}", serde_json::json!({ "model": installed.id, "device": loaded.device, "cost": table }));
         return Ok(());
     }
-    let CostTable { passes, prefills } = table;
+    let CostTable { passes, groups, prefills } = table;
     println!("{} on {}, logits for every row", loaded.name, loaded.device);
     println!("{:>6} {:>10} {:>10} {:>8}", "rows", "median ms", "fastest ms", "T(n)/T(1)");
     for pass in &passes {
         let ratio = pass.median_ms / passes[0].median_ms;
         println!("{:>6} {:>10.2} {:>10.2} {ratio:>8.2}", pass.n_rows, pass.median_ms, pass.fastest_ms);
+    }
+    for (n_groups, group) in (1..).zip(&groups) {
+        let ratio = group.median_ms / passes[0].median_ms;
+        let (n_rows, median_ms, fastest_ms) = (group.n_rows, group.median_ms, group.fastest_ms);
+        println!(
+            "{n_rows:>6} {median_ms:>10.2} {fastest_ms:>10.2} {ratio:>8.2}  {n_groups} tokens, each with an adaptive group"
+        );
     }
     for prefill in prefills {
         println!("prefill of {} tokens: {:.0} tokens/s", prefill.n_tokens, prefill.tokens_per_s);

@@ -13,6 +13,8 @@ use crate::EngineError;
 const ROW_COUNTS: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 /// Committed rows in front of the measured ones.
 const N_COMMITTED: usize = 128;
+/// Adaptive groups that are measured, from one to this many, one behind each token.
+const MAX_GROUPS: usize = 3;
 /// Tokens of the measured prefills.
 const PREFILL_LENGTHS: [usize; 2] = [128, 512];
 
@@ -41,6 +43,8 @@ pub struct PrefillCost {
 pub struct CostTable {
     /// Passes, by number of rows.
     pub passes: Vec<PassCost>,
+    /// Passes over one token and groups of adaptive rows, by number of groups.
+    pub groups: Vec<PassCost>,
     /// Prefills, by length.
     pub prefills: Vec<PrefillCost>,
 }
@@ -75,6 +79,27 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
     };
     let passes = ROW_COUNTS.iter().zip(times).map(cost).collect();
 
+    let n_slots = model.n_adaptive_tokens();
+    let mut group_times = vec![Vec::new(); if n_slots > 0 { MAX_GROUPS } else { 0 }];
+    for repetition in 0..=n_repetitions {
+        for (n_groups, times) in (1..).zip(&mut group_times) {
+            let mut plan = RowPlan::prefill(N_COMMITTED, &tokens(n_groups));
+            (0..n_groups).for_each(|row| {
+                plan.push_adaptive_group(row, n_slots);
+            });
+            (0..plan.rows().len()).for_each(|row| {
+                plan.want_ranked(row);
+            });
+            let started = Instant::now();
+            sequence.forward(&plan)?;
+            if repetition > 0 {
+                times.push(started.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+    }
+    let rows_of: Vec<usize> = (1..=group_times.len()).map(|n_groups| n_groups * (1 + n_slots)).collect();
+    let groups = rows_of.iter().zip(group_times).map(cost).collect();
+
     let mut prefills = Vec::new();
     for n_tokens in PREFILL_LENGTHS.into_iter().filter(|&n| n <= model.context_length()) {
         sequence.truncate(0);
@@ -85,13 +110,15 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
         prefills
             .push(PrefillCost { n_tokens, tokens_per_s: n_tokens as f64 / started.elapsed().as_secs_f64() });
     }
-    Ok(CostTable { passes, prefills })
+    Ok(CostTable { passes, groups, prefills })
 }
 
 /// Numbers of rows that the width of passes is chosen by.
 const POLICY_ROW_COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 24, 32];
+/// Committed rows in front of them.
+const N_POLICY_COMMITTED: usize = 128;
 /// Rounds of that measurement, the first of which only warms up.
-const POLICY_ROUNDS: usize = 4;
+const POLICY_ROUNDS: usize = 3;
 /// Time after which no further round begins: a large model is loaded slowly enough.
 const POLICY_TIME: Duration = Duration::from_millis(1500);
 
@@ -103,29 +130,47 @@ const POLICY_TIME: Duration = Duration::from_millis(1500);
 pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> {
     let started = Instant::now();
     let mut sequence = model.sequence();
-    sequence.prefill(&tokens(model, 32))?;
-    let mut times = vec![Vec::new(); POLICY_ROW_COUNTS.len()];
+    sequence.prefill(&tokens(model, N_POLICY_COMMITTED))?;
+    let plain = POLICY_ROW_COUNTS.map(|n_rows| RowPlan::prefill(N_POLICY_COMMITTED, &tokens(model, n_rows)));
+    let mut plans = plain.to_vec();
+    let n_slots = model.n_adaptive_tokens();
+    if n_slots > 0 {
+        let mut plan = RowPlan::prefill(N_POLICY_COMMITTED, &tokens(model, 2));
+        plan.push_adaptive_group(0, n_slots);
+        plan.push_adaptive_group(1, n_slots);
+        plans.push(plan);
+    }
+    for plan in &mut plans {
+        (0..plan.n_token_rows()).for_each(|row| {
+            plan.want_ranked(row);
+        });
+        (plan.n_token_rows()..plan.rows().len()).for_each(|row| {
+            plan.want_drafts(row);
+        });
+    }
+    let mut fastest = vec![f64::INFINITY; plans.len()];
     for round in 0..POLICY_ROUNDS {
         if round > 1 && started.elapsed() > POLICY_TIME {
             break;
         }
-        for (n_rows, times) in POLICY_ROW_COUNTS.iter().zip(&mut times) {
-            let mut plan = RowPlan::prefill(32, &tokens(model, *n_rows));
-            (0..*n_rows).for_each(|row| {
-                plan.want_ranked(row);
-            });
-            let started = Instant::now();
-            sequence.forward(&plan)?;
-            if round > 0 {
-                times.push(started.elapsed().as_secs_f64() * 1000.0);
+        for (plan, fastest) in plans.iter().zip(&mut fastest) {
+            // The same kind of pass twice, as decoding runs them: the first leaves the caches as it does.
+            for is_timed in [false, round > 0] {
+                let started = Instant::now();
+                sequence.forward(plan)?;
+                if is_timed {
+                    // Whatever disturbed the slower ones would disturb any width alike.
+                    *fastest = fastest.min(started.elapsed().as_secs_f64() * 1000.0);
+                }
             }
         }
     }
-    // The fastest: whatever disturbed the others would disturb any width alike.
-    let fastest = |times: &Vec<f64>| times.iter().copied().fold(f64::INFINITY, f64::min);
-    let points =
-        POLICY_ROW_COUNTS.iter().zip(&times).map(|(&n_rows, times)| (n_rows, fastest(times))).collect();
-    PassCosts::new(points).ok_or(EngineError::NotMeasured)
+    let points = POLICY_ROW_COUNTS.into_iter().zip(fastest.iter().copied()).collect();
+    let costs = PassCosts::new(points).ok_or(EngineError::NotMeasured)?;
+    Ok(match fastest.get(POLICY_ROW_COUNTS.len()) {
+        Some(&ms) => costs.with_adaptive(2 + 2 * n_slots, ms),
+        None => costs,
+    })
 }
 
 /// Any tokens do: the cost does not depend on them.

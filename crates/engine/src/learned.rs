@@ -11,7 +11,7 @@ use speculate::{PassCosts, TokenRecycling};
 use crate::cost::measure_pass_costs;
 
 /// Goes up when kernels change so much that old measurements mislead.
-const COSTS_VERSION: u32 = 1;
+const COSTS_VERSION: u32 = 2;
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
@@ -29,6 +29,8 @@ struct CostsFile {
     device: String,
     /// Rows and milliseconds.
     points: Vec<(usize, f64)>,
+    /// Milliseconds that adaptive rows add.
+    adaptive_ms: f64,
 }
 
 impl LearnedFiles {
@@ -65,11 +67,21 @@ impl LearnedFiles {
         let kind = format!("{}.json", device.chars().map(slug).collect::<String>());
         let known = self.read(&kind).and_then(|bytes| serde_json::from_slice::<CostsFile>(&bytes).ok());
         let known = known.filter(|file| file.version == COSTS_VERSION && file.device == device);
-        if let Some(costs) = known.and_then(|file| PassCosts::new(file.points)) {
-            return Some(costs);
+        let known = known.and_then(|file| {
+            let costs = PassCosts::new(file.points)?;
+            let adaptive_ms = costs.of(1) + file.adaptive_ms;
+            Some(costs.with_adaptive(1, adaptive_ms))
+        });
+        if known.is_some() {
+            return known;
         }
         let costs = measure_pass_costs(model).ok()?;
-        let file = CostsFile { version: COSTS_VERSION, device, points: costs.points().to_vec() };
+        let file = CostsFile {
+            version: COSTS_VERSION,
+            device,
+            points: costs.points().to_vec(),
+            adaptive_ms: costs.adaptive_ms(),
+        };
         if let Ok(bytes) = serde_json::to_vec(&file) {
             // Measured again next time.
             let _ = self.write(&kind, &bytes);

@@ -20,10 +20,16 @@ pub(crate) struct BlockStatistics {
     pub(crate) scale: f32,
     /// `scale` times the sum of the codes: what an offset of the weights is multiplied by.
     pub(crate) scaled_sum: f32,
-    /// The negated sums of the codes: of the first half, of the second, of all. A centre of the
-    /// weights is a power of two, so that starting a sum there takes one shift.
-    pub(crate) negated_sums: [i32; 3],
+    /// What sums of products start from when the weights' codes are centred: the negated sum of the codes
+    /// times 8, times 16 and times 128, and those of both halves times 32.
+    pub(crate) starts: [i32; 5],
 }
+
+/// Indices of [`BlockStatistics::starts`].
+pub(crate) const START_8: usize = 0;
+pub(crate) const START_16: usize = 1;
+pub(crate) const START_128: usize = 2;
+pub(crate) const START_32: usize = 3;
 
 impl QuantizedRows {
     /// Number of rows.
@@ -146,7 +152,7 @@ per_tier! {
             *block = BlockStatistics {
                 scale,
                 scaled_sum: scale * sum as f32,
-                negated_sums: [-sums[0], -sums[1], -sum],
+                starts: [-sum * 8, -sum * 16, -sum * 128, -sums[0] * 32, -sums[1] * 32],
             };
         }
     }
@@ -168,11 +174,12 @@ mod tests {
                 let scale = rows.blocks[idx / BLOCK].scale;
                 assert!((f32::from(rows.codes[idx]) * scale - value).abs() <= scale * 0.5001);
             }
-            let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
+            let sum_of = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
             let block = rows.blocks[0];
-            let expected = [-sum(&rows.codes[..16]), -sum(&rows.codes[16..32]), -sum(&rows.codes[..32])];
-            assert_eq!(block.negated_sums, expected);
-            assert_eq!(block.scaled_sum, block.scale * -expected[2] as f32);
+            let [first_half, second_half] = [sum_of(&rows.codes[..16]), sum_of(&rows.codes[16..32])];
+            let all = first_half + second_half;
+            assert_eq!(block.starts, [-8 * all, -16 * all, -128 * all, -32 * first_half, -32 * second_half]);
+            assert_eq!(block.scaled_sum, block.scale * all as f32);
             if let Some(first) = &first {
                 assert_eq!((&first.codes, &first.blocks), (&rows.codes, &rows.blocks));
             }

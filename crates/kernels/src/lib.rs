@@ -22,7 +22,10 @@ pub use activations::QuantizedRows;
 pub use attention::{AttentionShape, AttentionSlices, attend};
 pub use elementwise::{add_rows, exp, rms_norm, rotate, swiglu};
 pub use kv_cache::{CachedLayer, KvCache};
-pub use linear::{LinearInput, LinearLayer, VocabularyScratch, project, project_swiglu, project_vocabulary};
+pub use linear::{
+    LinearInput, LinearLayer, VocabularyOut, VocabularyRows, VocabularyScratch, project, project_swiglu,
+    project_vocabulary,
+};
 pub use low_rank::LowRank;
 pub use packed::{BLOCK, PackedMatrix, QuantizedFormat, TILE};
 pub use pool::Pool;

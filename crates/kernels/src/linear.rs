@@ -29,7 +29,7 @@ mod portable;
 
 pub use input::LinearInput;
 
-use crate::activations::BlockStatistics;
+use crate::activations::{BlockStatistics, START_8, START_16, START_32, START_128};
 use crate::top::{Top, TopLogits};
 use crate::{
     BLOCK, LowRank, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, SharedSlice, TILE, Tier, swiglu,
@@ -147,27 +147,47 @@ pub struct VocabularyScratch {
     partial: Vec<Top>,
 }
 
-/// The vocabulary projection. Writes the largest logits of each row to `tops`, and all logits of
-/// the rows that `is_full` marks to `full`, `[number of marks, n_out]`: only sampling needs those, and
-/// they are most of what this layer would write.
+/// What is wanted of the rows of the vocabulary projection.
+#[derive(Clone, Copy, Debug)]
+pub struct VocabularyRows<'a> {
+    /// Rows of which all logits are written; the others are only ranked.
+    pub is_full: &'a [bool],
+    /// Rows from this one on are ranked among the first `n_draft_outputs` outputs only.
+    pub first_draft: usize,
+    /// Outputs that are looked at for those: the commonest tokens of a vocabulary come first.
+    pub n_draft_outputs: usize,
+}
+
+/// Where the vocabulary projection writes.
+#[derive(Debug)]
+pub struct VocabularyOut<'a> {
+    /// The largest logits of each row.
+    pub tops: &'a mut Vec<TopLogits>,
+    /// All logits of the full rows, `[number of those, n_out]`.
+    pub full: &'a mut Vec<f32>,
+}
+
+/// The vocabulary projection. All logits of a row are written only where they are asked for: sampling
+/// needs them, and they are most of what this layer would write.
 ///
 /// # Panics
 /// When the sizes do not fit each other.
-#[allow(clippy::too_many_arguments)]
 pub fn project_vocabulary(
     pool: &Pool,
     tier: Tier,
     layer: LinearLayer<'_>,
     input: &LinearInput,
-    is_full: &[bool],
+    wanted: VocabularyRows<'_>,
     scratch: &mut VocabularyScratch,
-    tops: &mut Vec<TopLogits>,
-    full: &mut Vec<f32>,
+    out: VocabularyOut<'_>,
 ) {
     let (n_rows, n_out) = (input.rows.n_rows, layer.matrix.n_out);
     layer.check(input.rows.width);
+    let VocabularyRows { is_full, first_draft, n_draft_outputs } = wanted;
     assert_eq!(is_full.len(), n_rows, "a mark for each row");
+    assert!(is_full.iter().skip(first_draft).all(|&is_full| !is_full), "drafts are not full");
     let layer = LinearLayer { delta: None, ..layer };
+    let VocabularyOut { tops, full } = out;
     full.resize(is_full.iter().filter(|&&is_full| is_full).count() * n_out, 0.0);
     let n_pieces = n_pieces(pool, layer.matrix.n_tiles());
     scratch.partial.clear();
@@ -176,12 +196,13 @@ pub fn project_vocabulary(
     let partial = SharedSlice::new(&mut scratch.partial);
     run_in_pieces(pool, layer.matrix.n_tiles(), &|tile_idx, piece| {
         let n_valid = TILE.min(n_out - tile_idx * TILE);
+        let n_rows_here = if tile_idx * TILE < n_draft_outputs { n_rows } else { n_rows.min(first_draft) };
         // SAFETY: each piece is worked on by one task.
         let partial = unsafe { partial.range_mut(piece * n_rows, n_rows) };
         let mut full_row = 0;
-        for first in (0..n_rows).step_by(MAX_ROWS) {
+        for first in (0..n_rows_here).step_by(MAX_ROWS) {
             let mut results = [[0.0f32; TILE]; MAX_ROWS];
-            let results = &mut results[..MAX_ROWS.min(n_rows - first)];
+            let results = &mut results[..MAX_ROWS.min(n_rows_here - first)];
             input.tile(tier, 0, &layer, tile_idx, first, results);
             for (row, result) in results.iter().enumerate() {
                 partial[first + row].push_tile((tile_idx * TILE) as u32, &result[..n_valid]);
@@ -269,32 +290,34 @@ const BLOCK_SCALE: u8 = 0;
 const BLOCK_MIN: u8 = 1;
 const SUPER_MIN: u8 = 2;
 const SUPER_HALF: u8 = 3;
+/// Sums start from 0.
+const NO_START: usize = usize::MAX;
 
-/// Calls a kernel that is specialised on bits, layout and centre (as a power of two) of a format and
-/// on the number of rows.
+/// Calls a kernel that is specialised on bits, layout and start of a format and on the number
+/// of rows.
 macro_rules! specialised {
     ($module:ident, $format:expr, $n_rows:expr, $arguments:tt) => {
         match $format {
-            QuantizedFormat::Q4_0 => specialised!(@rows $module, $n_rows, 4, BLOCK_SCALE, 3, $arguments),
-            QuantizedFormat::Q4_1 => specialised!(@rows $module, $n_rows, 4, BLOCK_MIN, 0, $arguments),
-            QuantizedFormat::Q5_0 => specialised!(@rows $module, $n_rows, 5, BLOCK_SCALE, 4, $arguments),
-            QuantizedFormat::Q5_1 => specialised!(@rows $module, $n_rows, 5, BLOCK_MIN, 0, $arguments),
-            QuantizedFormat::Q8_0 => specialised!(@rows $module, $n_rows, 8, BLOCK_SCALE, 7, $arguments),
-            QuantizedFormat::Q4_K => specialised!(@rows $module, $n_rows, 4, SUPER_MIN, 0, $arguments),
-            QuantizedFormat::Q5_K => specialised!(@rows $module, $n_rows, 5, SUPER_MIN, 0, $arguments),
-            QuantizedFormat::Q6_K => specialised!(@rows $module, $n_rows, 6, SUPER_HALF, 5, $arguments),
+            QuantizedFormat::Q4_0 => specialised!(@rows $module, $n_rows, 4, BLOCK_SCALE, START_8, $arguments),
+            QuantizedFormat::Q4_1 => specialised!(@rows $module, $n_rows, 4, BLOCK_MIN, NO_START, $arguments),
+            QuantizedFormat::Q5_0 => specialised!(@rows $module, $n_rows, 5, BLOCK_SCALE, START_16, $arguments),
+            QuantizedFormat::Q5_1 => specialised!(@rows $module, $n_rows, 5, BLOCK_MIN, NO_START, $arguments),
+            QuantizedFormat::Q8_0 => specialised!(@rows $module, $n_rows, 8, BLOCK_SCALE, START_128, $arguments),
+            QuantizedFormat::Q4_K => specialised!(@rows $module, $n_rows, 4, SUPER_MIN, NO_START, $arguments),
+            QuantizedFormat::Q5_K => specialised!(@rows $module, $n_rows, 5, SUPER_MIN, NO_START, $arguments),
+            QuantizedFormat::Q6_K => specialised!(@rows $module, $n_rows, 6, SUPER_HALF, START_32, $arguments),
         }
     };
-    (@rows $module:ident, $n_rows:expr, $bits:literal, $layout:ident, $centre:literal, ($tile:expr, $rows:expr, $out:expr)) => {
+    (@rows $module:ident, $n_rows:expr, $bits:literal, $layout:ident, $start:ident, ($tile:expr, $rows:expr, $out:expr)) => {
         match $n_rows {
-            1 => $module::tile_rows::<$bits, $layout, $centre, 1>($tile, $rows, $out),
-            2 => $module::tile_rows::<$bits, $layout, $centre, 2>($tile, $rows, $out),
-            3 => $module::tile_rows::<$bits, $layout, $centre, 3>($tile, $rows, $out),
-            4 => $module::tile_rows::<$bits, $layout, $centre, 4>($tile, $rows, $out),
-            5 => $module::tile_rows::<$bits, $layout, $centre, 5>($tile, $rows, $out),
-            6 => $module::tile_rows::<$bits, $layout, $centre, 6>($tile, $rows, $out),
-            7 => $module::tile_rows::<$bits, $layout, $centre, 7>($tile, $rows, $out),
-            _ => $module::tile_rows::<$bits, $layout, $centre, 8>($tile, $rows, $out),
+            1 => $module::tile_rows::<$bits, $layout, $start, 1>($tile, $rows, $out),
+            2 => $module::tile_rows::<$bits, $layout, $start, 2>($tile, $rows, $out),
+            3 => $module::tile_rows::<$bits, $layout, $start, 3>($tile, $rows, $out),
+            4 => $module::tile_rows::<$bits, $layout, $start, 4>($tile, $rows, $out),
+            5 => $module::tile_rows::<$bits, $layout, $start, 5>($tile, $rows, $out),
+            6 => $module::tile_rows::<$bits, $layout, $start, 6>($tile, $rows, $out),
+            7 => $module::tile_rows::<$bits, $layout, $start, 7>($tile, $rows, $out),
+            _ => $module::tile_rows::<$bits, $layout, $start, 8>($tile, $rows, $out),
         }
     };
 }

@@ -3,8 +3,8 @@
 //! A *tile* holds 16 output rows, a *block* 32 inputs. Inside a block, byte `4 r + j` of code
 //! group `g` belongs to row `r` and input `4 g + j`, so that one vector of 64 bytes meets four
 //! inputs of all 16 rows. Codes of 4 bits share bytes: group `g` in the low and group `g + 4` in the
-//! high nibble of vector `g`. The fifth and sixth bit of longer codes follow in bit planes, a 64-bit
-//! mask per group. Scales stay in the precision of the file, so that the values are exactly those of
+//! high nibble of vector `g`. The fifth bit of longer codes follows in a vector of its own, bit `g` of
+//! each byte for group `g`; fifth and sixth bit in two vectors, four groups each. Scales stay in the precision of the file, so that the values are exactly those of
 //! the format and no more bits are read than the file holds (Q4_K and Q5_K: 1/8 bit more).
 //!
 //! Value = `scale * (code - centre) + offset`, with scale and offset per block (Q6_K: scale per
@@ -305,9 +305,18 @@ pub(crate) fn code(bits: usize, codes: &[u8], row: usize, input: usize) -> u8 {
     }
     let byte = codes[group % 4 * 64 + at];
     let nibble = if group < 4 { byte & 15 } else { byte >> 4 };
-    let plane = |plane: usize| codes[256 + plane * 64 + group * 8 + at / 8] >> (at % 8) & 1;
-    let high = (0..bits - 4).map(|bit| plane(bit) << (4 + bit)).fold(0, |sum, bit| sum | bit);
-    nibble | high
+    if bits == 4 {
+        return nibble;
+    }
+    let (vector, shift) = high_bits_at(bits, group);
+    nibble | (codes[256 + vector * 64 + at] >> shift & ((1 << (bits - 4)) - 1)) << 4
+}
+
+/// The vector that holds the bits of a group above the fourth, and the lowest of them in each byte.
+#[inline(always)]
+pub(crate) const fn high_bits_at(bits: usize, group: usize) -> (usize, usize) {
+    let groups_per_vector = 8 / (bits - 4);
+    (group / groups_per_vector, group % groups_per_vector * (bits - 4))
 }
 
 fn write_block(format: QuantizedFormat, tile: &mut [u8], row: usize, block: usize, content: &RowBlock) {
@@ -341,8 +350,9 @@ fn write_block(format: QuantizedFormat, tile: &mut [u8], row: usize, block: usiz
         }
         let nibble = if group < 4 { code & 15 } else { (code & 15) << 4 };
         codes[group % 4 * 64 + at] |= nibble;
-        for bit in 0..bits - 4 {
-            codes[256 + bit * 64 + group * 8 + at / 8] |= (code >> (4 + bit) & 1) << (at % 8);
+        if bits > 4 {
+            let (vector, shift) = high_bits_at(bits, group);
+            codes[256 + vector * 64 + at] |= code >> 4 << shift;
         }
     }
 }

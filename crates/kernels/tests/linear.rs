@@ -6,7 +6,7 @@ use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 use kernels::{
     LinearInput, LinearLayer, LowRank, N_TOP, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, Tier,
-    VocabularyScratch, project, project_swiglu, project_vocabulary, swiglu,
+    VocabularyOut, VocabularyRows, VocabularyScratch, project, project_swiglu, project_vocabulary, swiglu,
 };
 use proptest::prelude::*;
 
@@ -261,10 +261,13 @@ fn the_vocabulary_projection_finds_the_largest_and_writes_what_is_asked_for() {
         let (mut tops, mut full) = (Vec::new(), Vec::new());
         let mut scratch = VocabularyScratch::default();
         let input = input(&pool, tier, &values, n_in);
-        project_vocabulary(&pool, tier, plain(&packed), &input, &is_full, &mut scratch, &mut tops, &mut full);
+        let wanted = VocabularyRows { is_full: &is_full, first_draft: 10, n_draft_outputs: 512 };
+        let out = VocabularyOut { tops: &mut tops, full: &mut full };
+        project_vocabulary(&pool, tier, plain(&packed), &input, wanted, &mut scratch, out);
         let mut written = full.chunks_exact(n_out);
         for (row, expected) in expected.chunks_exact(n_out).enumerate() {
-            let mut ranked: Vec<(u32, f32)> = (0..).zip(expected.iter().copied()).collect();
+            let among = if row < 10 { n_out } else { 512 };
+            let mut ranked: Vec<(u32, f32)> = (0..).zip(expected[..among].iter().copied()).collect();
             ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             assert_eq!(tops[row][..], ranked[..N_TOP]);
             if is_full[row] {

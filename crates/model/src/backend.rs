@@ -11,7 +11,7 @@ mod cpu;
 
 pub(crate) use cpu::Cpu;
 use kernels::AttentionShape;
-use speculate::{Logits, RowPlan};
+use speculate::{Logits, RowPlan, Wanted};
 
 use crate::ModelError;
 use crate::architecture::RopeLayout;
@@ -162,12 +162,13 @@ pub(crate) trait Backend: Sized + Send + Sync {
         input: &mut Self::Input,
         out: &mut Self::Input,
     ) -> Result<(), ModelError>;
-    /// Logits of all rows of `input`: the likeliest tokens, and all where `is_full` says so.
+    /// Logits of all rows of `input`, as much as is `wanted` of each. Rows of which drafts are wanted come
+    /// last.
     fn project_vocabulary(
         &self,
         head: VocabularyHead<'_, Self>,
         input: &Self::Input,
-        is_full: &[bool],
+        wanted: &[Wanted],
         scratch: &mut Self::Scratch,
         logits: &mut Logits,
     ) -> Result<(), ModelError>;

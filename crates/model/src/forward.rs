@@ -321,7 +321,7 @@ impl<B: Backend> Llama<B> {
                 Some(output) => VocabularyHead { matrix: &output.matrix, bias: output.bias.as_deref() },
                 None => VocabularyHead { matrix: &weights.embedding, bias: None },
             };
-            backend.project_vocabulary(head, normed, plan.logits_in_full(), vocabulary, logits)?;
+            backend.project_vocabulary(head, normed, plan.wanted(), vocabulary, logits)?;
         }
         Ok(())
     }

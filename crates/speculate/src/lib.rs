@@ -31,7 +31,7 @@ pub use drafter::{AdaptiveGroup, Drafter, OrdinaryDecoding, Proposal, SharedDraf
 pub use drafters::{CorpusDrafter, PhrasePool, PromptLookup, SemanticDrafter, SuffixDrafter, TokenRecycling};
 pub use logits::{Logits, N_RANKED, Ranked, RowLogits, argmax, rank, ranked_probabilities};
 pub use router::{Router, RouterConfig};
-pub use rows::{Row, RowInput, RowPlan};
+pub use rows::{Row, RowInput, RowPlan, Wanted};
 pub use sampling::{PENALTY_WINDOW, Sampler, SamplingError, SamplingParams};
 pub use step::{StepError, StepOutcome, Target, VerifiedRow, step};
 pub use tree::{DraftNode, DraftSource, DraftTree};

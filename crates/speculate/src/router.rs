@@ -189,7 +189,8 @@ impl Router {
                     // The drafts of the group will need rows of their own in the next pass.
                     let next_ms = config.costs.of(1 + n_slots) - config.costs.of(1);
                     let ahead = (stopped * (self.group_value.of(n_slots) - rate * next_ms)).max(0.0);
-                    let score = score(drafted + ahead, n_drafts + n_groups * n_slots);
+                    let n_rows = n_drafts + n_groups * n_slots;
+                    let score = score(drafted + ahead, n_rows) - rate * config.costs.adaptive_ms();
                     if score > best_score {
                         best_score = score;
                         best = Choice {
@@ -248,6 +249,7 @@ impl Drafter for Router {
         let adaptive_groups: Vec<AdaptiveGroup> = choice.stops.iter().map(group).collect();
         let costs = &self.config.costs;
         let n_rows = choice.drafts.len() + adaptive_groups.len() * n_slots;
+        let adaptive_ms = if adaptive_groups.is_empty() { 0.0 } else { costs.adaptive_ms() };
         let decision = Decision {
             n_drafts: choice.drafts.len(),
             n_offered: self.candidates.len(),
@@ -255,7 +257,7 @@ impl Drafter for Router {
             n_slots,
             expected_tokens: 1.0 + choice.expected,
             expected_ahead: choice.ahead,
-            relative_cost: costs.of(n_pending + n_rows) / costs.of(n_pending),
+            relative_cost: (costs.of(n_pending + n_rows) + adaptive_ms) / costs.of(n_pending),
         };
         self.n_since_group = if adaptive_groups.is_empty() { self.n_since_group + 1 } else { 0 };
         self.n_slots_ahead = n_slots;
@@ -291,7 +293,9 @@ impl Drafter for Router {
         // prompt says nothing of decoding.
         if outcome.n_rows <= 1 + MAX_DRAFTS + MAX_GROUPS * self.config.n_slots {
             self.n_tokens = self.n_tokens * 0.99 + outcome.tokens.len() as f64;
-            self.n_ms = self.n_ms * 0.99 + self.config.costs.of(outcome.n_rows);
+            let has_group = outcome.decision.is_some_and(|decision| decision.n_groups > 0);
+            let adaptive_ms = if has_group { self.config.costs.adaptive_ms() } else { 0.0 };
+            self.n_ms = self.n_ms * 0.99 + self.config.costs.of(outcome.n_rows) + adaptive_ms;
         }
         self.drafters.iter_mut().for_each(|drafter| drafter.observe(context, outcome));
     }

@@ -31,7 +31,18 @@ pub struct RowPlan {
     rows: Vec<Row>,
     n_token_rows: usize,
     logit_rows: Vec<usize>,
-    logits_in_full: Vec<bool>,
+    wanted: Vec<Wanted>,
+}
+
+/// What of a row's logits is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// All of them, and the likeliest tokens.
+    All,
+    /// The likeliest tokens.
+    Ranked,
+    /// Likely tokens to draft: a target may look among the commonest tokens only.
+    Drafts,
 }
 
 impl RowPlan {
@@ -87,18 +98,23 @@ impl RowPlan {
     /// Asks for all logits of `row`. Logits come back in the order in which they were asked for.
     /// Returns the index among them.
     pub fn want_logits(&mut self, row: usize) -> usize {
-        self.want(row, true)
+        self.want(row, Wanted::All)
     }
 
     /// Asks for the likeliest tokens after `row` only, which costs a target less.
     pub fn want_ranked(&mut self, row: usize) -> usize {
-        self.want(row, false)
+        self.want(row, Wanted::Ranked)
     }
 
-    fn want(&mut self, row: usize, in_full: bool) -> usize {
+    /// Asks for tokens to draft after `row`, which costs a target least.
+    pub fn want_drafts(&mut self, row: usize) -> usize {
+        self.want(row, Wanted::Drafts)
+    }
+
+    fn want(&mut self, row: usize, wanted: Wanted) -> usize {
         assert!(row < self.rows.len(), "logits of a row outside the plan");
         self.logit_rows.push(row);
-        self.logits_in_full.push(in_full);
+        self.wanted.push(wanted);
         self.logit_rows.len() - 1
     }
 
@@ -122,9 +138,9 @@ impl RowPlan {
         &self.logit_rows
     }
 
-    /// Whether all logits are wanted, for each of [`logit_rows`](Self::logit_rows).
-    pub fn logits_in_full(&self) -> &[bool] {
-        &self.logits_in_full
+    /// What is wanted of each of [`logit_rows`](Self::logit_rows).
+    pub fn wanted(&self) -> &[Wanted] {
+        &self.wanted
     }
 
     /// The rows that `row` sees besides the committed ones: its ancestors in order, then itself.

@@ -106,7 +106,7 @@ pub fn step<T: Target>(
         if n_slots > 0 {
             let first_row = plan.push_adaptive_group(row_of(group.after), n_slots);
             let logits: Vec<usize> =
-                (first_row..first_row + n_slots).map(|row| plan.want_ranked(row)).collect();
+                (first_row..first_row + n_slots).map(|row| plan.want_drafts(row)).collect();
             groups.push((group.after, logits));
         }
     }

@@ -5,6 +5,8 @@
 pub struct PassCosts {
     /// Rows and milliseconds, ascending in both.
     points: Vec<(usize, f64)>,
+    /// Milliseconds that adaptive rows add to a pass, whatever their number: their deltas are read.
+    adaptive_ms: f64,
 }
 
 impl PassCosts {
@@ -22,17 +24,30 @@ impl PassCosts {
             largest = largest.max(*ms);
             *ms = largest;
         }
-        Some(Self { points })
+        Some(Self { points, adaptive_ms: 0.0 })
+    }
+
+    /// The same, and what adaptive rows add to a pass in milliseconds: from the measured cost of a pass
+    /// with `n_rows` rows, adaptive ones among them.
+    pub fn with_adaptive(mut self, n_rows: usize, ms: f64) -> Self {
+        let more = ms - self.of(n_rows);
+        self.adaptive_ms = if more.is_finite() { more.max(0.0) } else { 0.0 };
+        self
+    }
+
+    /// Milliseconds that adaptive rows add to a pass.
+    pub fn adaptive_ms(&self) -> f64 {
+        self.adaptive_ms
     }
 
     /// A device on which rows cost nothing: what a wide GPU comes near to.
     pub fn flat() -> Self {
-        Self { points: vec![(1, 1.0)] }
+        Self { points: vec![(1, 1.0)], adaptive_ms: 0.0 }
     }
 
     /// A device on which each row beyond the first costs `share` of a pass over one.
     pub fn linear(share: f64) -> Self {
-        Self { points: vec![(1, 1.0), (1001, 1.0 + 1000.0 * share.max(0.0))] }
+        Self { points: vec![(1, 1.0), (1001, 1.0 + 1000.0 * share.max(0.0))], adaptive_ms: 0.0 }
     }
 
     /// Milliseconds of a pass over `n_rows` rows: between two measurements along a line, beyond the last

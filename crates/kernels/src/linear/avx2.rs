@@ -3,25 +3,27 @@
 use std::arch::x86_64::*;
 
 use super::{BLOCK_MIN, RowsView, SUPER_HALF, SUPER_MIN};
-use crate::packed::SUPER;
+use crate::activations::START_32;
+use crate::packed::{SUPER, high_bits_at};
 use crate::{BLOCK, TILE};
 
 /// Rows of a tile in a vector.
 const LANES: usize = 8;
 
 /// # Safety
-/// The processor must have AVX2, FMA and F16C. `CENTRE` is the logarithm of the centre, or 0. `tile` must hold the bytes of the format for
+/// The processor must have AVX2, FMA and F16C. `START` is what sums
+/// start from, if below the largest number. `tile` must hold the bytes of the format for
 /// `rows.width / 32` blocks, `rows` must hold `N` rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE: i32, const N: usize>(
+pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const START: usize, const N: usize>(
     tile: &[u8],
     rows: RowsView<'_>,
     out: &mut [[f32; TILE]],
 ) {
     // SAFETY: what the caller promises is what each half needs.
     unsafe {
-        half_tile_rows::<BITS, LAYOUT, CENTRE, N, 0>(tile, rows, out);
-        half_tile_rows::<BITS, LAYOUT, CENTRE, N, 1>(tile, rows, out);
+        half_tile_rows::<BITS, LAYOUT, START, N, 0>(tile, rows, out);
+        half_tile_rows::<BITS, LAYOUT, START, N, 1>(tile, rows, out);
     }
 }
 
@@ -31,7 +33,7 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE
 unsafe fn half_tile_rows<
     const BITS: usize,
     const LAYOUT: u8,
-    const CENTRE: i32,
+    const START: usize,
     const N: usize,
     const HALF: usize,
 >(
@@ -86,11 +88,16 @@ unsafe fn half_tile_rows<
                     weights[group] = _mm256_and_si256(both, low);
                     weights[group + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
                 }
-                for bit in 4..BITS {
-                    let plane = at.add(256 + (bit - 4) * 64 + 4 * HALF);
+                if BITS > 4 {
                     for (group, weights) in weights.iter_mut().enumerate() {
-                        let mask = plane.add(group * 8).cast::<i32>().read_unaligned();
-                        *weights = _mm256_or_si256(*weights, spread(mask, 1 << bit));
+                        let (vector, place) = high_bits_at(BITS, group);
+                        let bits = _mm256_loadu_si256(at.add(256 + vector * 64 + 32 * HALF).cast());
+                        let bits = match place {
+                            0..4 => _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - place as i32)),
+                            _ => _mm256_srl_epi16(bits, _mm_cvtsi32_si128(place as i32 - 4)),
+                        };
+                        let wanted = _mm256_set1_epi8(((1 << BITS) - 16) as i8);
+                        *weights = _mm256_or_si256(*weights, _mm256_and_si256(bits, wanted));
                     }
                 }
             }
@@ -99,15 +106,12 @@ unsafe fn half_tile_rows<
             for_each_row!(N, ROW, {
                 let activations = rows.codes.as_ptr().add(ROW * rows.width + block * BLOCK).cast::<i32>();
                 let statistics = rows.blocks.as_ptr().add(ROW * n_blocks + block);
-                let negated_sum = |idx: usize| _mm256_set1_epi32((*statistics).negated_sums[idx]);
+                let start = |idx: usize| _mm256_set1_epi32((*statistics).starts[idx]);
                 let mut sums = [_mm256_setzero_si256(); 2];
                 if LAYOUT == SUPER_HALF {
-                    sums = [
-                        _mm256_slli_epi32::<CENTRE>(negated_sum(0)),
-                        _mm256_slli_epi32::<CENTRE>(negated_sum(1)),
-                    ];
-                } else if CENTRE > 0 && BITS < 8 {
-                    sums[0] = _mm256_slli_epi32::<CENTRE>(negated_sum(2));
+                    sums = [start(START_32), start(START_32 + 1)];
+                } else if START < usize::MAX && BITS < 8 {
+                    sums[0] = start(START);
                 }
                 for (group, weights) in weights.iter().enumerate() {
                     let four = _mm256_set1_epi32(activations.add(group).read_unaligned());
@@ -139,20 +143,6 @@ unsafe fn half_tile_rows<
         // SAFETY: each half of `out` is eight values long.
         unsafe { _mm256_storeu_ps(out[LANES * HALF..].as_mut_ptr(), *result) }
     }
-}
-
-/// `value` in the bytes whose bit of `mask` is set.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn spread(mask: i32, value: i8) -> __m256i {
-    // Byte i of the result looks at byte i / 8 of the mask, and there at bit i % 8.
-    let which = _mm256_setr_epi8(
-        0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3,
-    );
-    let bits = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
-    let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(mask), which);
-    let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits);
-    _mm256_and_si256(is_set, _mm256_set1_epi8(value))
 }
 
 /// Eight half-precision numbers.

@@ -3,18 +3,20 @@
 use std::arch::x86_64::*;
 
 use super::{BLOCK_MIN, RowsView, SUPER_HALF, SUPER_MIN};
-use crate::packed::SUPER;
+use crate::activations::START_32;
+use crate::packed::{SUPER, high_bits_at};
 use crate::{BLOCK, TILE};
 
 /// Bytes between the weights in use and those that are fetched.
 const AHEAD: usize = 3072;
 
 /// # Safety
-/// The processor must have AVX-512 F, BW, VL and VNNI, FMA and F16C. `CENTRE` is the logarithm of the centre, or 0.
+/// The processor must have AVX-512 F, BW, VL and VNNI, FMA and F16C. `START` is what
+/// sums start from, if below the largest number.
 /// `tile` must hold the bytes of the format for
 /// `rows.width / 32` blocks, `rows` must hold `N` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE: u32, const N: usize>(
+pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const START: usize, const N: usize>(
     tile: &[u8],
     rows: RowsView<'_>,
     out: &mut [[f32; TILE]],
@@ -62,15 +64,26 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE
             } else {
                 for group in 0..4 {
                     let both = _mm512_loadu_si512(at.add(group * 64).cast());
-                    weights[group] = _mm512_and_si512(both, low);
-                    weights[group + 4] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
+                    weights[group] = both;
+                    weights[group + 4] = _mm512_srli_epi16::<4>(both);
                 }
-                for bit in 4..BITS {
-                    let plane = at.add(256 + (bit - 4) * 64).cast::<u64>();
-                    let value = _mm512_set1_epi8(1 << bit);
+                if BITS == 4 {
+                    for weights in &mut weights {
+                        *weights = _mm512_and_si512(*weights, low);
+                    }
+                } else {
+                    let high = _mm512_set1_epi8((1 << BITS) - 1);
                     for (group, weights) in weights.iter_mut().enumerate() {
-                        let mask = plane.add(group).read_unaligned();
-                        *weights = _mm512_mask_add_epi8(*weights, mask, *weights, value);
+                        let (vector, place) = high_bits_at(BITS, group);
+                        let bits = _mm512_loadu_si512(at.add(256 + vector * 64).cast());
+                        // Shifts of 16 bits: what comes from the neighbour is masked away.
+                        let bits = match place {
+                            0..4 => _mm512_sll_epi16(bits, _mm_cvtsi32_si128(4 - place as i32)),
+                            _ => _mm512_srl_epi16(bits, _mm_cvtsi32_si128(place as i32 - 4)),
+                        };
+                        // The low four bits of one, the others of the other.
+                        let both = _mm512_ternarylogic_epi32::<0xca>(low, *weights, bits);
+                        *weights = _mm512_and_si512(both, high);
                     }
                 }
             }
@@ -79,21 +92,26 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE
             for_each_row!(N, ROW, {
                 let activations = rows.codes.as_ptr().add(ROW * rows.width + block * BLOCK).cast::<i32>();
                 let statistics = rows.blocks.as_ptr().add(ROW * n_blocks + block);
-                let negated_sum = |idx: usize| _mm512_set1_epi32((*statistics).negated_sums[idx]);
+                let start = |idx: usize| _mm512_set1_epi32((*statistics).starts[idx]);
+                let four = |group: usize| _mm512_set1_epi32(activations.add(group).read_unaligned());
                 let mut sums = [_mm512_setzero_si512(); 2];
                 if LAYOUT == SUPER_HALF {
-                    sums = [
-                        _mm512_slli_epi32::<CENTRE>(negated_sum(0)),
-                        _mm512_slli_epi32::<CENTRE>(negated_sum(1)),
-                    ];
-                } else if CENTRE > 0 {
-                    sums[0] = _mm512_slli_epi32::<CENTRE>(negated_sum(2));
+                    sums = [start(START_32), start(START_32 + 1)];
+                } else if START < usize::MAX {
+                    sums[0] = start(START);
                 }
+                // With few rows two chains hide the latency of the products; with more, rows do.
+                let second = usize::from(LAYOUT == SUPER_HALF || N < 4);
                 for group in 0..4 {
-                    let four = _mm512_set1_epi32(activations.add(group).read_unaligned());
-                    sums[0] = _mm512_dpbusd_epi32(sums[0], weights[group], four);
-                    let four = _mm512_set1_epi32(activations.add(group + 4).read_unaligned());
-                    sums[1] = _mm512_dpbusd_epi32(sums[1], weights[group + 4], four);
+                    sums[0] = _mm512_dpbusd_epi32(sums[0], weights[group], four(group));
+                    if second == 1 {
+                        sums[1] = _mm512_dpbusd_epi32(sums[1], weights[group + 4], four(group + 4));
+                    }
+                }
+                if second == 0 {
+                    for group in 4..8 {
+                        sums[0] = _mm512_dpbusd_epi32(sums[0], weights[group], four(group));
+                    }
                 }
                 let activation_scale = _mm512_set1_ps((*statistics).scale);
                 let scaled = |sum| _mm512_mul_ps(_mm512_cvtepi32_ps(sum), activation_scale);
@@ -101,7 +119,7 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const CENTRE
                     let first = _mm512_fmadd_ps(scaled(sums[0]), scale, results[ROW]);
                     _mm512_fmadd_ps(scaled(sums[1]), scale_or_offset, first)
                 } else {
-                    let sum = _mm512_add_epi32(sums[0], sums[1]);
+                    let sum = if second == 1 { _mm512_add_epi32(sums[0], sums[1]) } else { sums[0] };
                     _mm512_fmadd_ps(scaled(sum), scale, results[ROW])
                 };
                 if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {

@@ -10,14 +10,19 @@ use candle_core::quantized::{GgmlDType, QuantizedType};
 use candle_core::{CpuStorage, Error};
 use kernels::{
     AttentionShape, AttentionSlices, BLOCK, KvCache, LinearInput, LinearLayer, LowRank, PackedMatrix, Pool,
-    QuantizedFormat, Tier, VocabularyScratch,
+    QuantizedFormat, Tier, VocabularyOut, VocabularyRows, VocabularyScratch,
 };
-use speculate::{Logits, RowInput, RowPlan, rank};
+use speculate::{Logits, RowInput, RowPlan, Wanted, rank};
 
 use super::{Backend, LinearKernels, MatrixBytes, Norm, Projection, Rope, VocabularyHead};
 use crate::ModelError;
 use crate::architecture::RopeLayout;
 use crate::gguf::TensorType;
+
+/// Tokens among which adaptive rows look for drafts. Byte-pair vocabularies are in the order in which
+/// their pairs were found, so that common tokens come first; the whole of a large one would be a
+/// third of what an adaptive row costs.
+const DRAFT_VOCABULARY: usize = 32_768;
 
 /// The backend: its threads and instruction set.
 pub(crate) struct Cpu {
@@ -330,25 +335,22 @@ impl Backend for Cpu {
         &self,
         head: VocabularyHead<'_, Self>,
         input: &HostInput,
-        is_full: &[bool],
+        wanted: &[Wanted],
         scratch: &mut VocabularyScratch,
         logits: &mut Logits,
     ) -> Result<(), ModelError> {
         logits.is_full.clear();
-        logits.is_full.extend(is_full);
+        logits.is_full.extend(wanted.iter().map(|&wanted| wanted == Wanted::All));
         if let Matrix::Packed(matrix) = head.matrix {
             let layer = LinearLayer { matrix, bias: head.bias, delta: None };
-            let Logits { ranked, full, .. } = logits;
-            kernels::project_vocabulary(
-                &self.pool,
-                self.tier,
-                layer,
-                &input.linear,
-                is_full,
-                scratch,
-                ranked,
-                full,
-            );
+            let first_draft = wanted.iter().position(|&wanted| wanted == Wanted::Drafts);
+            let rows = VocabularyRows {
+                is_full: &logits.is_full,
+                first_draft: first_draft.unwrap_or(wanted.len()),
+                n_draft_outputs: DRAFT_VOCABULARY,
+            };
+            let out = VocabularyOut { tops: &mut logits.ranked, full: &mut logits.full };
+            kernels::project_vocabulary(&self.pool, self.tier, layer, &input.linear, rows, scratch, out);
             return Ok(());
         }
         let mut rows = HostRows::default();
@@ -356,7 +358,7 @@ impl Backend for Cpu {
         add_bias(head.bias, &mut rows);
         logits.ranked.clear();
         logits.full.clear();
-        for (row, &is_full) in rows.values.chunks_exact(rows.width).zip(is_full) {
+        for (row, &is_full) in rows.values.chunks_exact(rows.width).zip(&logits.is_full) {
             logits.ranked.push(rank(row));
             logits.full.extend(row.iter().filter(|_| is_full));
         }

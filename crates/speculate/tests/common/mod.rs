@@ -1,7 +1,7 @@
 //! A toy target whose logits are a hash of everything before a row, and drafters of every temper.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-use speculate::{AdaptiveGroup, DraftTree, Drafter, Logits, Proposal, RowInput, RowPlan, Target};
+use speculate::{AdaptiveGroup, DraftTree, Drafter, Logits, Proposal, RowInput, RowPlan, Target, Wanted};
 
 /// Splitmix64 finaliser: a cheap hash with good diffusion.
 pub fn mix(mut x: u64) -> u64 {
@@ -88,7 +88,7 @@ impl Target for ToyTarget {
         self.last_plan = plan.clone();
         self.logits = Logits::from_rows(values, self.vocabulary);
         // Only what was asked for.
-        let in_full = plan.logits_in_full().to_vec();
+        let in_full: Vec<bool> = plan.wanted().iter().map(|&wanted| wanted == Wanted::All).collect();
         let rows = std::mem::take(&mut self.logits.full);
         let kept = rows.chunks_exact(self.vocabulary).zip(&in_full).filter(|(_, in_full)| **in_full);
         self.logits.full = kept.flat_map(|(row, _)| row.to_vec()).collect();
