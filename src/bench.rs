@@ -2,6 +2,7 @@
 
 mod cost;
 mod decode;
+mod peers;
 mod plots;
 mod prompts;
 
@@ -19,11 +20,14 @@ enum BenchCommand {
     Cost(cost::CostArguments),
     /// Compare the ways of decoding on the same prompts
     Decode(decode::DecodeArguments),
+    /// Compare forward passes with llama.cpp and candle on the same file
+    Peers(peers::PeersArguments),
 }
 
 pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     match &arguments.command {
         BenchCommand::Cost(arguments) => cost::run(arguments),
         BenchCommand::Decode(arguments) => decode::run(arguments),
+        BenchCommand::Peers(arguments) => peers::run(arguments),
     }
 }

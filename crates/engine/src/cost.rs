@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::Model;
+use model::{Model, Sequence};
 use serde::Serialize;
 use speculate::{PassCosts, RowPlan, Target};
 
@@ -16,7 +16,7 @@ const N_COMMITTED: usize = 128;
 /// Adaptive groups that are measured, from one to this many, one behind each token.
 const MAX_GROUPS: usize = 3;
 /// Tokens of the measured prefills.
-const PREFILL_LENGTHS: [usize; 2] = [128, 512];
+const PREFILL_LENGTHS: [usize; 3] = [128, 512, 2048];
 
 /// The cost of one kind of pass.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -104,9 +104,7 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
     for n_tokens in PREFILL_LENGTHS.into_iter().filter(|&n| n <= model.context_length()) {
         sequence.truncate(0);
         let started = Instant::now();
-        for chunk in tokens(n_tokens).chunks(crate::session::PREFILL_ROWS) {
-            sequence.prefill(chunk)?;
-        }
+        prefill(&mut sequence, n_tokens)?;
         prefills
             .push(PrefillCost { n_tokens, tokens_per_s: n_tokens as f64 / started.elapsed().as_secs_f64() });
     }
@@ -173,6 +171,60 @@ pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> 
     })
 }
 
+/// Times passes one by one.
+pub struct PassTimer {
+    sequence: Sequence,
+    n_committed: usize,
+}
+
+impl PassTimer {
+    /// Behind `n_committed` rows.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub fn new(model: &Arc<Model>, n_committed: usize) -> Result<Self, EngineError> {
+        let mut sequence = model.sequence();
+        prefill(&mut sequence, n_committed)?;
+        Ok(Self { sequence, n_committed })
+    }
+
+    /// Milliseconds of a pass over `n_rows` rows, each with its likeliest tokens.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub fn time(&mut self, n_rows: usize) -> Result<f64, EngineError> {
+        let mut plan = RowPlan::prefill(self.n_committed, &tokens(self.sequence.model(), n_rows));
+        (0..n_rows).for_each(|row| {
+            plan.want_ranked(row);
+        });
+        let started = Instant::now();
+        self.sequence.forward(&plan)?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
+    }
+
+    /// Milliseconds of reading a prompt of `n_tokens`, the likeliest tokens after its last.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub fn prefill(model: &Arc<Model>, n_tokens: usize) -> Result<f64, EngineError> {
+        let mut sequence = model.sequence();
+        let started = Instant::now();
+        prefill(&mut sequence, n_tokens - 1)?;
+        let mut last = RowPlan::prefill(n_tokens - 1, &tokens(model, 1));
+        last.want_ranked(0);
+        sequence.forward(&last)?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
+    }
+}
+
+/// Commits `n_tokens` in passes as a session makes them.
+fn prefill(sequence: &mut Sequence, n_tokens: usize) -> Result<(), EngineError> {
+    for chunk in tokens(&sequence.model().clone(), n_tokens).chunks(crate::session::PREFILL_ROWS) {
+        sequence.prefill(chunk)?;
+    }
+    Ok(())
+}
+
 /// Any tokens do: the cost does not depend on them.
 fn tokens(model: &Model, n: usize) -> Vec<u32> {
     (0..n).map(|i| (i * 7919 % model.architecture().vocabulary) as u32).collect()
@@ -190,6 +242,6 @@ mod tests {
         let table = measure_cost(&model, 2).expect("measures");
         assert_eq!(table.passes.iter().map(|pass| pass.n_rows).collect::<Vec<_>>(), ROW_COUNTS);
         assert!(table.passes.iter().all(|pass| pass.fastest_ms > 0.0 && pass.fastest_ms <= pass.median_ms));
-        assert_eq!(table.prefills.len(), 2);
+        assert_eq!(table.prefills.len(), 2, "the third is longer than its context");
     }
 }

@@ -157,6 +157,11 @@ impl Model {
         self.llama.backend.describe()
     }
 
+    /// Threads that share the work.
+    pub fn n_threads(&self) -> usize {
+        self.llama.backend.n_threads()
+    }
+
     /// What measurements on this device are valid for.
     pub fn device_fingerprint(&self) -> String {
         self.llama.backend.fingerprint()

@@ -44,6 +44,10 @@ impl Cpu {
         }
     }
 
+    pub(crate) fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
     /// What measurements are valid for.
     pub(crate) fn fingerprint(&self) -> String {
         format!("CPU {}, {} threads", self.tier.name(), self.pool.n_threads())
