@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &CostArguments) -> anyhow::Result<()> {
         println!("{}", serde_json::json!({ "model": installed.id, "device": loaded.device, "cost": table }));
         return Ok(());
     }
-    let CostTable { passes, groups, prefills } = table;
+    let CostTable { passes, groups, prefills, roofline } = table;
     println!("{} on {}, logits for every row", loaded.name, loaded.device);
     println!("{:>6} {:>10} {:>10} {:>8}", "rows", "median ms", "fastest ms", "T(n)/T(1)");
     for pass in &passes {
@@ -42,6 +42,22 @@ pub(crate) fn run(arguments: &CostArguments) -> anyhow::Result<()> {
     }
     for prefill in prefills {
         println!("prefill of {} tokens: {:.0} tokens/s", prefill.n_tokens, prefill.tokens_per_s);
+    }
+    println!(
+        "one row reads {:.0} MB at {:.0} % of the {:.1} GB/s that the threads read at best",
+        roofline.pass_bytes as f64 / 1e6,
+        roofline.bandwidth_share * 100.0,
+        roofline.read_bytes_per_s / 1e9
+    );
+    println!(
+        "{} rows reach {:.0} % of the {:.0} billion products/s that the kernel does on cached weights",
+        passes.last().map_or(0, |pass| pass.n_rows),
+        roofline.products_share * 100.0,
+        roofline.products_per_s / 1e9
+    );
+    if let Some(peak) = roofline.peak_bytes {
+        let ratio = peak as f64 / installed.size_bytes as f64;
+        println!("loading took {:.0} MB of memory at most, {ratio:.2} of the file", peak as f64 / 1e6);
     }
     Ok(())
 }

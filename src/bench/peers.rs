@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -195,7 +194,7 @@ impl Candle {
     fn run(&mut self, n_tokens: usize, first: usize) -> anyhow::Result<f64> {
         let tokens: Vec<u32> = (0..n_tokens).map(|i| (i * 7919 % self.vocabulary) as u32).collect();
         let input = candle_core::Tensor::new(&tokens[..], &candle_core::Device::Cpu)?.unsqueeze(0)?;
-        let started = Instant::now();
+        let started = std::time::Instant::now();
         match &mut self.model {
             CandleModel::Llama(model) => model.forward(&input, first)?,
             CandleModel::Qwen2(model) => model.forward(&input, first)?,

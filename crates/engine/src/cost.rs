@@ -38,6 +38,30 @@ pub struct PrefillCost {
     pub tokens_per_s: f64,
 }
 
+/// What the machine could do at best, beside what it did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Roofline {
+    /// Bytes per second that the threads read together.
+    pub read_bytes_per_s: f64,
+    /// Multiply-adds of bytes per second, on weights in the caches.
+    pub products_per_s: f64,
+    /// Bytes of weights that a pass reads.
+    pub pass_bytes: usize,
+    /// Share of the read bandwidth that a pass over one row reaches.
+    pub bandwidth_share: f64,
+    /// Share of the products per second that a pass over the most rows reaches.
+    pub products_share: f64,
+    /// Most memory that the process has held, in bytes; `None` where the system does not say.
+    pub peak_bytes: Option<u64>,
+}
+
+/// Most memory that this process has held, in bytes.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CostTable {
@@ -47,6 +71,8 @@ pub struct CostTable {
     pub groups: Vec<PassCost>,
     /// Prefills, by length.
     pub prefills: Vec<PrefillCost>,
+    /// The limits of the machine.
+    pub roofline: Roofline,
 }
 
 /// Measures forward passes of `model`, `n_repetitions` each. The kinds take turns, so that a
@@ -55,6 +81,8 @@ pub struct CostTable {
 /// # Errors
 /// Those of the model.
 pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTable, EngineError> {
+    // Before the buffers of the measurements, which are none of the model's.
+    let peak_bytes = peak_bytes();
     let tokens = |n: usize| tokens(model, n);
     let mut sequence = model.sequence();
     sequence.prefill(&tokens(N_COMMITTED))?;
@@ -77,7 +105,7 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
         times.sort_by(f64::total_cmp);
         PassCost { n_rows, median_ms: times[times.len() / 2], fastest_ms: times[0] }
     };
-    let passes = ROW_COUNTS.iter().zip(times).map(cost).collect();
+    let passes: Vec<PassCost> = ROW_COUNTS.iter().zip(times).map(cost).collect();
 
     let n_slots = model.n_adaptive_tokens();
     let mut group_times = vec![Vec::new(); if n_slots > 0 { MAX_GROUPS } else { 0 }];
@@ -108,7 +136,20 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
         prefills
             .push(PrefillCost { n_tokens, tokens_per_s: n_tokens as f64 / started.elapsed().as_secs_f64() });
     }
-    Ok(CostTable { passes, groups, prefills })
+    let (read_bytes_per_s, products_per_s) = model.roofline();
+    let pass_bytes = model.pass_bytes();
+    let seconds = |pass: &PassCost| pass.fastest_ms / 1000.0;
+    let n_products = |pass: &PassCost| pass.n_rows as f64 * model.n_products_per_row() as f64;
+    let share = |pass: Option<&PassCost>, of: &dyn Fn(&PassCost) -> f64| pass.map_or(0.0, of);
+    let roofline = Roofline {
+        read_bytes_per_s,
+        products_per_s,
+        pass_bytes,
+        bandwidth_share: share(passes.first(), &|pass| pass_bytes as f64 / seconds(pass) / read_bytes_per_s),
+        products_share: share(passes.last(), &|pass| n_products(pass) / seconds(pass) / products_per_s),
+        peak_bytes,
+    };
+    Ok(CostTable { passes, groups, prefills, roofline })
 }
 
 /// Numbers of rows that the width of passes is chosen by.

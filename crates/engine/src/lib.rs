@@ -26,7 +26,7 @@ pub use catalog::{Catalog, CatalogEntry, Part};
 pub use completion::{
     AcceptedDrafts, Completion, CompletionRequest, Outcome, Piece, Speculation, StepEvent, StopReason,
 };
-pub use cost::{CostTable, PassCost, PassTimer, PrefillCost, measure_cost, measure_pass_costs};
+pub use cost::{CostTable, PassCost, PassTimer, PrefillCost, Roofline, measure_cost, measure_pass_costs};
 pub use engine::{Engine, EngineConfig, EngineState, LoadedModel};
 pub use error::{EngineError, ErrorCode};
 pub use install::{InstallProgress, InstallStage, PackageClient, install};

@@ -14,6 +14,7 @@ mod linear;
 mod low_rank;
 mod packed;
 mod pool;
+mod roofline;
 mod shared_slice;
 mod tier;
 mod top;
@@ -29,6 +30,7 @@ pub use linear::{
 pub use low_rank::LowRank;
 pub use packed::{BLOCK, PackedMatrix, QuantizedFormat, TILE};
 pub use pool::Pool;
+pub use roofline::{product_throughput, read_bandwidth};
 pub(crate) use shared_slice::SharedSlice;
 pub use tier::Tier;
 pub(crate) use tier::per_tier;

@@ -19,6 +19,9 @@ pub const TILE: usize = 16;
 /// Blocks of 32 in a super-block of the K formats.
 pub(crate) const SUPER: usize = 8;
 
+/// Bytes of the file that are packed between two reports.
+const PART_BYTES: usize = 8 << 20;
+
 /// A quantized format of GGUF files that can be packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, non_camel_case_types)] // The names are ggml's.
@@ -164,6 +167,21 @@ impl PackedMatrix {
         file_bytes: &[u8],
         pool: &crate::Pool,
     ) -> Self {
+        Self::pack_in_parts(format, n_out, n_in, file_bytes, pool, &mut |_| ())
+    }
+
+    /// [`pack`](Self::pack), telling `on_packed` which bytes are not needed any more, part by part.
+    ///
+    /// # Panics
+    /// When the bytes are not those of `n_out` rows of `n_in` values, whole blocks each.
+    pub fn pack_in_parts(
+        format: QuantizedFormat,
+        n_out: usize,
+        n_in: usize,
+        file_bytes: &[u8],
+        pool: &crate::Pool,
+        on_packed: &mut dyn FnMut(std::ops::Range<usize>),
+    ) -> Self {
         let (file_block, file_block_bytes) = format.file_block();
         assert!(n_in > 0 && n_in.is_multiple_of(file_block), "rows are whole blocks");
         let row_bytes = n_in / file_block * file_block_bytes;
@@ -172,19 +190,25 @@ impl PackedMatrix {
         let tile_bytes = format.tile_bytes(n_blocks);
         let n_tiles = n_out.div_ceil(TILE);
         let mut bytes = vec![0u8; n_tiles * tile_bytes];
-        let tiles: Vec<std::sync::Mutex<&mut [u8]>> =
-            bytes.chunks_exact_mut(tile_bytes).map(std::sync::Mutex::new).collect();
-        pool.run(n_tiles, &|tile_idx| {
-            let mut tile = tiles[tile_idx].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for row in 0..TILE.min(n_out - tile_idx * TILE) {
-                let start = (tile_idx * TILE + row) * row_bytes;
-                let row_file = &file_bytes[start..start + row_bytes];
-                for block in 0..n_blocks {
-                    write_block(format, &mut tile, row, block, &read_block(format, row_file, block));
+        let shared = crate::SharedSlice::new(&mut bytes);
+        let n_tiles_per_part = (PART_BYTES / (TILE * row_bytes)).max(1);
+        for first in (0..n_tiles).step_by(n_tiles_per_part) {
+            let n = n_tiles_per_part.min(n_tiles - first);
+            pool.run(n, &|idx| {
+                let tile_idx = first + idx;
+                // SAFETY: each tile belongs to one task.
+                let tile = unsafe { shared.range_mut(tile_idx * tile_bytes, tile_bytes) };
+                for row in 0..TILE.min(n_out - tile_idx * TILE) {
+                    let start = (tile_idx * TILE + row) * row_bytes;
+                    let row_file = &file_bytes[start..start + row_bytes];
+                    for block in 0..n_blocks {
+                        write_block(format, tile, row, block, &read_block(format, row_file, block));
+                    }
                 }
-            }
-        });
-        drop(tiles);
+            });
+            let end = ((first + n) * TILE).min(n_out) * row_bytes;
+            on_packed(first * TILE * row_bytes..end);
+        }
         Self { format, n_out, n_in, bytes }
     }
 

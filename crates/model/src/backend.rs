@@ -25,6 +25,8 @@ pub(crate) struct MatrixBytes<'a> {
     pub(crate) n_out: usize,
     pub(crate) n_in: usize,
     pub(crate) bytes: &'a [u8],
+    /// Told which of the bytes are not needed any more.
+    pub(crate) release: &'a dyn Fn(std::ops::Range<usize>),
 }
 
 /// Rotary tables and where they apply.
@@ -123,6 +125,8 @@ pub(crate) trait Backend: Sized + Send + Sync {
     type Scratch: Default + Send;
 
     fn matrix(&self, matrix: MatrixBytes<'_>) -> Result<Self::Matrix, ModelError>;
+    /// Bytes that a product with it reads.
+    fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
     fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Self::LowRank;
     fn cache(&self, n_layers: usize, capacity: usize, shape: AttentionShape) -> Self::Cache;
     /// Keeps the first `n_base` rows, and of those behind them the rows `n_base + kept`, in order.

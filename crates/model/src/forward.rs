@@ -119,6 +119,8 @@ impl Model {
             None => None,
         };
         let backend = Cpu::new(config.linear_kernels);
+        // First, so that its unpacked form is gone when the weights come.
+        let adapter = adapter.map(|adapter| AdapterWeights::load(&backend, adapter));
         let weights = Weights::load(&backend, &file, &architecture, progress)?;
         let rope = Rope::new(
             architecture.rope_layout,
@@ -127,8 +129,7 @@ impl Model {
             architecture.rope_base,
             context_length + MARGIN_ROWS,
         );
-        let deltas = adapter.map(|adapter| AdapterWeights::load(&backend, adapter));
-        let llama = Llama { backend, architecture, weights, rope, adapter: deltas };
+        let llama = Llama { backend, architecture, weights, rope, adapter };
         Ok(Self { llama, tokenizer, context_length })
     }
 
@@ -155,6 +156,24 @@ impl Model {
     /// What it runs on, for people.
     pub fn device(&self) -> String {
         self.llama.backend.describe()
+    }
+
+    /// Bytes of weights that a pass reads.
+    pub fn pass_bytes(&self) -> usize {
+        self.llama.weights.pass_bytes(&self.llama.backend)
+    }
+
+    /// Multiply-adds of the linear layers for one row, its logits included.
+    pub fn n_products_per_row(&self) -> usize {
+        let Architecture { n_layers, hidden, feed_forward, vocabulary, .. } = *self.architecture();
+        let (query, kv) = (self.architecture().query_width(), self.architecture().kv_width());
+        n_layers * hidden * (2 * query + 2 * kv + 3 * feed_forward) + vocabulary * hidden
+    }
+
+    /// Bytes read and multiply-adds of bytes, per second, that the device reaches at best. Takes some
+    /// seconds.
+    pub fn roofline(&self) -> (f64, f64) {
+        self.llama.backend.roofline()
     }
 
     /// Threads that share the work.

@@ -26,6 +26,9 @@ pub const MAX_DIMENSIONS: u32 = 4;
 /// Largest alignment of tensor data in bytes.
 pub const MAX_ALIGNMENT: u32 = 1 << 20;
 const DEFAULT_ALIGNMENT: u32 = 32;
+/// A multiple of every page size in use.
+#[cfg(unix)]
+const PAGE_BYTES: usize = 64 << 10;
 
 /// What is wrong with a GGUF file.
 #[derive(Debug, thiserror::Error)]
@@ -474,6 +477,26 @@ impl GgufFile {
     /// The bytes of a tensor.
     pub fn tensor_bytes(&self, entry: &TensorEntry) -> &[u8] {
         &self.bytes[entry.bytes.clone()]
+    }
+
+    /// Says that a range of the bytes of a tensor is not needed any more, so that the system may take back the
+    /// memory that they were read into. They can still be read: they come from the file again.
+    pub(crate) fn release(&self, entry: &TensorEntry, range: Range<usize>) {
+        #[cfg(unix)]
+        {
+            let (start, end) = (entry.bytes.start + range.start, entry.bytes.start + range.end);
+            // Whole pages within the range; what shares a page with a neighbour stays.
+            let (start, end) = (start.next_multiple_of(PAGE_BYTES), end / PAGE_BYTES * PAGE_BYTES);
+            if start < end {
+                // SAFETY: the mapping is of a file and never written to, so that its pages hold nothing
+                // that the file does not; the range is whole pages within the mapping.
+                let advised = unsafe {
+                    self.bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+                };
+                // The memory stays in use, and nothing else.
+                let _ = advised;
+            }
+        }
     }
 
     fn value(&self, key: &str) -> Result<&Value, GgufError> {

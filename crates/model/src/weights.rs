@@ -105,7 +105,10 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn matrix(&mut self, tensor: &str, n_out: usize, n_in: usize) -> Result<B::Matrix, ModelError> {
         let entry = self.expect(tensor, &[n_out, n_in])?;
         let bytes = self.file.tensor_bytes(entry);
-        self.backend.matrix(MatrixBytes { tensor_type: entry.tensor_type, n_out, n_in, bytes })
+        // The backend has its own copy; without this, loading would take twice the file in memory.
+        let release = |range| self.file.release(entry, range);
+        let tensor_type = entry.tensor_type;
+        self.backend.matrix(MatrixBytes { tensor_type, n_out, n_in, bytes, release: &release })
     }
 
     fn linear(&mut self, name: &str, n_out: usize, n_in: usize) -> Result<Linear<B>, ModelError> {
@@ -156,6 +159,21 @@ impl<'a, B: Backend> Loader<'a, B> {
 
 const LAYER_TENSORS: [&str; 9] =
     ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"];
+
+impl<B: Backend> Weights<B> {
+    /// Bytes of the matrices that a pass reads.
+    pub(crate) fn pass_bytes(&self, backend: &B) -> usize {
+        let head = self.output.as_ref().map_or(&self.embedding, |output| &output.matrix);
+        let of_layer = |layer: &Layer<B>| {
+            let Layer { q, k, v, o, gate, up, down, .. } = layer;
+            [q, k, v, o, gate, up, down]
+                .map(|linear| backend.matrix_bytes(&linear.matrix))
+                .iter()
+                .sum::<usize>()
+        };
+        self.layers.iter().map(of_layer).sum::<usize>() + backend.matrix_bytes(head)
+    }
+}
 
 /// SHA-256 of the file at `path`, in hexadecimal.
 ///

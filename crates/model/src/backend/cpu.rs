@@ -44,6 +44,11 @@ impl Cpu {
         }
     }
 
+    /// Bytes read and multiply-adds of bytes, per second, that the device reaches at best.
+    pub(crate) fn roofline(&self) -> (f64, f64) {
+        (kernels::read_bandwidth(&self.pool, self.tier), kernels::product_throughput(&self.pool, self.tier))
+    }
+
     pub(crate) fn n_threads(&self) -> usize {
         self.pool.n_threads()
     }
@@ -218,15 +223,27 @@ impl Backend for Cpu {
     type Scratch = VocabularyScratch;
 
     fn matrix(&self, matrix: MatrixBytes<'_>) -> Result<Matrix, ModelError> {
-        let MatrixBytes { tensor_type, n_out, n_in, bytes } = matrix;
+        let MatrixBytes { tensor_type, n_out, n_in, bytes, release } = matrix;
         let format = packed_format(tensor_type).filter(|_| self.linear_kernels == LinearKernels::Packed);
         Ok(match format {
-            Some(format) => Matrix::Packed(PackedMatrix::pack(format, n_out, n_in, bytes, &self.pool)),
+            Some(format) => {
+                let mut on_packed = |range| release(range);
+                let pool = &self.pool;
+                Matrix::Packed(PackedMatrix::pack_in_parts(format, n_out, n_in, bytes, pool, &mut on_packed))
+            }
             None => {
                 let blocks = ggml_type(tensor_type).from_data(Cow::Borrowed(bytes));
+                release(0..bytes.len());
                 Matrix::Candle { blocks, n_out, n_in }
             }
         })
+    }
+
+    fn matrix_bytes(&self, matrix: &Matrix) -> usize {
+        match matrix {
+            Matrix::Packed(matrix) => matrix.n_bytes(),
+            Matrix::Candle { blocks, .. } => blocks.storage_size_in_bytes(),
+        }
     }
 
     fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Delta {
