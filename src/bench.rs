@@ -5,6 +5,7 @@ mod decode;
 mod peers;
 mod plots;
 mod prompts;
+mod random_model;
 
 use clap::{Args, Subcommand};
 
@@ -22,6 +23,8 @@ enum BenchCommand {
     Decode(decode::DecodeArguments),
     /// Compare forward passes with llama.cpp and candle on the same file
     Peers(peers::PeersArguments),
+    /// Write a weight file with random weights, to measure shapes that are not at hand
+    RandomModel(random_model::RandomModelArguments),
 }
 
 pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
@@ -29,5 +32,6 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         BenchCommand::Cost(arguments) => cost::run(arguments),
         BenchCommand::Decode(arguments) => decode::run(arguments),
         BenchCommand::Peers(arguments) => peers::run(arguments),
+        BenchCommand::RandomModel(arguments) => random_model::run(arguments),
     }
 }

@@ -21,8 +21,10 @@ pub(crate) struct BlockStatistics {
     /// `scale` times the sum of the codes: what an offset of the weights is multiplied by.
     pub(crate) scaled_sum: f32,
     /// What sums of products start from when the weights' codes are centred: the negated sum of the codes
-    /// times 8, times 16 and times 128, and those of both halves times 32.
-    pub(crate) starts: [i32; 5],
+    /// times 8, times 16 and times 128, and those of both halves times 32 and times 4.
+    pub(crate) starts: [i32; 7],
+    /// `scale` times the sums of the codes of both halves.
+    pub(crate) scaled_half_sums: [f32; 2],
 }
 
 /// Indices of [`BlockStatistics::starts`].
@@ -30,6 +32,7 @@ pub(crate) const START_8: usize = 0;
 pub(crate) const START_16: usize = 1;
 pub(crate) const START_128: usize = 2;
 pub(crate) const START_32: usize = 3;
+pub(crate) const START_4: usize = 5;
 
 impl QuantizedRows {
     /// Number of rows.
@@ -152,7 +155,8 @@ per_tier! {
             *block = BlockStatistics {
                 scale,
                 scaled_sum: scale * sum as f32,
-                starts: [-sum * 8, -sum * 16, -sum * 128, -sums[0] * 32, -sums[1] * 32],
+                starts: [-sum * 8, -sum * 16, -sum * 128, -sums[0] * 32, -sums[1] * 32, -sums[0] * 4, -sums[1] * 4],
+                scaled_half_sums: [scale * sums[0] as f32, scale * sums[1] as f32],
             };
         }
     }
@@ -178,7 +182,9 @@ mod tests {
             let block = rows.blocks[0];
             let [first_half, second_half] = [sum_of(&rows.codes[..16]), sum_of(&rows.codes[16..32])];
             let all = first_half + second_half;
-            assert_eq!(block.starts, [-8 * all, -16 * all, -128 * all, -32 * first_half, -32 * second_half]);
+            let halves = [-32 * first_half, -32 * second_half, -4 * first_half, -4 * second_half];
+            assert_eq!(block.starts[..3], [-8 * all, -16 * all, -128 * all]);
+            assert_eq!(block.starts[3..], halves);
             assert_eq!(block.scaled_sum, block.scale * all as f32);
             if let Some(first) = &first {
                 assert_eq!((&first.codes, &first.blocks), (&rows.codes, &rows.blocks));

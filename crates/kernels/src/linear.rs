@@ -29,7 +29,7 @@ mod portable;
 
 pub use input::LinearInput;
 
-use crate::activations::{BlockStatistics, START_8, START_16, START_32, START_128};
+use crate::activations::{BlockStatistics, START_4, START_8, START_16, START_32, START_128};
 use crate::top::{Top, TopLogits};
 use crate::{
     BLOCK, LowRank, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, SharedSlice, TILE, Tier, swiglu,
@@ -290,6 +290,7 @@ const BLOCK_SCALE: u8 = 0;
 const BLOCK_MIN: u8 = 1;
 const SUPER_MIN: u8 = 2;
 const SUPER_HALF: u8 = 3;
+const SUPER_HALF_MIN: u8 = 4;
 /// Sums start from 0.
 const NO_START: usize = usize::MAX;
 
@@ -303,6 +304,8 @@ macro_rules! specialised {
             QuantizedFormat::Q5_0 => specialised!(@rows $module, $n_rows, 5, BLOCK_SCALE, START_16, $arguments),
             QuantizedFormat::Q5_1 => specialised!(@rows $module, $n_rows, 5, BLOCK_MIN, NO_START, $arguments),
             QuantizedFormat::Q8_0 => specialised!(@rows $module, $n_rows, 8, BLOCK_SCALE, START_128, $arguments),
+            QuantizedFormat::Q2_K => specialised!(@rows $module, $n_rows, 2, SUPER_HALF_MIN, NO_START, $arguments),
+            QuantizedFormat::Q3_K => specialised!(@rows $module, $n_rows, 3, SUPER_HALF, START_4, $arguments),
             QuantizedFormat::Q4_K => specialised!(@rows $module, $n_rows, 4, SUPER_MIN, NO_START, $arguments),
             QuantizedFormat::Q5_K => specialised!(@rows $module, $n_rows, 5, SUPER_MIN, NO_START, $arguments),
             QuantizedFormat::Q6_K => specialised!(@rows $module, $n_rows, 6, SUPER_HALF, START_32, $arguments),

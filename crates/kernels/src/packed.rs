@@ -7,6 +7,9 @@
 //! each byte for group `g`; fifth and sixth bit in two vectors, four groups each. Scales stay in the precision of the file, so that the values are exactly those of
 //! the format and no more bits are read than the file holds (Q4_K and Q5_K: 1/8 bit more).
 //!
+//! Codes of 2 and 3 bits share bytes by fours: group `g` at bit `2 (g / 2)` of vector `g % 2`, and the third
+//! bit in a vector of its own.
+//!
 //! Value = `scale * (code - centre) + offset`, with scale and offset per block (Q6_K: scale per
 //! half block).
 
@@ -31,6 +34,8 @@ pub enum QuantizedFormat {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2_K,
+    Q3_K,
     Q4_K,
     Q5_K,
     Q6_K,
@@ -49,15 +54,30 @@ pub(crate) enum ScaleLayout {
     /// Per super-block: f16 `d` of each row; per block: i8 scale of each row for the first half,
     /// then for the second.
     SuperHalf,
+    /// Per super-block: f16 `d`, then f16 `dmin` of each row; per block: a byte of each row for the first
+    /// half, then for the second, with the scale in the low and the minimum in the high four bits.
+    SuperHalfMin,
 }
 
 impl QuantizedFormat {
     /// All formats.
-    pub const ALL: [Self; 8] =
-        [Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q8_0, Self::Q4_K, Self::Q5_K, Self::Q6_K];
+    pub const ALL: [Self; 10] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+    ];
 
     pub(crate) const fn bits(self) -> usize {
         match self {
+            Self::Q2_K => 2,
+            Self::Q3_K => 3,
             Self::Q4_0 | Self::Q4_1 | Self::Q4_K => 4,
             Self::Q5_0 | Self::Q5_1 | Self::Q5_K => 5,
             Self::Q6_K => 6,
@@ -67,11 +87,12 @@ impl QuantizedFormat {
 
     pub(crate) const fn centre(self) -> i32 {
         match self {
+            Self::Q3_K => 4,
             Self::Q4_0 => 8,
             Self::Q5_0 => 16,
             Self::Q6_K => 32,
             Self::Q8_0 => 128,
-            Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K => 0,
+            Self::Q4_1 | Self::Q5_1 | Self::Q2_K | Self::Q4_K | Self::Q5_K => 0,
         }
     }
 
@@ -80,12 +101,17 @@ impl QuantizedFormat {
             Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => ScaleLayout::Block,
             Self::Q4_1 | Self::Q5_1 => ScaleLayout::BlockMin,
             Self::Q4_K | Self::Q5_K => ScaleLayout::Super,
-            Self::Q6_K => ScaleLayout::SuperHalf,
+            Self::Q3_K | Self::Q6_K => ScaleLayout::SuperHalf,
+            Self::Q2_K => ScaleLayout::SuperHalfMin,
         }
     }
 
     pub(crate) const fn has_offset(self) -> bool {
-        matches!(self.scale_layout(), ScaleLayout::BlockMin | ScaleLayout::Super)
+        matches!(self.scale_layout(), ScaleLayout::BlockMin | ScaleLayout::Super | ScaleLayout::SuperHalfMin)
+    }
+
+    pub(crate) const fn has_half_scales(self) -> bool {
+        matches!(self.scale_layout(), ScaleLayout::SuperHalf | ScaleLayout::SuperHalfMin)
     }
 
     /// Values per block of the file, and its bytes.
@@ -96,6 +122,8 @@ impl QuantizedFormat {
             Self::Q5_0 => (32, 22),
             Self::Q5_1 => (32, 24),
             Self::Q8_0 => (32, 34),
+            Self::Q2_K => (256, 84),
+            Self::Q3_K => (256, 110),
             Self::Q4_K => (256, 144),
             Self::Q5_K => (256, 176),
             Self::Q6_K => (256, 210),
@@ -111,7 +139,7 @@ impl QuantizedFormat {
     pub(crate) const fn super_bytes(self) -> usize {
         match self.scale_layout() {
             ScaleLayout::Block | ScaleLayout::BlockMin => 0,
-            ScaleLayout::Super => 2 * 2 * TILE,
+            ScaleLayout::Super | ScaleLayout::SuperHalfMin => 2 * 2 * TILE,
             ScaleLayout::SuperHalf => 2 * TILE,
         }
     }
@@ -121,7 +149,7 @@ impl QuantizedFormat {
         match self.scale_layout() {
             ScaleLayout::Block => 2 * TILE,
             ScaleLayout::BlockMin => 2 * 2 * TILE,
-            ScaleLayout::Super | ScaleLayout::SuperHalf => 2 * TILE,
+            ScaleLayout::Super | ScaleLayout::SuperHalf | ScaleLayout::SuperHalfMin => 2 * TILE,
         }
     }
 
@@ -264,16 +292,16 @@ impl PackedMatrix {
             for (input, value) in out.iter_mut().enumerate() {
                 let code =
                     i32::from(code(self.format.bits(), codes, row % TILE, input)) - self.format.centre();
-                *value = scales.scale[input / 16] * code as f32 + scales.offset;
+                *value = scales.scale[input / 16] * code as f32 + scales.offset[input / 16];
             }
         }
     }
 }
 
-/// Scale of each half block, and offset, of one row.
+/// Scale and offset of each half block, of one row.
 pub(crate) struct BlockScales {
     pub(crate) scale: [f32; 2],
-    pub(crate) offset: f32,
+    pub(crate) offset: [f32; 2],
 }
 
 /// Where the parts of a block are in its tile.
@@ -303,18 +331,26 @@ impl BlockPlace {
         };
         let byte_at = |start: usize| tile[start + row];
         match format.scale_layout() {
-            ScaleLayout::Block => BlockScales { scale: [half_at(self.scales); 2], offset: 0.0 },
+            ScaleLayout::Block => BlockScales { scale: [half_at(self.scales); 2], offset: [0.0; 2] },
             ScaleLayout::BlockMin => {
-                BlockScales { scale: [half_at(self.scales); 2], offset: half_at(self.scales + 2 * TILE) }
+                BlockScales { scale: [half_at(self.scales); 2], offset: [half_at(self.scales + 2 * TILE); 2] }
             }
             ScaleLayout::Super => BlockScales {
                 scale: [half_at(self.supers) * f32::from(byte_at(self.scales)); 2],
-                offset: -(half_at(self.supers + 2 * TILE) * f32::from(byte_at(self.scales + TILE))),
+                offset: [-(half_at(self.supers + 2 * TILE) * f32::from(byte_at(self.scales + TILE))); 2],
             },
             ScaleLayout::SuperHalf => {
                 let d = half_at(self.supers);
                 let scale = |start: usize| d * f32::from(byte_at(start) as i8);
-                BlockScales { scale: [scale(self.scales), scale(self.scales + TILE)], offset: 0.0 }
+                BlockScales { scale: [scale(self.scales), scale(self.scales + TILE)], offset: [0.0; 2] }
+            }
+            ScaleLayout::SuperHalfMin => {
+                let (d, d_min) = (half_at(self.supers), half_at(self.supers + 2 * TILE));
+                let halves = [byte_at(self.scales), byte_at(self.scales + TILE)];
+                BlockScales {
+                    scale: halves.map(|byte| d * f32::from(byte & 15)),
+                    offset: halves.map(|byte| -(d_min * f32::from(byte >> 4))),
+                }
             }
         }
     }
@@ -326,6 +362,10 @@ pub(crate) fn code(bits: usize, codes: &[u8], row: usize, input: usize) -> u8 {
     let (group, at) = (input / 4, 4 * row + input % 4);
     if bits == 8 {
         return codes[group * 64 + at];
+    }
+    if bits < 4 {
+        let pair = codes[group % 2 * 64 + at] >> (group / 2 * 2) & 3;
+        return if bits == 2 { pair } else { pair | (codes[128 + at] >> group & 1) << 2 };
     }
     let byte = codes[group % 4 * 64 + at];
     let nibble = if group < 4 { byte & 15 } else { byte >> 4 };
@@ -354,13 +394,13 @@ fn write_block(format: QuantizedFormat, tile: &mut [u8], row: usize, block: usiz
             half(place.scales, content.scales[0]);
             half(place.scales + 2 * TILE, content.scales[1]);
         }
-        ScaleLayout::Super => {
+        ScaleLayout::Super | ScaleLayout::SuperHalfMin => {
             half(place.supers, content.supers[0]);
             half(place.supers + 2 * TILE, content.supers[1]);
         }
         ScaleLayout::SuperHalf => half(place.supers, content.supers[0]),
     }
-    if matches!(format.scale_layout(), ScaleLayout::Super | ScaleLayout::SuperHalf) {
+    if format.super_bytes() > 0 {
         tile[place.scales + row] = content.scales[0] as u8;
         tile[place.scales + TILE + row] = content.scales[1] as u8;
     }
@@ -370,6 +410,13 @@ fn write_block(format: QuantizedFormat, tile: &mut [u8], row: usize, block: usiz
         let (group, at) = (input / 4, 4 * row + input % 4);
         if bits == 8 {
             codes[group * 64 + at] = code;
+            continue;
+        }
+        if bits < 4 {
+            codes[group % 2 * 64 + at] |= (code & 3) << (group / 2 * 2);
+            if bits == 3 {
+                codes[128 + at] |= code >> 2 << group;
+            }
             continue;
         }
         let nibble = if group < 4 { code & 15 } else { (code & 15) << 4 };
@@ -430,6 +477,24 @@ fn read_block(format: QuantizedFormat, row: &[u8], block: usize) -> RowBlock {
                 }
             }
             ([scale.into(), min.into()], [u16_at(0), u16_at(2)])
+        }
+        QuantizedFormat::Q2_K => {
+            let (halves, pairs) = (&file[within * 2..], &file[16 + within / 4 * 32..]);
+            codes = std::array::from_fn(|i| pairs[i] >> (within % 4 * 2) & 3);
+            ([halves[0].into(), halves[1].into()], [u16_at(80), u16_at(82)])
+        }
+        QuantizedFormat::Q3_K => {
+            let pairs = &file[32 + within / 4 * 32..];
+            codes = std::array::from_fn(|i| pairs[i] >> (within % 4 * 2) & 3 | (file[i] >> within & 1) << 2);
+            // Twelve bytes hold sixteen scales of six bits: the low four bits of the first eight in low
+            // nibbles, of the others in high ones, then the high two bits, four to a byte.
+            let packed = &file[96..108];
+            let scale = |half: usize| {
+                let low = if half < 8 { packed[half] & 15 } else { packed[half - 8] >> 4 };
+                let high = packed[8 + half % 4] >> (half / 4 * 2) & 3;
+                u16::from((low | high << 4).wrapping_sub(32))
+            };
+            ([scale(within * 2), scale(within * 2 + 1)], [u16_at(108), 0])
         }
         QuantizedFormat::Q6_K => {
             // Two halves of 128 values; in each, four groups of 32 share low nibbles and high pairs.

@@ -17,6 +17,8 @@ fn candle_type(format: QuantizedFormat) -> GgmlDType {
         QuantizedFormat::Q5_0 => GgmlDType::Q5_0,
         QuantizedFormat::Q5_1 => GgmlDType::Q5_1,
         QuantizedFormat::Q8_0 => GgmlDType::Q8_0,
+        QuantizedFormat::Q2_K => GgmlDType::Q2K,
+        QuantizedFormat::Q3_K => GgmlDType::Q3K,
         QuantizedFormat::Q4_K => GgmlDType::Q4K,
         QuantizedFormat::Q5_K => GgmlDType::Q5K,
         QuantizedFormat::Q6_K => GgmlDType::Q6K,
@@ -41,6 +43,8 @@ impl Random {
         let (_, block_bytes) = format.file_block();
         let halves: &[usize] = match format {
             QuantizedFormat::Q4_0 | QuantizedFormat::Q5_0 | QuantizedFormat::Q8_0 => &[0],
+            QuantizedFormat::Q2_K => &[80, 82],
+            QuantizedFormat::Q3_K => &[108],
             QuantizedFormat::Q6_K => &[208],
             _ => &[0, 2],
         };

@@ -10,6 +10,8 @@ use crate::tokenizer::TokenizerError;
 #[non_exhaustive]
 #[allow(missing_docs)] // The messages say what the fields are.
 pub enum ModelError {
+    #[error("a random model must have {what}. Given: {got}")]
+    RandomModel { what: &'static str, got: usize },
     #[error("{}: {source}", path.display())]
     Gguf { path: PathBuf, source: GgufError },
     #[error("the metadata: {0}")]

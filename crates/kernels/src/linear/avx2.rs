@@ -2,8 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK_MIN, RowsView, SUPER_HALF, SUPER_MIN};
-use crate::activations::START_32;
+use super::{BLOCK_MIN, RowsView, SUPER_HALF, SUPER_HALF_MIN, SUPER_MIN};
 use crate::packed::{SUPER, high_bits_at};
 use crate::{BLOCK, TILE};
 
@@ -41,6 +40,8 @@ unsafe fn half_tile_rows<
     rows: RowsView<'_>,
     out: &mut [[f32; TILE]],
 ) {
+    // Whether both halves of a block have scales of their own.
+    let has_halves = LAYOUT == SUPER_HALF || LAYOUT == SUPER_HALF_MIN;
     let n_blocks = rows.width / BLOCK;
     let mut at = tile.as_ptr();
     let mut results = [_mm256_setzero_ps(); N];
@@ -51,10 +52,10 @@ unsafe fn half_tile_rows<
         // SAFETY: the reads follow the layout of the tile block by block, and end with it; reads
         // of activations are within rows 0 to N - 1 of `rows`.
         unsafe {
-            if (LAYOUT == SUPER_MIN || LAYOUT == SUPER_HALF) && block.is_multiple_of(SUPER) {
+            if LAYOUT >= SUPER_MIN && block.is_multiple_of(SUPER) {
                 d = halves(at.add(2 * LANES * HALF));
                 at = at.add(2 * TILE);
-                if LAYOUT == SUPER_MIN {
+                if LAYOUT == SUPER_MIN || LAYOUT == SUPER_HALF_MIN {
                     d_min = halves(at.add(2 * LANES * HALF));
                     at = at.add(2 * TILE);
                 }
@@ -73,6 +74,29 @@ unsafe fn half_tile_rows<
                 }
                 _ => (halves(at.add(2 * LANES * HALF)), _mm256_setzero_ps()),
             };
+            let mut offsets = [_mm256_setzero_ps(); 2];
+            let (scale, scale_or_offset) = if LAYOUT == SUPER_HALF_MIN {
+                let halves = [at.add(LANES * HALF), at.add(TILE + LANES * HALF)]
+                    .map(|at| _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast())));
+                let of = |half, d, low: i32| {
+                    _mm256_mul_ps(
+                        d,
+                        _mm256_cvtepi32_ps(if low == 0 {
+                            _mm256_and_si256(half, _mm256_set1_epi32(15))
+                        } else {
+                            _mm256_srli_epi32::<4>(half)
+                        }),
+                    )
+                };
+                let minus = _mm256_set1_ps(-0.0);
+                offsets = [
+                    _mm256_sub_ps(minus, of(halves[0], d_min, 4)),
+                    _mm256_sub_ps(minus, of(halves[1], d_min, 4)),
+                ];
+                (of(halves[0], d, 0), of(halves[1], d, 0))
+            } else {
+                (scale, scale_or_offset)
+            };
             at = at.add(if LAYOUT == BLOCK_MIN { 4 * TILE } else { 2 * TILE });
 
             let mut weights = [_mm256_setzero_si256(); 8];
@@ -81,6 +105,21 @@ unsafe fn half_tile_rows<
                     let codes = _mm256_loadu_si256(at.add(group * 64 + 32 * HALF).cast());
                     // Signed, hence centred: `dot` multiplies signed weights.
                     *weights = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+                }
+            } else if BITS < 4 {
+                let pair = _mm256_set1_epi8(3);
+                for (group, weights) in weights.iter_mut().enumerate() {
+                    let four = _mm256_loadu_si256(at.add(group % 2 * 64 + 32 * HALF).cast());
+                    let shifted = _mm256_srl_epi16(four, _mm_cvtsi32_si128(group as i32 / 2 * 2));
+                    *weights = _mm256_and_si256(shifted, pair);
+                    if BITS == 3 {
+                        let bits = _mm256_loadu_si256(at.add(128 + 32 * HALF).cast());
+                        let bits = match group {
+                            0..2 => _mm256_sll_epi16(bits, _mm_cvtsi32_si128(2 - group as i32)),
+                            _ => _mm256_srl_epi16(bits, _mm_cvtsi32_si128(group as i32 - 2)),
+                        };
+                        *weights = _mm256_or_si256(*weights, _mm256_and_si256(bits, _mm256_set1_epi8(4)));
+                    }
                 }
             } else {
                 for group in 0..4 {
@@ -109,7 +148,7 @@ unsafe fn half_tile_rows<
                 let start = |idx: usize| _mm256_set1_epi32((*statistics).starts[idx]);
                 let mut sums = [_mm256_setzero_si256(); 2];
                 if LAYOUT == SUPER_HALF {
-                    sums = [start(START_32), start(START_32 + 1)];
+                    sums = [start(START), start(START + 1)];
                 } else if START < usize::MAX && BITS < 8 {
                     sums[0] = start(START);
                 }
@@ -125,14 +164,19 @@ unsafe fn half_tile_rows<
                 }
                 let activation_scale = _mm256_set1_ps((*statistics).scale);
                 let scaled = |sum| _mm256_mul_ps(_mm256_cvtepi32_ps(sum), activation_scale);
-                results[ROW] = if LAYOUT == SUPER_HALF {
+                results[ROW] = if has_halves {
                     let first = _mm256_fmadd_ps(scaled(sums[0]), scale, results[ROW]);
                     _mm256_fmadd_ps(scaled(sums[1]), scale_or_offset, first)
                 } else {
                     let sum = _mm256_add_epi32(sums[0], sums[1]);
                     _mm256_fmadd_ps(scaled(sum), scale, results[ROW])
                 };
-                if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
+                if LAYOUT == SUPER_HALF_MIN {
+                    for half in 0..2 {
+                        let scaled_sum = _mm256_set1_ps((*statistics).scaled_half_sums[half]);
+                        results[ROW] = _mm256_fmadd_ps(scaled_sum, offsets[half], results[ROW]);
+                    }
+                } else if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
                     let scaled_sum = _mm256_set1_ps((*statistics).scaled_sum);
                     results[ROW] = _mm256_fmadd_ps(scaled_sum, scale_or_offset, results[ROW]);
                 }

@@ -2,8 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK_MIN, RowsView, SUPER_HALF, SUPER_MIN};
-use crate::activations::START_32;
+use super::{BLOCK_MIN, RowsView, SUPER_HALF, SUPER_HALF_MIN, SUPER_MIN};
 use crate::packed::{SUPER, high_bits_at};
 use crate::{BLOCK, TILE};
 
@@ -21,6 +20,8 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const START:
     rows: RowsView<'_>,
     out: &mut [[f32; TILE]],
 ) {
+    // Whether both halves of a block have scales of their own.
+    let has_halves = LAYOUT == SUPER_HALF || LAYOUT == SUPER_HALF_MIN;
     let n_blocks = rows.width / BLOCK;
     let mut at = tile.as_ptr();
     let mut results = [_mm512_setzero_ps(); N];
@@ -30,10 +31,10 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const START:
         // SAFETY: the reads follow the layout of the tile block by block, and end with it; reads
         // of activations are within rows 0 to N - 1 of `rows`.
         unsafe {
-            if (LAYOUT == SUPER_MIN || LAYOUT == SUPER_HALF) && block.is_multiple_of(SUPER) {
+            if LAYOUT >= SUPER_MIN && block.is_multiple_of(SUPER) {
                 d = halves(at);
                 at = at.add(2 * TILE);
-                if LAYOUT == SUPER_MIN {
+                if LAYOUT == SUPER_MIN || LAYOUT == SUPER_HALF_MIN {
                     d_min = halves(at);
                     at = at.add(2 * TILE);
                 }
@@ -49,6 +50,28 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const START:
                 }
                 _ => (halves(at), _mm512_setzero_ps()),
             };
+            let mut offsets = [_mm512_setzero_ps(); 2];
+            let (scale, scale_or_offset) = if LAYOUT == SUPER_HALF_MIN {
+                let halves = [at, at.add(TILE)].map(|at| _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast())));
+                let of = |half, d, low: i32| {
+                    _mm512_mul_ps(
+                        d,
+                        _mm512_cvtepi32_ps(if low == 0 {
+                            _mm512_and_si512(half, _mm512_set1_epi32(15))
+                        } else {
+                            _mm512_srli_epi32::<4>(half)
+                        }),
+                    )
+                };
+                let minus = _mm512_set1_ps(-0.0);
+                offsets = [
+                    _mm512_sub_ps(minus, of(halves[0], d_min, 4)),
+                    _mm512_sub_ps(minus, of(halves[1], d_min, 4)),
+                ];
+                (of(halves[0], d, 0), of(halves[1], d, 0))
+            } else {
+                (scale, scale_or_offset)
+            };
             at = at.add(if LAYOUT == BLOCK_MIN { 4 * TILE } else { 2 * TILE });
 
             // The stream of weights is too short between tiles for the processor to run ahead itself.
@@ -60,6 +83,21 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const START:
             if BITS == 8 {
                 for (group, weights) in weights.iter_mut().enumerate() {
                     *weights = _mm512_loadu_si512(at.add(group * 64).cast());
+                }
+            } else if BITS < 4 {
+                let pair = _mm512_set1_epi8(3);
+                for (group, weights) in weights.iter_mut().enumerate() {
+                    let four = _mm512_loadu_si512(at.add(group % 2 * 64).cast());
+                    let shifted = _mm512_srl_epi16(four, _mm_cvtsi32_si128(group as i32 / 2 * 2));
+                    *weights = _mm512_and_si512(shifted, pair);
+                    if BITS == 3 {
+                        let bits = _mm512_loadu_si512(at.add(128).cast());
+                        let bits = match group {
+                            0..2 => _mm512_sll_epi16(bits, _mm_cvtsi32_si128(2 - group as i32)),
+                            _ => _mm512_srl_epi16(bits, _mm_cvtsi32_si128(group as i32 - 2)),
+                        };
+                        *weights = _mm512_or_si512(*weights, _mm512_and_si512(bits, _mm512_set1_epi8(4)));
+                    }
                 }
             } else {
                 for group in 0..4 {
@@ -96,12 +134,12 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const START:
                 let four = |group: usize| _mm512_set1_epi32(activations.add(group).read_unaligned());
                 let mut sums = [_mm512_setzero_si512(); 2];
                 if LAYOUT == SUPER_HALF {
-                    sums = [start(START_32), start(START_32 + 1)];
+                    sums = [start(START), start(START + 1)];
                 } else if START < usize::MAX {
                     sums[0] = start(START);
                 }
                 // With few rows two chains hide the latency of the products; with more, rows do.
-                let second = usize::from(LAYOUT == SUPER_HALF || N < 4);
+                let second = usize::from(has_halves || N < 4);
                 for group in 0..4 {
                     sums[0] = _mm512_dpbusd_epi32(sums[0], weights[group], four(group));
                     if second == 1 {
@@ -115,14 +153,19 @@ pub(super) unsafe fn tile_rows<const BITS: usize, const LAYOUT: u8, const START:
                 }
                 let activation_scale = _mm512_set1_ps((*statistics).scale);
                 let scaled = |sum| _mm512_mul_ps(_mm512_cvtepi32_ps(sum), activation_scale);
-                results[ROW] = if LAYOUT == SUPER_HALF {
+                results[ROW] = if has_halves {
                     let first = _mm512_fmadd_ps(scaled(sums[0]), scale, results[ROW]);
                     _mm512_fmadd_ps(scaled(sums[1]), scale_or_offset, first)
                 } else {
                     let sum = if second == 1 { _mm512_add_epi32(sums[0], sums[1]) } else { sums[0] };
                     _mm512_fmadd_ps(scaled(sum), scale, results[ROW])
                 };
-                if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
+                if LAYOUT == SUPER_HALF_MIN {
+                    for half in 0..2 {
+                        let scaled_sum = _mm512_set1_ps((*statistics).scaled_half_sums[half]);
+                        results[ROW] = _mm512_fmadd_ps(scaled_sum, offsets[half], results[ROW]);
+                    }
+                } else if LAYOUT == BLOCK_MIN || LAYOUT == SUPER_MIN {
                     let scaled_sum = _mm512_set1_ps((*statistics).scaled_sum);
                     results[ROW] = _mm512_fmadd_ps(scaled_sum, scale_or_offset, results[ROW]);
                 }

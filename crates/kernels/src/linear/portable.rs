@@ -28,14 +28,17 @@ pub(super) fn tile_rows(format: QuantizedFormat, tile: &[u8], rows: RowsView<'_>
             for (lane, out) in out.iter_mut().enumerate() {
                 let scales = place.scales(format, tile, lane);
                 let scaled = |sum: i32| sum as f32 * statistics.scale;
-                *out = if format == QuantizedFormat::Q6_K {
+                *out = if format.has_half_scales() {
                     let first = scaled(sums[0][lane]).mul_add(scales.scale[0], *out);
                     scaled(sums[1][lane]).mul_add(scales.scale[1], first)
                 } else {
                     scaled(sums[0][lane] + sums[1][lane]).mul_add(scales.scale[0], *out)
                 };
-                if format.has_offset() {
-                    *out = statistics.scaled_sum.mul_add(scales.offset, *out);
+                if format.has_offset() && format.has_half_scales() {
+                    let [first, second] = statistics.scaled_half_sums;
+                    *out = second.mul_add(scales.offset[1], first.mul_add(scales.offset[0], *out));
+                } else if format.has_offset() {
+                    *out = statistics.scaled_sum.mul_add(scales.offset[0], *out);
                 }
             }
         }

@@ -189,6 +189,8 @@ fn packed_format(tensor_type: TensorType) -> Option<QuantizedFormat> {
         TensorType::Q5_0 => QuantizedFormat::Q5_0,
         TensorType::Q5_1 => QuantizedFormat::Q5_1,
         TensorType::Q8_0 => QuantizedFormat::Q8_0,
+        TensorType::Q2_K => QuantizedFormat::Q2_K,
+        TensorType::Q3_K => QuantizedFormat::Q3_K,
         TensorType::Q4_K => QuantizedFormat::Q4_K,
         TensorType::Q5_K => QuantizedFormat::Q5_K,
         TensorType::Q6_K => QuantizedFormat::Q6_K,

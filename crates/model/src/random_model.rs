@@ -1,0 +1,318 @@
+//! Weight files with random weights, of any shape and type: what a pass over a model of that shape
+//! costs does not depend on what it has learnt.
+
+use std::io::{BufWriter, Seek, Write};
+use std::path::Path;
+
+use crate::ModelError;
+use crate::architecture::Family;
+use crate::gguf::TensorType;
+
+/// Alignment of tensor data.
+const ALIGNMENT: u64 = 32;
+/// Tokens that every vocabulary has: unknown, start, end, and the 256 bytes.
+const N_FIXED_TOKENS: usize = 259;
+
+/// The shape of a random model.
+#[derive(Clone, Debug)]
+pub struct RandomModelConfig {
+    /// The family; qwen2 has biases on queries, keys and values.
+    pub family: Family,
+    /// Type of all matrices.
+    pub tensor_type: TensorType,
+    /// Number of layers.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Number of query heads.
+    pub n_heads: usize,
+    /// Number of key-value heads.
+    pub n_kv_heads: usize,
+    /// Width of the feed-forward layer.
+    pub feed_forward: usize,
+    /// Number of tokens, at least 259.
+    pub vocabulary: usize,
+    /// Positions.
+    pub context_length: usize,
+    /// Whether the vocabulary projection shares the embedding table.
+    pub is_tied: bool,
+    /// Seed of the weights.
+    pub seed: u64,
+}
+
+impl RandomModelConfig {
+    /// The shape of Llama 2 and CodeLlama 7B.
+    pub fn llama_7b(tensor_type: TensorType) -> Self {
+        Self {
+            family: Family::Llama,
+            tensor_type,
+            n_layers: 32,
+            hidden: 4096,
+            n_heads: 32,
+            n_kv_heads: 32,
+            feed_forward: 11_008,
+            vocabulary: 32_016,
+            context_length: 4096,
+            is_tied: false,
+            seed: 1,
+        }
+    }
+
+    /// Name, shape (outermost first) and type of each tensor.
+    fn tensors(&self) -> Vec<(String, Vec<usize>, TensorType)> {
+        let Self { hidden, feed_forward, vocabulary, tensor_type, .. } = *self;
+        let kv = hidden / self.n_heads * self.n_kv_heads;
+        let mut tensors = vec![("token_embd.weight".to_owned(), vec![vocabulary, hidden], tensor_type)];
+        for layer in 0..self.n_layers {
+            let mut add = |name: &str, shape: Vec<usize>| {
+                let tensor_type = if shape.len() == 1 { TensorType::F32 } else { tensor_type };
+                tensors.push((format!("blk.{layer}.{name}"), shape, tensor_type));
+            };
+            add("attn_norm.weight", vec![hidden]);
+            for (name, n_out) in [("q", hidden), ("k", kv), ("v", kv)] {
+                add(&format!("attn_{name}.weight"), vec![n_out, hidden]);
+                if self.family == Family::Qwen2 {
+                    add(&format!("attn_{name}.bias"), vec![n_out]);
+                }
+            }
+            add("attn_output.weight", vec![hidden, hidden]);
+            add("ffn_norm.weight", vec![hidden]);
+            add("ffn_gate.weight", vec![feed_forward, hidden]);
+            add("ffn_up.weight", vec![feed_forward, hidden]);
+            add("ffn_down.weight", vec![hidden, feed_forward]);
+        }
+        tensors.push(("output_norm.weight".to_owned(), vec![hidden], TensorType::F32));
+        if !self.is_tied {
+            tensors.push(("output.weight".to_owned(), vec![vocabulary, hidden], tensor_type));
+        }
+        tensors
+    }
+}
+
+/// Writes a GGUF file (version 3) of this shape to `path`. Its tokenizer knows single bytes only.
+///
+/// # Errors
+/// [`ModelError::RandomModel`] for a shape that is none, [`ModelError::Io`].
+pub fn write_random_model(config: &RandomModelConfig, path: &Path) -> Result<(), ModelError> {
+    config.check()?;
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    let file = std::fs::File::create(path).map_err(io)?;
+    write(config, &mut BufWriter::with_capacity(1 << 20, file)).map_err(io)
+}
+
+impl RandomModelConfig {
+    fn check(&self) -> Result<(), ModelError> {
+        let (block, _) = self.tensor_type.block();
+        let check = |what: &'static str, ok: bool, got: usize| {
+            if ok { Ok(()) } else { Err(ModelError::RandomModel { what, got }) }
+        };
+        check("a positive number of layers", self.n_layers > 0, self.n_layers)?;
+        check("heads that divide the hidden width", is_divisor(self.n_heads, self.hidden), self.n_heads)?;
+        check(
+            "key-value heads that divide the heads",
+            is_divisor(self.n_kv_heads, self.n_heads),
+            self.n_kv_heads,
+        )?;
+        check("a hidden width of whole blocks", self.hidden.is_multiple_of(block.max(32)), self.hidden)?;
+        let feed_forward = self.feed_forward;
+        check(
+            "a feed-forward width of whole blocks",
+            feed_forward.is_multiple_of(block.max(32)),
+            feed_forward,
+        )?;
+        check("a vocabulary of 259 tokens or more", self.vocabulary >= N_FIXED_TOKENS, self.vocabulary)
+    }
+}
+
+fn is_divisor(divisor: usize, number: usize) -> bool {
+    divisor > 0 && number > 0 && number.is_multiple_of(divisor)
+}
+
+enum Value<'a> {
+    String(&'a str),
+    U32(usize),
+    F32(f32),
+    Strings(Vec<String>),
+    F32s(Vec<f32>),
+    I32s(Vec<i32>),
+}
+
+fn write_string(out: &mut impl Write, text: &str) -> std::io::Result<()> {
+    out.write_all(&(text.len() as u64).to_le_bytes())?;
+    out.write_all(text.as_bytes())
+}
+
+fn write_value(out: &mut impl Write, value: &Value<'_>) -> std::io::Result<()> {
+    // Numbers of the types are those of the format.
+    let mut array = |element: u32, len: usize| {
+        out.write_all(&9u32.to_le_bytes())?;
+        out.write_all(&element.to_le_bytes())?;
+        out.write_all(&(len as u64).to_le_bytes())
+    };
+    match value {
+        Value::String(text) => {
+            out.write_all(&8u32.to_le_bytes())?;
+            write_string(out, text)
+        }
+        Value::U32(number) => {
+            out.write_all(&4u32.to_le_bytes())?;
+            out.write_all(&(*number as u32).to_le_bytes())
+        }
+        Value::F32(number) => {
+            out.write_all(&6u32.to_le_bytes())?;
+            out.write_all(&number.to_le_bytes())
+        }
+        Value::Strings(texts) => {
+            array(8, texts.len())?;
+            texts.iter().try_for_each(|text| write_string(out, text))
+        }
+        Value::F32s(numbers) => {
+            array(6, numbers.len())?;
+            numbers.iter().try_for_each(|number| out.write_all(&number.to_le_bytes()))
+        }
+        Value::I32s(numbers) => {
+            array(5, numbers.len())?;
+            numbers.iter().try_for_each(|number| out.write_all(&number.to_le_bytes()))
+        }
+    }
+}
+
+fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::Result<()> {
+    let family = config.family.name();
+    let fixed = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter();
+    let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
+    // No two of these join to a third, so that there are no merges.
+    let others = (N_FIXED_TOKENS..config.vocabulary).map(|id| format!("token {id} "));
+    let kinds = (0..config.vocabulary).map(|id| match id {
+        0 => 2,
+        1 | 2 => 3,
+        3..N_FIXED_TOKENS => 6,
+        _ => 1,
+    });
+    let key = |name: &str| format!("{family}.{name}");
+    let metadata: Vec<(String, Value<'_>)> = vec![
+        ("general.architecture".to_owned(), Value::String(family)),
+        ("general.name".to_owned(), Value::String("Random weights")),
+        (key("block_count"), Value::U32(config.n_layers)),
+        (key("embedding_length"), Value::U32(config.hidden)),
+        (key("feed_forward_length"), Value::U32(config.feed_forward)),
+        (key("attention.head_count"), Value::U32(config.n_heads)),
+        (key("attention.head_count_kv"), Value::U32(config.n_kv_heads)),
+        (key("context_length"), Value::U32(config.context_length)),
+        (key("rope.dimension_count"), Value::U32(config.hidden / config.n_heads)),
+        (key("rope.freq_base"), Value::F32(10_000.0)),
+        (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
+        ("tokenizer.ggml.model".to_owned(), Value::String("llama")),
+        ("tokenizer.ggml.tokens".to_owned(), Value::Strings(fixed.chain(bytes).chain(others).collect())),
+        ("tokenizer.ggml.scores".to_owned(), Value::F32s(vec![0.0; config.vocabulary])),
+        ("tokenizer.ggml.token_type".to_owned(), Value::I32s(kinds.collect())),
+        ("tokenizer.ggml.bos_token_id".to_owned(), Value::U32(1)),
+        ("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(2)),
+    ];
+    let tensors = config.tensors();
+    out.write_all(b"GGUF")?;
+    out.write_all(&3u32.to_le_bytes())?;
+    out.write_all(&(tensors.len() as u64).to_le_bytes())?;
+    out.write_all(&(metadata.len() as u64).to_le_bytes())?;
+    for (key, value) in &metadata {
+        write_string(out, key)?;
+        write_value(out, value)?;
+    }
+    let n_bytes = |shape: &[usize], tensor_type: TensorType| {
+        let (block, block_bytes) = tensor_type.block();
+        (shape.iter().product::<usize>() / block * block_bytes) as u64
+    };
+    let mut offset = 0u64;
+    for (name, shape, tensor_type) in &tensors {
+        write_string(out, name)?;
+        out.write_all(&(shape.len() as u32).to_le_bytes())?;
+        shape.iter().rev().try_for_each(|&n| out.write_all(&(n as u64).to_le_bytes()))?;
+        out.write_all(&tensor_type.id().to_le_bytes())?;
+        out.write_all(&offset.to_le_bytes())?;
+        offset = (offset + n_bytes(shape, *tensor_type)).next_multiple_of(ALIGNMENT);
+    }
+    let mut random = Random(config.seed);
+    for (name, shape, tensor_type) in &tensors {
+        let position = out.stream_position()?;
+        out.write_all(&vec![0; (position.next_multiple_of(ALIGNMENT) - position) as usize])?;
+        if shape.len() == 1 {
+            // Norms near 1, biases near 0.
+            let centre = if name.ends_with(".bias") { 0.0 } else { 1.0 };
+            for _ in 0..shape[0] {
+                out.write_all(&(centre + 0.1 * random.symmetric()).to_le_bytes())?;
+            }
+        } else {
+            let (block, _) = tensor_type.block();
+            let mut bytes = Vec::new();
+            for _ in 0..shape[0] {
+                bytes.clear();
+                (0..shape[1] / block).for_each(|_| random.block(*tensor_type, shape[1], &mut bytes));
+                out.write_all(&bytes)?;
+            }
+        }
+    }
+    out.flush()
+}
+
+struct Random(u64);
+
+impl Random {
+    /// Splitmix64.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// From -1 to 1.
+    fn symmetric(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// One block: any bits for the codes, and scales that keep sums over `n_in` inputs near 1.
+    fn block(&mut self, tensor_type: TensorType, n_in: usize, bytes: &mut Vec<u8>) {
+        let spread = 1.0 / (n_in as f32).sqrt();
+        match tensor_type {
+            TensorType::F32 => bytes.extend((self.symmetric() * spread * 1.7).to_le_bytes()),
+            TensorType::F16 => {
+                bytes.extend(half::f16::from_f32(self.symmetric() * spread * 1.7).to_le_bytes());
+            }
+            TensorType::BF16 => {
+                bytes.extend(half::bf16::from_f32(self.symmetric() * spread * 1.7).to_le_bytes());
+            }
+            _ => {
+                let start = bytes.len();
+                let n_bytes = tensor_type.block().1;
+                while bytes.len() < start + n_bytes {
+                    bytes.extend(self.next().to_le_bytes());
+                }
+                bytes.truncate(start + n_bytes);
+                // Where the scale is, and the minimum; and what the codes and inner scales spread by.
+                let (scale_at, min_at, code_spread) = match tensor_type {
+                    TensorType::Q4_0 => (0, None, 4.6),
+                    TensorType::Q5_0 => (0, None, 9.2),
+                    TensorType::Q8_0 => (0, None, 74.0),
+                    TensorType::Q4_1 => (0, Some((2, 7.5)), 4.6),
+                    TensorType::Q5_1 => (0, Some((2, 15.5)), 9.2),
+                    TensorType::Q2_K => (80, Some((82, 1.5)), 9.0),
+                    TensorType::Q3_K => (108, None, 40.0),
+                    TensorType::Q4_K => (0, Some((2, 7.5)), 150.0),
+                    TensorType::Q5_K => (0, Some((2, 15.5)), 300.0),
+                    _ => (208, None, 1300.0),
+                };
+                let scale = spread / code_spread;
+                let mut put = |at: usize, value: f32| {
+                    let value = half::f16::from_f32(value).to_le_bytes();
+                    bytes[start + at..start + at + 2].copy_from_slice(&value);
+                };
+                put(scale_at, scale);
+                if let Some((at, centre)) = min_at {
+                    // Added in the plain types, subtracted in the K types.
+                    let is_plain = matches!(tensor_type, TensorType::Q4_1 | TensorType::Q5_1);
+                    put(at, if is_plain { -scale * centre } else { scale * centre });
+                }
+            }
+        }
+    }
+}

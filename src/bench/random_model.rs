@@ -1,0 +1,59 @@
+//! `sateen bench random-model`: a weight file of any shape, for measurements.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use engine::{Family, RandomModelConfig, TensorType, write_random_model};
+
+#[derive(Args)]
+pub(crate) struct RandomModelArguments {
+    /// The file to write
+    file: PathBuf,
+    /// Type of the weights, as in `Q4_K`
+    #[arg(long = "type", default_value = "Q4_K")]
+    tensor_type: String,
+    /// `llama` or `qwen2`
+    #[arg(long, default_value = "llama")]
+    family: String,
+    /// The defaults are the shape of CodeLlama 7B
+    #[arg(long, default_value_t = 32)]
+    layers: usize,
+    #[arg(long, default_value_t = 4096)]
+    hidden: usize,
+    #[arg(long, default_value_t = 32)]
+    heads: usize,
+    #[arg(long, default_value_t = 32)]
+    kv_heads: usize,
+    #[arg(long, default_value_t = 11_008)]
+    feed_forward: usize,
+    #[arg(long, default_value_t = 32_016)]
+    vocabulary: usize,
+}
+
+pub(crate) fn run(arguments: &RandomModelArguments) -> anyhow::Result<()> {
+    let name = |tensor_type: &TensorType| format!("{tensor_type:?}");
+    let wanted = arguments.tensor_type.to_uppercase();
+    let Some(tensor_type) = TensorType::ALL.into_iter().find(|tensor_type| name(tensor_type) == wanted)
+    else {
+        let known: Vec<String> = TensorType::ALL.iter().map(name).collect();
+        bail!("no type `{}`; there are {}", arguments.tensor_type, known.join(", "));
+    };
+    let family = match arguments.family.as_str() {
+        "llama" => Family::Llama,
+        "qwen2" => Family::Qwen2,
+        other => bail!("no family `{other}`; there are llama and qwen2"),
+    };
+    let config = RandomModelConfig {
+        family,
+        n_layers: arguments.layers,
+        hidden: arguments.hidden,
+        n_heads: arguments.heads,
+        n_kv_heads: arguments.kv_heads,
+        feed_forward: arguments.feed_forward,
+        vocabulary: arguments.vocabulary,
+        ..RandomModelConfig::llama_7b(tensor_type)
+    };
+    write_random_model(&config, &arguments.file)
+        .with_context(|| format!("cannot write {}", arguments.file.display()))
+}
