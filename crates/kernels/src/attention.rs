@@ -34,8 +34,8 @@ pub struct AttentionSlices<'a> {
 
 /// Multiplications below which threads cost more than they bring.
 const MIN_PARALLEL_WORK: usize = 1 << 16;
-/// Query heads that share the loads of keys and values.
-const MAX_SHARING: usize = 8;
+/// Pairs of a row and a query head that share the loads of keys and values.
+const MAX_PAIRS: usize = 8;
 
 /// `out[row] = softmax(q Kᵀ / sqrt(head_dim)) V` over the slots that `row` sees. Query heads share
 /// key-value heads in order; `out` is `[n_rows, n_heads * head_dim]`.
@@ -51,32 +51,34 @@ pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: AttentionS
     let n_sharing = n_heads / n_kv_heads;
     // A row's heads are shared among the threads where there are fewer rows than threads.
     let is_narrow = n_rows * n_kv_heads < pool.n_threads();
-    let n_together = if is_narrow { n_sharing.min(2) } else { n_sharing.min(MAX_SHARING) };
-    let n_chunks = n_sharing.div_ceil(n_together);
+    let heads_together = if is_narrow { n_sharing.min(2) } else { n_sharing.min(MAX_PAIRS) };
+    let rows_together = (MAX_PAIRS / heads_together).min(n_rows.div_ceil(pool.n_threads())).max(1);
+    let n_chunks = n_sharing.div_ceil(heads_together);
     let out = SharedSlice::new(out);
     let is_parallel = slices.queries.len() * n_slots >= MIN_PARALLEL_WORK;
-    pool.run_if(is_parallel, n_rows * n_kv_heads * n_chunks, &|task| {
-        let (row, within) = (task / (n_kv_heads * n_chunks), task % (n_kv_heads * n_chunks));
+    // Tasks of one key-value head come one after the other, while its keys are in the caches.
+    let n_row_blocks = n_rows.div_ceil(rows_together);
+    pool.run_if(is_parallel, n_kv_heads * n_chunks * n_row_blocks, &|task| {
+        let (within, row_block) = (task / n_row_blocks, task % n_row_blocks);
         let (kv_head, chunk) = (within / n_chunks, within % n_chunks);
-        let n = n_together.min(n_sharing - chunk * n_together);
-        let start = (row * n_heads + kv_head * n_sharing + chunk * n_together) * head_dim;
-        // SAFETY: tasks differ in their row, key-value head or chunk, hence in their heads.
-        let out = unsafe { out.range_mut(start, n * head_dim) };
-        let heads = Heads {
-            queries: &slices.queries[start..start + n * head_dim],
-            visible: &slices.visible[row],
+        let first_row = row_block * rows_together;
+        let pairs = Pairs {
+            first_row,
+            first_head: kv_head * n_sharing + chunk * heads_together,
+            n_heads: heads_together.min(n_sharing - chunk * heads_together),
             kv_head,
             n_slots,
         };
+        let n = pairs.n_heads * rows_together.min(n_rows - first_row);
         SCRATCH.with_borrow_mut(|scratch| match n {
-            1 => attend_heads::<1>(tier, shape, slices, heads, scratch, out),
-            2 => attend_heads::<2>(tier, shape, slices, heads, scratch, out),
-            3 => attend_heads::<3>(tier, shape, slices, heads, scratch, out),
-            4 => attend_heads::<4>(tier, shape, slices, heads, scratch, out),
-            5 => attend_heads::<5>(tier, shape, slices, heads, scratch, out),
-            6 => attend_heads::<6>(tier, shape, slices, heads, scratch, out),
-            7 => attend_heads::<7>(tier, shape, slices, heads, scratch, out),
-            _ => attend_heads::<8>(tier, shape, slices, heads, scratch, out),
+            1 => attend_pairs::<1>(tier, shape, slices, pairs, scratch, &out),
+            2 => attend_pairs::<2>(tier, shape, slices, pairs, scratch, &out),
+            3 => attend_pairs::<3>(tier, shape, slices, pairs, scratch, &out),
+            4 => attend_pairs::<4>(tier, shape, slices, pairs, scratch, &out),
+            5 => attend_pairs::<5>(tier, shape, slices, pairs, scratch, &out),
+            6 => attend_pairs::<6>(tier, shape, slices, pairs, scratch, &out),
+            7 => attend_pairs::<7>(tier, shape, slices, pairs, scratch, &out),
+            _ => attend_pairs::<8>(tier, shape, slices, pairs, scratch, &out),
         });
     });
 }
@@ -92,40 +94,52 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Query heads of one row that share a key-value head.
+/// Rows with query heads that share a key-value head: pair `i` is row `first_row + i / n_heads` with
+/// head `first_head + i % n_heads`.
 #[derive(Clone, Copy)]
-struct Heads<'a> {
-    /// `[N, head_dim]`
-    queries: &'a [f32],
-    visible: &'a [usize],
+struct Pairs {
+    first_row: usize,
+    first_head: usize,
+    n_heads: usize,
     kv_head: usize,
     /// Slots in use, those of the pass included.
     n_slots: usize,
 }
 
+impl Pairs {
+    fn row(&self, pair: usize) -> usize {
+        self.first_row + pair / self.n_heads
+    }
+
+    /// Where a pair starts in queries and output.
+    fn start(&self, pair: usize, shape: AttentionShape) -> usize {
+        (self.row(pair) * shape.n_heads + self.first_head + pair % self.n_heads) * shape.head_dim
+    }
+}
+
 /// Values in a vector.
 const LANES: usize = 16;
 
-/// Attention of `N` heads on `tier`.
-fn attend_heads<const N: usize>(
+/// Attention of `N` pairs on `tier`.
+fn attend_pairs<const N: usize>(
     tier: Tier,
     shape: AttentionShape,
     slices: AttentionSlices<'_>,
-    heads: Heads<'_>,
+    pairs: Pairs,
     scratch: &mut Scratch,
-    out: &mut [f32],
+    out: &SharedSlice<'_, f32>,
 ) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn avx512<const N: usize>(
         shape: AttentionShape,
         slices: AttentionSlices<'_>,
-        heads: Heads<'_>,
+        pairs: Pairs,
         scratch: &mut Scratch,
-        out: &mut [f32],
+        out: &SharedSlice<'_, f32>,
     ) {
         // SAFETY: this function enables what the lanes need.
-        unsafe { attend_heads_in::<Avx512Lanes, N, 4>(shape, slices, heads, scratch, out) }
+        unsafe { attend_pairs_in::<Avx512Lanes, N, 4>(shape, slices, pairs, scratch, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -133,22 +147,22 @@ fn attend_heads<const N: usize>(
     unsafe fn avx2<const N: usize>(
         shape: AttentionShape,
         slices: AttentionSlices<'_>,
-        heads: Heads<'_>,
+        pairs: Pairs,
         scratch: &mut Scratch,
-        out: &mut [f32],
+        out: &SharedSlice<'_, f32>,
     ) {
         // SAFETY: this function enables what the lanes need.
-        unsafe { attend_heads_in::<Avx2Lanes, N, 1>(shape, slices, heads, scratch, out) }
+        unsafe { attend_pairs_in::<Avx2Lanes, N, 1>(shape, slices, pairs, scratch, out) }
     }
 
     // SAFETY: a tier is only chosen where the processor has its instructions.
     unsafe {
         match tier {
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni => avx512::<N>(shape, slices, heads, scratch, out),
+            Tier::Avx512Vnni => avx512::<N>(shape, slices, pairs, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => avx2::<N>(shape, slices, heads, scratch, out),
-            Tier::Portable => attend_heads_in::<PortableLanes, N, 1>(shape, slices, heads, scratch, out),
+            Tier::Avx2 => avx2::<N>(shape, slices, pairs, scratch, out),
+            Tier::Portable => attend_pairs_in::<PortableLanes, N, 1>(shape, slices, pairs, scratch, out),
         }
     }
 }
@@ -158,25 +172,26 @@ fn attend_heads<const N: usize>(
 /// # Safety
 /// See [`Lanes`].
 #[inline(always)]
-unsafe fn attend_heads_in<V: Lanes, const N: usize, const WIDE: usize>(
+unsafe fn attend_pairs_in<V: Lanes, const N: usize, const WIDE: usize>(
     shape: AttentionShape,
     slices: AttentionSlices<'_>,
-    heads: Heads<'_>,
+    pairs: Pairs,
     scratch: &mut Scratch,
-    out: &mut [f32],
+    out: &SharedSlice<'_, f32>,
 ) {
     let AttentionShape { n_kv_heads, head_dim, .. } = shape;
-    let AttentionSlices { cached, n_committed, .. } = slices;
-    let Heads { queries, visible, kv_head, n_slots } = heads;
-    let n_visible = n_committed + visible.len();
+    let AttentionSlices { queries, cached, n_committed, visible } = slices;
+    let Pairs { kv_head, n_slots, .. } = pairs;
+    let visible: [&[usize]; N] = std::array::from_fn(|pair| visible[pairs.row(pair)].as_slice());
     let Scratch { scores, query_lanes } = scratch;
-    // One row of scores for each head, padded to whole blocks of slots.
+    // One row of scores for each pair, padded to whole blocks of slots.
     let stride = n_slots.next_multiple_of(SLOTS);
     scores.resize(scores.len().max(N * stride), 0.0);
     let scale = 1.0 / (head_dim as f32).sqrt();
     // Dimension by dimension, `[head_dim, N]`.
+    let starts: [usize; N] = std::array::from_fn(|pair| pairs.start(pair, shape));
     query_lanes.clear();
-    query_lanes.extend((0..head_dim * N).map(|i| queries[i % N * head_dim + i / N] * scale));
+    query_lanes.extend((0..head_dim * N).map(|i| queries[starts[i % N] + i / N] * scale));
 
     // A score is a sum over the dimensions in their order, whatever stands in the other lanes.
     for block in 0..stride / SLOTS {
@@ -200,17 +215,19 @@ unsafe fn attend_heads_in<V: Lanes, const N: usize, const WIDE: usize>(
     let mut inverses = [0.0f32; N];
     for head in 0..N {
         let scores = &mut scores[head * stride..(head + 1) * stride];
+        let visible = visible[head];
         // What the row sees of the pass closes up behind the committed slots, so that from here
         // on all depends on positions alone, not on where a row stands in the pass.
         for (idx, &slot) in visible.iter().enumerate() {
             scores[n_committed + idx] = scores[slot];
         }
-        inverses[head] = 1.0 / exponentials(scores, n_visible);
+        inverses[head] = 1.0 / exponentials(scores, n_committed + visible.len());
     }
 
     // A value is a sum over the positions in their order.
     let width = n_kv_heads * head_dim;
-    let weights: [&[f32]; N] = std::array::from_fn(|head| &scores[head * stride..][..n_visible]);
+    let weights: [&[f32]; N] =
+        std::array::from_fn(|pair| &scores[pair * stride..][..n_committed + visible[pair].len()]);
     let values = Values { weights, cached, n_committed, visible, width };
     let mut dim = 0;
     while dim < head_dim {
@@ -239,8 +256,9 @@ unsafe fn attend_heads_in<V: Lanes, const N: usize, const WIDE: usize>(
             }
         }
         for head in 0..N {
-            let sums = sums[head].as_flattened();
-            for (out, sum) in out[head * head_dim + dim..][..n].iter_mut().zip(sums) {
+            // SAFETY: tasks differ in their rows, key-value head or chunk of heads, hence in their pairs.
+            let out = unsafe { out.range_mut(starts[head] + dim, n) };
+            for (out, sum) in out.iter_mut().zip(sums[head].as_flattened()) {
                 *out = sum * inverses[head];
             }
         }
@@ -271,12 +289,12 @@ fn exponentials(scores: &mut [f32], n: usize) -> f32 {
     fold(sums, |a, b| a + b)
 }
 
-/// The values that a row sees, and its weights on them.
+/// The values that pairs see, and their weights on them.
 struct Values<'a, const N: usize> {
     weights: [&'a [f32]; N],
     cached: CachedLayer<'a>,
     n_committed: usize,
-    visible: &'a [usize],
+    visible: [&'a [usize]; N],
     width: usize,
 }
 
@@ -287,35 +305,40 @@ impl<const N: usize> Values<'_, N> {
     /// See [`Lanes`].
     #[inline(always)]
     unsafe fn weigh<V: Lanes, const L: usize>(&self, start: usize) -> [[[f32; LANES]; L]; N] {
-        let last = self.visible.last().copied().unwrap_or(0).max(self.n_committed.saturating_sub(1));
-        assert!(last * self.width + start + L * LANES <= self.cached.values.len(), "slots outside the cache");
-        let n_visible = self.n_committed + self.visible.len();
+        let Self { weights, cached, n_committed, visible, width } = *self;
+        for visible in visible {
+            let last = visible.last().copied().unwrap_or(0).max(n_committed.saturating_sub(1));
+            assert!(last * width + start + L * LANES <= cached.values.len(), "slots outside the cache");
+        }
         // Closures would not be inlined into the instructions of the caller, hence the plain loops.
         // SAFETY: the caller's promise; visible slots ascend, so that none is beyond the last, which was
-        // checked; each head has a weight for each visible position.
+        // checked; each pair has a weight for each position that it sees.
         unsafe {
             let mut sums = [[V::splat(0.0); L]; N];
             let mut values = [V::splat(0.0); L];
-            for position in 0..n_visible {
-                let slot = match position < self.n_committed {
-                    true => position,
-                    false => *self.visible.get_unchecked(position - self.n_committed),
-                };
-                let from = self.cached.values.as_ptr().add(slot * self.width + start);
+            for position in 0..n_committed {
+                let from = cached.values.as_ptr().add(position * width + start);
                 for part in 0..L {
                     values[part] = V::load(from.add(part * LANES));
                 }
-                for head in 0..N {
-                    let weight = V::splat(*self.weights[head].get_unchecked(position));
+                for pair in 0..N {
+                    let weight = V::splat(*weights[pair].get_unchecked(position));
                     for part in 0..L {
-                        sums[head][part] = weight.mul_add(values[part], sums[head][part]);
+                        sums[pair][part] = weight.mul_add(values[part], sums[pair][part]);
                     }
                 }
             }
             let mut out = [[[0.0; LANES]; L]; N];
-            for head in 0..N {
+            for pair in 0..N {
+                for (idx, &slot) in visible[pair].iter().enumerate() {
+                    let from = cached.values.as_ptr().add(slot * width + start);
+                    let weight = V::splat(*weights[pair].get_unchecked(n_committed + idx));
+                    for part in 0..L {
+                        sums[pair][part] = weight.mul_add(V::load(from.add(part * LANES)), sums[pair][part]);
+                    }
+                }
                 for part in 0..L {
-                    sums[head][part].store(out[head][part].as_mut_ptr());
+                    sums[pair][part].store(out[pair][part].as_mut_ptr());
                 }
             }
             out
@@ -326,12 +349,12 @@ impl<const N: usize> Values<'_, N> {
     #[inline(always)]
     fn weigh_some(&self, start: usize, n: usize) -> [[f32; LANES]; N] {
         let mut sums = [[0.0f32; LANES]; N];
-        let slots = (0..self.n_committed).chain(self.visible.iter().copied());
-        for (position, slot) in slots.enumerate() {
-            let values = &self.cached.values[slot * self.width + start..][..n];
-            for (sums, weights) in sums.iter_mut().zip(self.weights) {
+        for (sums, (weights, visible)) in sums.iter_mut().zip(self.weights.iter().zip(self.visible)) {
+            let slots = (0..self.n_committed).chain(visible.iter().copied());
+            for (weight, slot) in weights.iter().zip(slots) {
+                let values = &self.cached.values[slot * self.width + start..][..n];
                 for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum = weights[position].mul_add(*value, *sum);
+                    *sum = weight.mul_add(*value, *sum);
                 }
             }
         }
