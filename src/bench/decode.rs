@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use engine::{
     CancelToken, Completion, CompletionRequest, Engine, EngineConfig, Model, ModelLibrary, PassCosts,
-    PromptBudget, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
+    PromptBudget, PublishedTree, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
 };
 use serde::Serialize;
 
@@ -47,6 +47,9 @@ pub(crate) struct DecodeArguments {
     /// Also run two-pass SDSAT with each number of slots from 0 up
     #[arg(long)]
     sweep_slots: bool,
+    /// Also run two-pass SDSAT with the paper's tree for groups of 5, 7, 9, 11 or 13
+    #[arg(long, value_name = "DEPTH")]
+    published_tree: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -103,6 +106,7 @@ pub(crate) struct DecodeReport {
 struct Mode {
     speculation: Speculation,
     n_slots: Option<usize>,
+    tree_depth: Option<usize>,
     session: Session,
     completions: Vec<Completion>,
 }
@@ -114,7 +118,7 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
     let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
     let costs = if arguments.flat_costs { PassCosts::flat() } else { measure_pass_costs(&model)? };
-    let mut modes = modes(arguments, &model, &costs);
+    let mut modes = modes(arguments, &model, &costs)?;
     for (idx, prompt) in prompts.iter().enumerate() {
         if !arguments.json {
             eprint!("\rprompt {} of {}", idx + 1, prompts.len());
@@ -152,21 +156,30 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn modes(arguments: &DecodeArguments, model: &Arc<Model>, costs: &PassCosts) -> Vec<Mode> {
+fn modes(arguments: &DecodeArguments, model: &Arc<Model>, costs: &PassCosts) -> anyhow::Result<Vec<Mode>> {
     let mode = |speculation, n_slots: Option<usize>| {
         let config = SessionConfig { costs: Some(costs.clone()), ..SessionConfig::default() };
         let mut session = Session::with(model, config);
-        session.limit_slots(n_slots);
-        Mode { speculation, n_slots, session, completions: Vec::new() }
+        session.set_two_pass(n_slots, None);
+        Mode { speculation, n_slots, tree_depth: None, session, completions: Vec::new() }
     };
     let mut modes = vec![mode(Speculation::Off, None)];
     let wanted = arguments.modes.iter().filter(|&&wanted| wanted != SpeculationArgument::Off);
     modes.extend(wanted.map(|&wanted| mode(wanted.into(), None)));
+    if let Some(depth) = arguments.published_tree {
+        let tree = PublishedTree::of_depth(depth).with_context(|| {
+            format!("no tree of depth {depth} was published; there are {:?}", PublishedTree::DEPTHS)
+        })?;
+        let mut with_tree = mode(Speculation::Sdsat, None);
+        with_tree.session.set_two_pass(None, Some(tree));
+        with_tree.tree_depth = Some(depth);
+        modes.push(with_tree);
+    }
     if arguments.sweep_slots {
         let slots = 1..model.n_adaptive_tokens();
         modes.extend(slots.map(|n_slots| mode(Speculation::Sdsat, Some(n_slots))));
     }
-    modes
+    Ok(modes)
 }
 
 fn complete(mode: &mut Mode, prompt: &Prompt, arguments: &DecodeArguments) -> anyhow::Result<()> {
@@ -225,7 +238,10 @@ fn summarise(mode: &Mode, ordinary: &[Completion]) -> ModeResult {
     }
     shares.insert("target".to_owned(), ratio(n_passes as f64, n_tokens as f64));
     ModeResult {
-        mode: mode.speculation.name().to_owned(),
+        mode: match mode.tree_depth {
+            Some(depth) => format!("{} tree {depth}", mode.speculation.name()),
+            None => mode.speculation.name().to_owned(),
+        },
         n_slots: mode.n_slots,
         n_tokens,
         n_passes,
@@ -238,7 +254,7 @@ fn summarise(mode: &Mode, ordinary: &[Completion]) -> ModeResult {
             .fold(f64::INFINITY, f64::min),
         total_time_ratio: ratio(ordinary.iter().map(|c| c.total_ms).sum(), sum(|c| c.total_ms)),
         median_ttft_ms: ttft.get(ttft.len() / 2).copied().unwrap_or(0.0),
-        accepted_per_slot: (0..depth).map(|slot| at(slot)).map(|(a, n)| ratio(a, n)).collect(),
+        accepted_per_slot: (0..depth).map(at).map(|(a, n)| ratio(a, n)).collect(),
         shares,
         n_identical: completions.iter().zip(ordinary).filter(|(a, b)| a.tokens == b.tokens).count(),
     }
@@ -250,7 +266,7 @@ fn print(report: &DecodeReport) {
         "{model} on {device}; {n_prompts} prompts of {prompts}, {max_tokens} tokens, temperature {temperature}"
     );
     println!(
-        "{:<10} {:>9} {:>9} {:>7} {:>9} {:>6} {:>6} {:>9} {:>10}  accepted by depth; tokens by origin",
+        "{:<13} {:>9} {:>9} {:>7} {:>9} {:>6} {:>6} {:>9} {:>10}  accepted by depth; tokens by origin",
         "mode", "tokens/s", "speed-up", "worst", "in all", "MAT", "rows", "TTFT ms", "identical"
     );
     for mode in &report.modes {
@@ -263,7 +279,7 @@ fn print(report: &DecodeReport) {
         let shares: Vec<String> =
             mode.shares.iter().map(|(name, share)| format!("{name} {:.0} %", share * 100.0)).collect();
         println!(
-            "{name:<10} {:>9.1} {:>9.2} {:>7.2} {:>9.2} {:>6.2} {:>6.2} {:>9.1} {:>6}/{:<3}  {}; {}",
+            "{name:<13} {:>9.1} {:>9.2} {:>7.2} {:>9.2} {:>6.2} {:>6.2} {:>9.1} {:>6}/{:<3}  {}; {}",
             mode.tokens_per_s,
             mode.speedup,
             mode.worst_quarter,

@@ -1,9 +1,168 @@
-//! Plots of a report.
+//! Plots of a report, as SVG.
 
 use std::path::Path;
 
-use super::decode::DecodeReport;
+use anyhow::{Context, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
 
-pub(crate) fn write(_folder: &Path, _report: &DecodeReport) -> anyhow::Result<()> {
+use super::decode::{DecodeReport, ModeResult};
+
+const SIZE: (u32, u32) = (560, 340);
+/// Legible one upon the other, also for those who do not tell red from green.
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(95, 100, 112),
+    RGBColor(15, 118, 110),
+    RGBColor(180, 83, 9),
+    RGBColor(37, 99, 235),
+    RGBColor(147, 51, 234),
+    RGBColor(190, 18, 60),
+    RGBColor(13, 148, 136),
+];
+
+type Series = (String, Vec<(f64, f64)>);
+
+/// Writes the plots that the report has data for to `folder`, named after the model.
+pub(crate) fn write(folder: &Path, report: &DecodeReport) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let path = |kind: &str| folder.join(format!("{}-{kind}.svg", report.model));
+    bars(&path("speed"), "tokens/s against ordinary decoding", &values(report, |mode| mode.speedup))?;
+    bars(
+        &path("tokens-per-pass"),
+        "tokens per forward pass",
+        &values(report, |mode| mode.mean_accepted_tokens),
+    )?;
+    let by_depth = |mode: &ModeResult| -> Series {
+        let points = (1..).zip(&mode.accepted_per_slot).take(8);
+        (mode.mode.clone(), points.map(|(depth, share)| (f64::from(depth), *share)).collect())
+    };
+    let drafting =
+        report.modes.iter().filter(|mode| mode.n_slots.is_none() && !mode.accepted_per_slot.is_empty());
+    let axes =
+        Axes { title: "acceptance by depth of the draft", x: "depth", y: "accepted of those verified" };
+    lines(&path("acceptance"), axes, &drafting.map(by_depth).collect::<Vec<_>>())?;
+    let costs: Vec<(f64, f64)> =
+        report.costs.iter().map(|&(n_rows, ms)| (n_rows as f64, ms / report.costs[0].1)).collect();
+    let axes = Axes { title: "cost of a pass against one row", x: "rows", y: "T(n) / T(1)" };
+    lines(&path("cost"), axes, &[(report.model.clone(), costs)])?;
+
+    // Two-pass SDSAT by its number of slots: 0 is ordinary decoding, and the one without a limit has all.
+    let mut sweep: Vec<(f64, &ModeResult)> =
+        report.modes.iter().filter_map(|mode| Some((mode.n_slots? as f64, mode))).collect();
+    if !sweep.is_empty() {
+        let n_all = sweep.len() as f64 + 1.0;
+        sweep.extend(report.modes.iter().filter(|mode| mode.mode == "off").map(|mode| (0.0, mode)));
+        let all = |mode: &&ModeResult| mode.mode == "sdsat" && mode.n_slots.is_none();
+        sweep.extend(report.modes.iter().filter(all).map(|mode| (n_all, mode)));
+        sweep.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let series = |name: &str, of: fn(&ModeResult) -> f64| -> Series {
+            (name.to_owned(), sweep.iter().map(|&(k, mode)| (k, of(mode))).collect())
+        };
+        let axes =
+            Axes { title: "two-pass SDSAT by its number of slots", x: "k", y: "against ordinary decoding" };
+        let both = [
+            series("tokens/s", |mode| mode.speedup),
+            series("tokens per pass", |mode| mode.mean_accepted_tokens),
+        ];
+        lines(&path("slots"), axes, &both)?;
+    }
     Ok(())
+}
+
+fn values(report: &DecodeReport, of: fn(&ModeResult) -> f64) -> Vec<(String, f64)> {
+    let whole = report.modes.iter().filter(|mode| mode.n_slots.is_none());
+    whole.map(|mode| (mode.mode.clone(), of(mode))).collect()
+}
+
+struct Axes<'a> {
+    title: &'a str,
+    x: &'a str,
+    y: &'a str,
+}
+
+fn area(path: &Path) -> anyhow::Result<DrawingArea<SVGBackend<'_>, Shift>> {
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE).map_err(|error| anyhow!("{error}"))?;
+    Ok(area)
+}
+
+fn largest(values: impl Iterator<Item = f64>) -> f64 {
+    values.filter(|value| value.is_finite()).fold(f64::MIN_POSITIVE, f64::max)
+}
+
+fn bars(path: &Path, title: &str, values: &[(String, f64)]) -> anyhow::Result<()> {
+    let draw = || -> Result<(), Box<dyn std::error::Error>> {
+        let area = area(path)?;
+        let top = largest(values.iter().map(|(_, value)| *value)).max(1.0) * 1.15;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, ("sans-serif", 16))
+            .margin(12)
+            .x_label_area_size(28)
+            .y_label_area_size(40)
+            .build_cartesian_2d((0..values.len()).into_segmented(), 0.0..top)?;
+        let name = |at: &SegmentValue<usize>| match at {
+            SegmentValue::CenterOf(idx) => values.get(*idx).map(|(name, _)| name.clone()).unwrap_or_default(),
+            _ => String::new(),
+        };
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .x_label_formatter(&name)
+            .draw()?;
+        for (idx, (_, value)) in values.iter().enumerate() {
+            let corners = [(SegmentValue::Exact(idx), 0.0), (SegmentValue::Exact(idx + 1), *value)];
+            let mut bar = Rectangle::new(corners, COLOURS[usize::from(idx > 0)].filled());
+            bar.set_margin(0, 0, 14, 14);
+            chart.draw_series([bar])?;
+            let label = Text::new(
+                format!("{value:.2}"),
+                (SegmentValue::CenterOf(idx), *value + top * 0.06),
+                ("sans-serif", 13).into_font(),
+            );
+            chart.draw_series([label])?;
+        }
+        area.present()?;
+        Ok(())
+    };
+    draw().map_err(|error| anyhow!("{error}")).with_context(|| path.display().to_string())
+}
+
+fn lines(path: &Path, axes: Axes<'_>, series: &[Series]) -> anyhow::Result<()> {
+    let draw = || -> Result<(), Box<dyn std::error::Error>> {
+        let area = area(path)?;
+        let points = || series.iter().flat_map(|(_, points)| points);
+        let (right, top) = (largest(points().map(|point| point.0)), largest(points().map(|point| point.1)));
+        let mut chart = ChartBuilder::on(&area)
+            .caption(axes.title, ("sans-serif", 16))
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(48)
+            .build_cartesian_2d(0.0..right * 1.02, 0.0..top * 1.1)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .x_desc(axes.x)
+            .y_desc(axes.y)
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| format!("{y:.1}"))
+            .draw()?;
+        for (idx, (name, points)) in series.iter().enumerate() {
+            let colour = COLOURS[(idx + 1) % COLOURS.len()];
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        }
+        if series.len() > 1 {
+            chart
+                .configure_series_labels()
+                .background_style(WHITE.mix(0.8))
+                .border_style(TRANSPARENT)
+                .draw()?;
+        }
+        area.present()?;
+        Ok(())
+    };
+    draw().map_err(|error| anyhow!("{error}")).with_context(|| path.display().to_string())
 }

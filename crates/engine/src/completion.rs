@@ -223,7 +223,7 @@ pub struct AcceptedDrafts {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// It ran to its end, or was cancelled on the way (see [`Completion::stop_reason`]).
-    Ended(Completion),
+    Ended(Box<Completion>),
     /// It was cancelled before it had begun.
     NotStarted,
 }

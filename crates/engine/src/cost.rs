@@ -86,6 +86,7 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
     let tokens = |n: usize| tokens(model, n);
     let mut sequence = model.sequence();
     sequence.prefill(&tokens(N_COMMITTED))?;
+    sequence.probe_with(&tokens(N_COMMITTED))?;
     let mut times = vec![Vec::new(); ROW_COUNTS.len()];
     // One round more than is counted, to warm up.
     for repetition in 0..=n_repetitions {
@@ -170,6 +171,7 @@ pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> 
     let started = Instant::now();
     let mut sequence = model.sequence();
     sequence.prefill(&tokens(model, N_POLICY_COMMITTED))?;
+    sequence.probe_with(&tokens(model, N_POLICY_COMMITTED))?;
     let plain = POLICY_ROW_COUNTS.map(|n_rows| RowPlan::prefill(N_POLICY_COMMITTED, &tokens(model, n_rows)));
     let mut plans = plain.to_vec();
     let n_slots = model.n_adaptive_tokens();

@@ -1,8 +1,8 @@
 //! How each way of decoding drafts, and what the drafters have learnt.
 
 use speculate::{
-    CorpusDrafter, Drafter, OrdinaryDecoding, PassCosts, PhrasePool, PromptLookup, Router, RouterConfig,
-    SemanticDrafter, SharedDrafter, SuffixDrafter, TokenRecycling, TwoPassSdsat,
+    CorpusDrafter, Drafter, OrdinaryDecoding, PassCosts, PhrasePool, PromptLookup, PublishedTree, Router,
+    RouterConfig, SemanticDrafter, SharedDrafter, SuffixDrafter, TokenRecycling, TwoPassSdsat,
 };
 
 use crate::Speculation;
@@ -13,7 +13,6 @@ const UNMEASURED_ROW_SHARE: f64 = 0.08;
 /// The drafters of a session. What is learnt from one request serves the next, in any mode.
 pub(crate) struct Drafting {
     n_slots: usize,
-    max_slots: Option<usize>,
     corpus: SharedDrafter<CorpusDrafter>,
     recycling: SharedDrafter<TokenRecycling>,
     ordinary: OrdinaryDecoding,
@@ -48,7 +47,6 @@ impl Drafting {
         }
         Self {
             n_slots,
-            max_slots: None,
             ordinary: OrdinaryDecoding,
             two_pass: TwoPassSdsat::default(),
             lookup: PromptLookup::default(),
@@ -66,9 +64,10 @@ impl Drafting {
         }
     }
 
-    /// Slots that two-pass SDSAT drafts with; all without it.
-    pub(crate) fn limit_slots(&mut self, max_slots: Option<usize>) {
-        self.max_slots = max_slots;
+    /// How two-pass SDSAT drafts.
+    pub(crate) fn set_two_pass(&mut self, max_slots: Option<usize>, tree: Option<PublishedTree>) {
+        self.two_pass.max_slots = max_slots;
+        self.two_pass.tree = tree;
     }
 
     pub(crate) fn set_documents(&mut self, documents: Vec<Vec<u32>>) {
@@ -84,13 +83,8 @@ impl Drafting {
         match speculation {
             Speculation::Off => &mut self.ordinary,
             Speculation::Sdsat | Speculation::Fused if self.n_slots == 0 => &mut self.ordinary,
-            Speculation::Sdsat => {
-                self.two_pass.max_slots = self.max_slots;
-                match self.max_slots {
-                    Some(0) => &mut self.ordinary,
-                    _ => &mut self.two_pass,
-                }
-            }
+            Speculation::Sdsat if self.two_pass.max_slots == Some(0) => &mut self.ordinary,
+            Speculation::Sdsat => &mut self.two_pass,
             Speculation::Fused => &mut self.fused,
             Speculation::Lookup => &mut self.lookup,
             Speculation::Free => &mut self.free,

@@ -62,7 +62,7 @@ impl EngineConfig {
 pub struct LoadedModel {
     /// Name for people.
     pub name: String,
-    /// Semantic adaptive tokens in a group; 0 when the model has none.
+    /// Trained semantic adaptive tokens in a group; 0 when the model has none.
     pub n_adaptive_tokens: usize,
     /// How it is asked for the middle of a text.
     pub prompt_format: String,
@@ -94,6 +94,9 @@ pub enum EngineState {
         reason: String,
     },
 }
+
+/// Adaptive tokens in a group of a model without adapter.
+const PROBE_SLOTS: usize = 4;
 
 /// Entries that token recycling learns before they are written down.
 const SAVE_EVERY: usize = 2_000;
@@ -218,7 +221,7 @@ impl Engine {
             let _ = sender.send(result);
         });
         match receiver.recv() {
-            Ok(Ok(Outcome::Ended(completion))) => Ok(completion),
+            Ok(Ok(Outcome::Ended(completion))) => Ok(*completion),
             Ok(Ok(Outcome::NotStarted)) | Err(_) => Err(EngineError::Stopped),
             Ok(Err(error)) => Err(error),
         }
@@ -282,7 +285,7 @@ impl Worker {
         };
         let loaded = LoadedModel {
             name: self.config.model_name.clone(),
-            n_adaptive_tokens: model.n_adaptive_tokens(),
+            n_adaptive_tokens: if model.has_adapter() { model.n_adaptive_tokens() } else { 0 },
             prompt_format: session.format().name().to_owned(),
             device: model.device(),
         };
@@ -300,7 +303,7 @@ impl Worker {
                 session = new_session();
             }
             self.set_state(EngineState::Ready(loaded.clone()));
-            (job.on_end)(result.map(Outcome::Ended));
+            (job.on_end)(result.map(|completion| Outcome::Ended(Box::new(completion))));
             save(&session, false);
         }
         save(&session, true);
@@ -309,6 +312,7 @@ impl Worker {
     fn load(&self) -> Result<Arc<Model>, EngineError> {
         let config = ModelConfig {
             adapter: built_in_for(&self.config.sha256),
+            probe_slots: PROBE_SLOTS,
             max_context: self.config.max_context,
             ..ModelConfig::new(&self.config.weights)
         };

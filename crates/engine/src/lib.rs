@@ -35,4 +35,4 @@ pub use model::gguf::TensorType;
 pub use model::{Family, Model, RandomModelConfig, write_random_model};
 pub use prompt::{PromptBudget, PromptFormat, byte_offset};
 pub use session::{Session, SessionConfig};
-pub use speculate::{PassCosts, SamplingParams};
+pub use speculate::{PassCosts, PublishedTree, SamplingParams};

@@ -7,8 +7,9 @@ use model::{Tokenizer, TokenizerError, TokenizerKind};
 pub enum PromptFormat {
     /// `<|fim_prefix|>` prefix `<|fim_suffix|>` suffix `<|fim_middle|>` (Qwen2.5-Coder).
     QwenInfill,
-    /// Start of sequence, `▁<PRE>` prefix `▁<SUF>` suffix `▁<MID>`, the suffix without the space
-    /// that SentencePiece puts before a text (Code Llama).
+    /// Start of sequence, `▁<PRE>` `▁<SUF>` suffix `▁<MID>` prefix, the suffix without the space that
+    /// SentencePiece puts before a text: suffix first, as Code Llama was trained half the time (arXiv
+    /// 2308.12950, §2.3). A keystroke then changes the end of the prompt only.
     CodeLlamaInfill,
     /// The text before the cursor, for models that cannot fill in.
     PrefixOnly,
@@ -41,6 +42,11 @@ impl PromptFormat {
             TokenizerKind::ByteLevelQwen2 if has(QWEN) => Self::QwenInfill,
             _ => Self::PrefixOnly,
         }
+    }
+
+    /// Whether the text after the cursor stands before the text that a keystroke changes.
+    pub fn is_suffix_first(self) -> bool {
+        self == Self::CodeLlamaInfill
     }
 
     /// A name for people.
@@ -83,6 +89,12 @@ impl PromptFormat {
         };
         let mut tokens: Vec<u32> = tokenizer.start_of_sequence().into_iter().collect();
         match names.map(|names| names.map(|name| tokenizer.special(name))) {
+            Some([Some(pre), Some(suf), Some(mid)]) if self.is_suffix_first() => {
+                tokens.extend([pre, suf]);
+                tokens.extend(after);
+                tokens.push(mid);
+                tokens.extend(before);
+            }
             Some([Some(pre), Some(suf), Some(mid)]) => {
                 tokens.push(pre);
                 tokens.extend(before);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use model::Model;
-use speculate::{PassCosts, Sampler, Target, TokenRecycling, step};
+use speculate::{PassCosts, PublishedTree, Sampler, Target, TokenRecycling, step};
 
 use crate::completion::{Completion, CompletionRequest, Speculation, StepEvent, StopReason};
 use crate::drafting::Drafting;
@@ -72,9 +72,10 @@ impl Session {
         self.drafting.set_costs(costs);
     }
 
-    /// Limits the slots that two-pass SDSAT drafts with; 0 decodes ordinarily.
-    pub fn limit_slots(&mut self, max_slots: Option<usize>) {
-        self.drafting.limit_slots(max_slots);
+    /// How two-pass SDSAT drafts: with at most so many slots (0 decodes ordinarily), and with a tree of
+    /// the paper instead of a chain.
+    pub fn set_two_pass(&mut self, max_slots: Option<usize>, tree: Option<PublishedTree>) {
+        self.drafting.set_two_pass(max_slots, tree);
     }
 
     /// What token recycling has learnt, for the next session.
@@ -90,7 +91,9 @@ impl Session {
     /// The budget of a prompt on this device and for this model's context.
     fn budget(&self, budget: PromptBudget, max_tokens: usize) -> PromptBudget {
         let room = self.model.context_length().saturating_sub(max_tokens.min(64)).max(2);
-        let suffix_by_time = self.costs.as_ref().map_or(usize::MAX, |costs| {
+        // Where the suffix comes first it stays in the cache.
+        let costs = self.costs.as_ref().filter(|_| !self.format.is_suffix_first());
+        let suffix_by_time = costs.map_or(usize::MAX, |costs| {
             let n_tokens = SUFFIX_SECONDS * 1000.0 / costs.of(PREFILL_ROWS) * PREFILL_ROWS as f64;
             let power = (n_tokens.max(1.0) as usize).checked_ilog2().unwrap_or(0);
             (1usize << power.min(20)).clamp(*SUFFIX_TOKENS.start(), *SUFFIX_TOKENS.end())
@@ -135,6 +138,7 @@ impl Session {
         let mut run = Run::new(request, context.len(), started);
         let cached = self.sequences.for_prompt(&context);
         run.n_reused_tokens = cached.tokens.len();
+        cached.sequence.probe_with(&context)?;
         // The last rows of the prompt ride on the first step: they decide the first token, and draft.
         let body = &context[cached.tokens.len()..];
         let n_first = (body.len() - 1) % PREFILL_ROWS + 1;

@@ -5,6 +5,9 @@
 //! itself, in an order of arithmetic that depends neither on how many rows share the call nor on
 //! the number of threads nor on the instruction set: all tiers give the same bits.
 
+// Arrays run in step by one index, which is what keeps them in registers.
+#![allow(clippy::needless_range_loop)]
+
 mod activations;
 mod attention;
 mod elementwise;

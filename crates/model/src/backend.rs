@@ -141,6 +141,14 @@ pub(crate) trait Backend: Sized + Send + Sync {
         plan: &RowPlan,
         out: &mut Self::Rows,
     ) -> Result<(), ModelError>;
+    /// The sum of the embeddings of the plan's tokens, each times its weight, on the host: `[hidden]`.
+    fn weighted_embedding(
+        &self,
+        table: &Self::Matrix,
+        hidden: usize,
+        plan: &RowPlan,
+        weights: &[f32],
+    ) -> Result<Vec<f32>, ModelError>;
     /// `hidden += residual`, then `out = rms_norm(hidden) * weight`, whose rows from
     /// `first_adaptive` on are adaptive.
     fn normalise(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use speculate::{Logits, RowInput, RowPlan};
 
-use crate::adapter::{AdapterSource, LINEARS, SatAdapter};
+use crate::adapter::{AdapterSource, LINEARS, MAX_SLOTS, SatAdapter};
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Cpu, LinearKernels, Norm, Projection, Rope, Visibility, VocabularyHead};
 use crate::gguf::GgufFile;
@@ -22,6 +22,9 @@ pub struct ModelConfig {
     pub weights: PathBuf,
     /// The SAT adapter, if there is one for this file.
     pub adapter: Option<AdapterSource>,
+    /// Adaptive tokens in a group of a model without adapter; 0 for none. Their embedding is the mean of
+    /// the prompt's, which an untrained model makes something of (arXiv 2603.17942).
+    pub probe_slots: usize,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
     /// Which matrix products to use.
@@ -34,6 +37,7 @@ impl ModelConfig {
         Self {
             weights: weights.into(),
             adapter: None,
+            probe_slots: 0,
             max_context: 8192,
             linear_kernels: LinearKernels::default(),
         }
@@ -129,7 +133,8 @@ impl Model {
             architecture.rope_base,
             context_length + MARGIN_ROWS,
         );
-        let llama = Llama { backend, architecture, weights, rope, adapter };
+        let probe_slots = if adapter.is_some() { 0 } else { config.probe_slots.min(MAX_SLOTS) };
+        let llama = Llama { backend, architecture, weights, rope, adapter, probe_slots };
         Ok(Self { llama, tokenizer, context_length })
     }
 
@@ -148,9 +153,14 @@ impl Model {
         self.context_length
     }
 
-    /// Semantic adaptive tokens in a group; 0 without adapter.
+    /// Semantic adaptive tokens in a group, trained or not.
     pub fn n_adaptive_tokens(&self) -> usize {
-        self.llama.adapter.as_ref().map_or(0, |adapter| adapter.n_slots)
+        self.llama.n_slots()
+    }
+
+    /// Whether its adaptive tokens were trained.
+    pub fn has_adapter(&self) -> bool {
+        self.llama.adapter.is_some()
     }
 
     /// What it runs on, for people.
@@ -272,19 +282,47 @@ pub(crate) struct Llama<B: Backend> {
     weights: Weights<B>,
     rope: Rope,
     adapter: Option<AdapterWeights<B>>,
+    /// Slots without training, where there is no adapter.
+    probe_slots: usize,
 }
 
 impl<B: Backend> Llama<B> {
+    fn n_slots(&self) -> usize {
+        self.adapter.as_ref().map_or(self.probe_slots, |adapter| adapter.n_slots)
+    }
+
+    /// What the slots of a model without adapter are embedded as behind a prompt: the mean of its tokens'
+    /// embeddings, once for each slot, `[n_slots, hidden]`. Nothing for a model with an adapter.
+    pub(crate) fn probe_embedding(&self, prompt: &[u32]) -> Result<Vec<f32>, ModelError> {
+        if self.probe_slots == 0 || prompt.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut counts = std::collections::BTreeMap::<u32, f32>::new();
+        prompt.iter().for_each(|&token| *counts.entry(token).or_default() += 1.0 / prompt.len() as f32);
+        let tokens: Vec<u32> = counts.keys().copied().collect();
+        let plan = RowPlan::prefill(0, &tokens);
+        self.check(&plan)?;
+        let weights: Vec<f32> = counts.values().copied().collect();
+        let hidden = self.architecture.hidden;
+        let mean = self.backend.weighted_embedding(&self.weights.embedding, hidden, &plan, &weights)?;
+        Ok(mean.repeat(self.probe_slots))
+    }
+
     /// Runs `plan`: writes its keys and values behind the committed rows of `cache`, and the
-    /// logits that it asks for to `logits`.
+    /// logits that it asks for to `logits`. `probe` embeds the slots of a model without adapter.
     pub(crate) fn forward(
         &self,
         plan: &RowPlan,
+        probe: &[f32],
         cache: &mut B::Cache,
         buffers: &mut Buffers<B>,
         logits: &mut Logits,
     ) -> Result<(), ModelError> {
         self.check(plan)?;
+        let n_probe = probe.len() / self.architecture.hidden;
+        if self.adapter.is_none() && plan.rows().len() > plan.n_token_rows() && n_probe < self.probe_slots {
+            return Err(ModelError::SlotOutsideAdapter { slot: 0, n_slots: 0 });
+        }
         let Self { backend, architecture, weights, .. } = self;
         let shape = architecture.attention_shape();
         let Buffers {
@@ -300,7 +338,7 @@ impl<B: Backend> Llama<B> {
             projected,
             vocabulary,
         } = buffers;
-        let slots = self.adapter.as_ref().map_or(&[][..], |adapter| &adapter.embedding);
+        let slots = self.adapter.as_ref().map_or(probe, |adapter| &adapter.embedding);
         let first_adaptive = plan.n_token_rows();
         let adapter = self.adapter.as_ref().filter(|_| first_adaptive < plan.rows().len());
         let norm = |weight| Norm { weight, epsilon: architecture.norm_epsilon };
@@ -352,7 +390,7 @@ impl<B: Backend> Llama<B> {
 
     fn check(&self, plan: &RowPlan) -> Result<(), ModelError> {
         let vocabulary = self.architecture.vocabulary;
-        let n_slots = self.adapter.as_ref().map_or(0, |adapter| adapter.n_slots);
+        let n_slots = self.n_slots();
         for row in plan.rows() {
             match row.input {
                 RowInput::Token(token) if token as usize >= vocabulary => {

@@ -15,6 +15,8 @@ pub struct Sequence {
     buffers: Buffers<Cpu>,
     logits: Logits,
     n_committed: usize,
+    /// Embeddings of the slots of a model without adapter.
+    probe: Vec<f32>,
 }
 
 impl Sequence {
@@ -23,12 +25,29 @@ impl Sequence {
         let capacity = model.context_length() + MARGIN_ROWS;
         let backend = &model.llama().backend;
         let cache = backend.cache(architecture.n_layers, capacity, architecture.attention_shape());
-        Self { model, cache, buffers: Buffers::default(), logits: Logits::default(), n_committed: 0 }
+        Self {
+            model,
+            cache,
+            buffers: Buffers::default(),
+            logits: Logits::default(),
+            n_committed: 0,
+            probe: Vec::new(),
+        }
     }
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Tells a model without adapter what its adaptive tokens are about: they are embedded as the mean of
+    /// the prompt's tokens. Models with an adapter do not need it.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn probe_with(&mut self, prompt: &[u32]) -> Result<(), ModelError> {
+        self.probe = self.model.llama().probe_embedding(prompt)?;
+        Ok(())
     }
 
     /// Forgets all committed rows but the first `len`.
@@ -69,7 +88,13 @@ impl Target for Sequence {
         if needed > capacity {
             return Err(ModelError::ContextFull { capacity, needed });
         }
-        self.model.llama().forward(plan, &mut self.cache, &mut self.buffers, &mut self.logits)?;
+        self.model.llama().forward(
+            plan,
+            &self.probe,
+            &mut self.cache,
+            &mut self.buffers,
+            &mut self.logits,
+        )?;
         Ok(&self.logits)
     }
 

@@ -134,6 +134,34 @@ fn a_tree_gives_each_path_its_own_logits_and_compacts() {
     assert!(after[0] == fresh[3], "the cache after compaction is that of a fresh prefill");
 }
 
+/// A model without adapter drafts with the mean of its prompt, and its token rows do not notice.
+#[test]
+fn untrained_adaptive_tokens_leave_token_rows_alone() {
+    let config = ModelConfig {
+        max_context: 1024,
+        probe_slots: 4,
+        ..ModelConfig::new(common::weights("smollm2-135m"))
+    };
+    let model = std::sync::Arc::new(Model::load(&config).expect("the installed model loads"));
+    assert!(!model.has_adapter() && model.n_adaptive_tokens() == 4);
+    let tokens = prompt();
+    let expected = one_row_at_a_time(&mut smollm().sequence(), &tokens);
+    let mut plan = RowPlan::prefill(0, &tokens);
+    plan.push_adaptive_group(tokens.len() - 1, 4);
+    (0..plan.rows().len()).for_each(|row| {
+        plan.want_logits(row);
+    });
+    let mut sequence = model.sequence();
+    assert!(sequence.forward(&plan).is_err(), "nothing is known of the prompt yet");
+    sequence.probe_with(&tokens).expect("tokens of the vocabulary");
+    let logits = sequence.forward(&plan).expect("the plan fits");
+    for (row, expected) in expected.iter().enumerate() {
+        assert!(logits.row(row).full == Some(&expected[..]), "row {row}");
+    }
+    assert!(logits.row(tokens.len()).argmax().is_some());
+    assert!(sequence.probe_with(&[u32::MAX]).is_err());
+}
+
 /// Truncation forgets, and what comes after is as if it had never been.
 #[test]
 fn truncation_equals_a_fresh_prefill() {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{Decision, DraftTree, StepOutcome, argmax};
+use crate::{Decision, DraftSource, DraftTree, PublishedTree, Ranked, StepOutcome, argmax};
 
 /// A group of semantic adaptive tokens that drafts ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,36 +132,47 @@ impl Drafter for OrdinaryDecoding {
 pub struct TwoPassSdsat {
     /// Slots that draft; all that the target has without it.
     pub max_slots: Option<usize>,
-    drafted: Option<Vec<u32>>,
+    /// A tree of the paper; the chain of the likeliest tokens without it.
+    pub tree: Option<PublishedTree>,
+    slots: Vec<Ranked>,
 }
 
 impl TwoPassSdsat {
-    /// Drafts with `max_slots` slots at most.
-    pub fn with_slots(max_slots: usize) -> Self {
-        Self { max_slots: Some(max_slots), drafted: None }
+    /// With at most so many slots, and a tree of the paper.
+    pub fn new(max_slots: Option<usize>, tree: Option<PublishedTree>) -> Self {
+        Self { max_slots, tree, slots: Vec::new() }
     }
 }
 
 impl Drafter for TwoPassSdsat {
     fn begin(&mut self, _context: &[u32]) {
-        self.drafted = None;
+        self.slots.clear();
     }
 
     fn propose(&mut self, _context: &[u32], _n_pending: usize) -> Proposal {
-        match self.drafted.take() {
-            Some(tokens) => Proposal { drafts: DraftTree::chain(&tokens), ..Proposal::default() },
+        let slots = std::mem::take(&mut self.slots);
+        let drafts = match self.tree {
+            Some(tree) => tree.over(&slots),
             None => {
-                let n_slots = self.max_slots.unwrap_or(usize::MAX);
-                let adaptive_groups = vec![AdaptiveGroup { after: None, n_slots }];
-                Proposal { adaptive_groups, ..Proposal::default() }
+                // A slot without a finite logit ends the drafts; verification never depends on them.
+                let mut chain = DraftTree::default();
+                let mut parent = None;
+                for token in slots.iter().map_while(argmax) {
+                    parent = Some(chain.push_from(DraftSource::Semantic, token, parent, 1.0));
+                }
+                chain
             }
+        };
+        if !drafts.nodes().is_empty() {
+            return Proposal { drafts, ..Proposal::default() };
         }
+        let n_slots = self.max_slots.unwrap_or(usize::MAX);
+        let adaptive_groups = vec![AdaptiveGroup { after: None, n_slots }];
+        Proposal { adaptive_groups, ..Proposal::default() }
     }
 
     fn observe(&mut self, _context: &[u32], outcome: &StepOutcome) {
-        // A slot without a finite logit ends the drafts; verification never depends on them.
-        let tokens = outcome.slots.as_ref().map(|slots| slots.iter().map_while(argmax).collect());
-        self.drafted = tokens.filter(|tokens: &Vec<u32>| !tokens.is_empty());
+        self.slots.clone_from(outcome.slots.as_ref().unwrap_or(&Vec::new()));
     }
 }
 

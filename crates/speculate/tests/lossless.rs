@@ -5,8 +5,9 @@ mod common;
 use common::{ToyDrafter, ToyTarget};
 use proptest::prelude::*;
 use speculate::{
-    CorpusDrafter, Drafter, OrdinaryDecoding, PassCosts, PhrasePool, PromptLookup, Router, RouterConfig,
-    Sampler, SamplingParams, SemanticDrafter, SuffixDrafter, TokenRecycling, TwoPassSdsat, step,
+    CorpusDrafter, Drafter, OrdinaryDecoding, PassCosts, PhrasePool, PromptLookup, PublishedTree, Router,
+    RouterConfig, Sampler, SamplingParams, SemanticDrafter, SuffixDrafter, TokenRecycling, TwoPassSdsat,
+    step,
 };
 
 struct Run {
@@ -111,7 +112,8 @@ proptest! {
         everything.extend([oracle.clone(), near_miss.clone(), random.clone()].map(|toy| Box::new(toy) as _));
         let drafters: Vec<(&str, Box<dyn Drafter>)> = vec![
             ("two-pass", Box::new(TwoPassSdsat::default())),
-            ("two-pass with two slots", Box::new(TwoPassSdsat::with_slots(2))),
+            ("two-pass with two slots", Box::new(TwoPassSdsat::new(Some(2), None))),
+            ("two-pass with a tree", Box::new(TwoPassSdsat::new(None, PublishedTree::of_depth(7)))),
             ("semantic", Box::new(SemanticDrafter::default())),
             ("suffix", Box::new(SuffixDrafter::default())),
             ("corpus", Box::new(CorpusDrafter::default())),

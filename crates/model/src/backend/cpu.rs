@@ -293,6 +293,22 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn weighted_embedding(
+        &self,
+        table: &Matrix,
+        hidden: usize,
+        plan: &RowPlan,
+        weights: &[f32],
+    ) -> Result<Vec<f32>, ModelError> {
+        let mut rows = HostRows::default();
+        self.embed(table, hidden, &[], plan, &mut rows)?;
+        let mut sum = vec![0.0f32; hidden];
+        for (row, weight) in rows.values.chunks_exact(hidden).zip(weights) {
+            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
+        }
+        Ok(sum)
+    }
+
     fn normalise(
         &self,
         residual: Option<&HostRows>,
