@@ -2,12 +2,47 @@
 
 mod cost;
 mod decode;
+mod page;
 mod peers;
 mod plots;
 mod prompts;
 mod random_model;
 
 use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
+
+/// When and where a measurement was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Setting {
+    /// Day, in UTC.
+    date: String,
+    /// The processor.
+    machine: String,
+    /// What the model ran on.
+    device: String,
+    /// How it was called, without the program's folder.
+    command: String,
+}
+
+impl Setting {
+    fn of(device: &str) -> Self {
+        let date = time::OffsetDateTime::now_utc().date().to_string();
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let name = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let machine = match name {
+            Some((_, name)) => format!("{}, {cores} cores", name.trim()),
+            None => format!("{}, {cores} cores", std::env::consts::ARCH),
+        };
+        // File names only: where things lie on this machine is nobody's business.
+        let short = |word: String| match word.rsplit_once('/') {
+            Some((_, name)) if !word.starts_with('-') => name.to_owned(),
+            _ => word,
+        };
+        let words: Vec<String> = std::env::args().map(short).collect();
+        Self { date, machine, device: device.to_owned(), command: words.join(" ") }
+    }
+}
 
 #[derive(Args)]
 pub(crate) struct BenchArguments {
@@ -23,6 +58,8 @@ enum BenchCommand {
     Decode(decode::DecodeArguments),
     /// Compare forward passes with llama.cpp and candle on the same file
     Peers(peers::PeersArguments),
+    /// Write a page of results from the JSON that the other measurements print
+    Page(page::PageArguments),
     /// Write a weight file with random weights, to measure shapes that are not at hand
     RandomModel(random_model::RandomModelArguments),
 }
@@ -32,6 +69,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         BenchCommand::Cost(arguments) => cost::run(arguments),
         BenchCommand::Decode(arguments) => decode::run(arguments),
         BenchCommand::Peers(arguments) => peers::run(arguments),
+        BenchCommand::Page(arguments) => page::run(arguments),
         BenchCommand::RandomModel(arguments) => random_model::run(arguments),
     }
 }

@@ -121,7 +121,7 @@ pub(crate) fn complete(
     };
     let on_end = move |result: Result<Outcome, EngineError>| {
         let event = match result {
-            Ok(Outcome::Ended(completion)) => CompletionEvent::Ended(completion),
+            Ok(Outcome::Ended(completion)) => CompletionEvent::Ended(*completion),
             Ok(Outcome::NotStarted) => CompletionEvent::NotStarted,
             Err(error) => CompletionEvent::Failed(error.into()),
         };

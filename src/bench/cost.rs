@@ -2,6 +2,9 @@
 
 use clap::Args;
 use engine::{CostTable, Engine, EngineConfig, ModelLibrary, measure_cost};
+use serde::{Deserialize, Serialize};
+
+use super::Setting;
 
 #[derive(Args)]
 pub(crate) struct CostArguments {
@@ -16,6 +19,14 @@ pub(crate) struct CostArguments {
     json: bool,
 }
 
+#[derive(Serialize, Deserialize)]
+pub(crate) struct CostReport {
+    pub(crate) setting: Setting,
+    pub(crate) model: String,
+    pub(crate) file_bytes: u64,
+    pub(crate) cost: CostTable,
+}
+
 pub(crate) fn run(arguments: &CostArguments) -> anyhow::Result<()> {
     let CostArguments { model, repetitions, json } = arguments;
     let installed = ModelLibrary::of_user()?.find_or_default(model.as_deref())?;
@@ -23,7 +34,15 @@ pub(crate) fn run(arguments: &CostArguments) -> anyhow::Result<()> {
     let (loaded, model) = engine.wait_until_ready()?;
     let table = measure_cost(&model, usize::from(*repetitions))?;
     if *json {
-        println!("{}", serde_json::json!({ "model": installed.id, "device": loaded.device, "cost": table }));
+        println!(
+            "{}",
+            serde_json::json!(CostReport {
+                setting: Setting::of(&loaded.device),
+                model: installed.id,
+                file_bytes: installed.size_bytes,
+                cost: table,
+            })
+        );
         return Ok(());
     }
     let CostTable { passes, groups, prefills, roofline } = table;

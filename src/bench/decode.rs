@@ -10,10 +10,10 @@ use engine::{
     CancelToken, Completion, CompletionRequest, Engine, EngineConfig, Model, ModelLibrary, PassCosts,
     PromptBudget, PublishedTree, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::plots;
 use super::prompts::{self, Places, Prompt};
+use super::{Setting, plots};
 use crate::speculation::SpeculationArgument;
 
 #[derive(Args)]
@@ -59,45 +59,45 @@ pub(crate) struct DecodeArguments {
 }
 
 /// What is measured of a way of decoding.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ModeResult {
     pub(crate) mode: String,
     /// Slots that two-pass SDSAT was limited to.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) n_slots: Option<usize>,
     /// Tokens and forward passes of the decode loops.
     pub(crate) n_tokens: usize,
-    n_passes: usize,
+    pub(crate) n_passes: usize,
     /// Tokens per forward pass.
     pub(crate) mean_accepted_tokens: f64,
     /// Rows per forward pass.
-    mean_rows: f64,
+    pub(crate) mean_rows: f64,
     /// Tokens per second after the first step, over all prompts.
     pub(crate) tokens_per_s: f64,
     /// The same against ordinary decoding in this run.
     pub(crate) speedup: f64,
     /// The smallest speed-up of a quarter of the prompts, in their order.
-    worst_quarter: f64,
+    pub(crate) worst_quarter: f64,
     /// Time of whole completions, against ordinary decoding.
-    total_time_ratio: f64,
-    median_ttft_ms: f64,
+    pub(crate) total_time_ratio: f64,
+    pub(crate) median_ttft_ms: f64,
     /// Share of drafts accepted at each depth, of those verified there.
     pub(crate) accepted_per_slot: Vec<f64>,
     /// Tokens by origin, as shares of all: the target's own, and each drafter's.
     pub(crate) shares: BTreeMap<String, f64>,
     /// Completions whose tokens are those of ordinary decoding.
-    n_identical: usize,
+    pub(crate) n_identical: usize,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DecodeReport {
+    pub(crate) setting: Setting,
     pub(crate) model: String,
-    device: String,
-    prompts: String,
-    n_prompts: usize,
-    max_tokens: usize,
+    pub(crate) prompts: String,
+    pub(crate) n_prompts: usize,
+    pub(crate) max_tokens: usize,
     pub(crate) temperature: f32,
-    flat_costs: bool,
+    pub(crate) flat_costs: bool,
     /// Rows and milliseconds that widths were chosen by.
     pub(crate) costs: Vec<(usize, f64)>,
     pub(crate) modes: Vec<ModeResult>,
@@ -134,8 +134,8 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
     }
     let ordinary = modes[0].completions.clone();
     let report = DecodeReport {
+        setting: Setting::of(&loaded.device),
         model: installed.id,
-        device: loaded.device,
         prompts: arguments.prompts.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         n_prompts: prompts.len(),
         max_tokens: arguments.max_tokens,
@@ -261,7 +261,8 @@ fn summarise(mode: &Mode, ordinary: &[Completion]) -> ModeResult {
 }
 
 fn print(report: &DecodeReport) {
-    let DecodeReport { model, device, prompts, n_prompts, max_tokens, temperature, .. } = report;
+    let DecodeReport { setting, model, prompts, n_prompts, max_tokens, temperature, .. } = report;
+    let device = &setting.device;
     println!(
         "{model} on {device}; {n_prompts} prompts of {prompts}, {max_tokens} tokens, temperature {temperature}"
     );

@@ -10,6 +10,8 @@ use clap::Args;
 use engine::{Engine, EngineConfig, Model, ModelLibrary, PassTimer};
 use serde::{Deserialize, Serialize};
 
+use super::Setting;
+
 /// Committed rows in front of the measured ones.
 const N_COMMITTED: usize = 128;
 const ROW_COUNTS: [usize; 8] = [1, 2, 4, 8, 12, 16, 32, 64];
@@ -229,13 +231,22 @@ impl Peer for Candle {
     }
 }
 
-#[derive(Serialize)]
-struct PeerResult {
-    name: String,
-    /// Fastest of all turns, in milliseconds, by [`ROW_COUNTS`].
-    passes_ms: Vec<f64>,
+#[derive(Serialize, Deserialize)]
+pub(crate) struct PeersReport {
+    pub(crate) setting: Setting,
+    pub(crate) model: String,
+    pub(crate) rows: Vec<usize>,
+    pub(crate) prefills: Vec<usize>,
+    pub(crate) peers: Vec<PeerResult>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct PeerResult {
+    pub(crate) name: String,
+    /// Fastest of all turns, in milliseconds, by [`ROW_COUNTS`]; `None` where it was not run.
+    pub(crate) passes_ms: Vec<Option<f64>>,
     /// Tokens per second, by [`PREFILL_LENGTHS`].
-    prefill_tokens_per_s: Vec<f64>,
+    pub(crate) prefill_tokens_per_s: Vec<Option<f64>>,
 }
 
 pub(crate) fn run(arguments: &PeersArguments) -> anyhow::Result<()> {
@@ -273,22 +284,24 @@ pub(crate) fn run(arguments: &PeersArguments) -> anyhow::Result<()> {
         .zip(passes.into_iter().zip(prefills))
         .map(|(peer, (passes_ms, prefills))| PeerResult {
             name: peer.name(),
-            passes_ms,
+            passes_ms: passes_ms.into_iter().map(|ms| Some(ms).filter(|ms| ms.is_finite())).collect(),
             prefill_tokens_per_s: PREFILL_LENGTHS
                 .iter()
                 .zip(prefills)
-                .map(|(&n, ms)| n as f64 * 1000.0 / ms)
+                .map(|(&n, ms)| Some(n as f64 * 1000.0 / ms).filter(|rate| *rate > 0.0))
                 .collect(),
         })
         .collect();
-    if arguments.json {
-        let report = serde_json::json!({
-            "model": installed.id, "device": loaded.device, "rows": ROW_COUNTS, "prefills": PREFILL_LENGTHS,
-            "peers": results,
-        });
-        println!("{report}");
-    } else {
-        print(&installed.id, &loaded.device, &results);
+    let report = PeersReport {
+        setting: Setting::of(&loaded.device),
+        model: installed.id,
+        rows: ROW_COUNTS.to_vec(),
+        prefills: PREFILL_LENGTHS.to_vec(),
+        peers: results,
+    };
+    match arguments.json {
+        true => println!("{}", serde_json::to_string(&report)?),
+        false => print(&report.model, &report.setting.device, &report.peers),
     }
     Ok(())
 }
@@ -299,33 +312,31 @@ fn print(model: &str, device: &str, results: &[PeerResult]) {
         let columns: Vec<String> = numbers.iter().map(|n| format!("{n:>8}")).collect();
         println!("{what:<36}{}", columns.concat());
     };
-    let row = |name: &str, values: Vec<f64>, digits: usize| {
-        let column = |value: &f64| match value.is_finite() && *value > 0.0 {
-            true => format!("{value:>8.digits$}"),
-            false => format!("{:>8}", "–"),
+    let row = |name: &str, values: Vec<Option<f64>>, digits: usize| {
+        let column = |value: &Option<f64>| match value {
+            Some(value) => format!("{value:>8.digits$}"),
+            None => format!("{:>8}", "–"),
         };
         let columns: Vec<String> = values.iter().map(column).collect();
         println!("{name:<36}{}", columns.concat());
     };
+    let ratios = |a: &[Option<f64>], b: &[Option<f64>]| -> Vec<Option<f64>> {
+        a.iter().zip(b).map(|(a, b)| Some((*a)? / (*b)?)).collect()
+    };
     header("rows", &ROW_COUNTS);
     for result in results {
         row(&result.name, result.passes_ms.clone(), 2);
-        row("  T(n)/T(1)", result.passes_ms.iter().map(|ms| ms / result.passes_ms[0]).collect(), 2);
+        row("  T(n)/T(1)", ratios(&result.passes_ms, &vec![result.passes_ms[0]; ROW_COUNTS.len()]), 2);
     }
     for result in &results[1..] {
-        let ratios = result.passes_ms.iter().zip(&results[0].passes_ms).map(|(theirs, ours)| theirs / ours);
-        row(&format!("speed-up over {}", result.name), ratios.collect(), 2);
+        row(&format!("speed-up over {}", result.name), ratios(&result.passes_ms, &results[0].passes_ms), 2);
     }
     header("prefill, tokens/s", &PREFILL_LENGTHS);
     for result in results {
         row(&result.name, result.prefill_tokens_per_s.clone(), 0);
     }
     for result in &results[1..] {
-        let ratios = results[0].prefill_tokens_per_s.iter().zip(&result.prefill_tokens_per_s);
-        row(
-            &format!("speed-up over {}", result.name),
-            ratios.map(|(ours, theirs)| ours / theirs).collect(),
-            2,
-        );
+        let ratios = ratios(&results[0].prefill_tokens_per_s, &result.prefill_tokens_per_s);
+        row(&format!("speed-up over {}", result.name), ratios, 2);
     }
 }

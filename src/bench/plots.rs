@@ -99,7 +99,7 @@ fn bars(path: &Path, title: &str, values: &[(String, f64)]) -> anyhow::Result<()
             .margin(12)
             .x_label_area_size(28)
             .y_label_area_size(40)
-            .build_cartesian_2d((0..values.len()).into_segmented(), 0.0..top)?;
+            .build_cartesian_2d((0..values.len().saturating_sub(1)).into_segmented(), 0.0..top)?;
         let name = |at: &SegmentValue<usize>| match at {
             SegmentValue::CenterOf(idx) => values.get(*idx).map(|(name, _)| name.clone()).unwrap_or_default(),
             _ => String::new(),
@@ -144,6 +144,7 @@ fn lines(path: &Path, axes: Axes<'_>, series: &[Series]) -> anyhow::Result<()> {
             .light_line_style(TRANSPARENT)
             .x_desc(axes.x)
             .y_desc(axes.y)
+            .x_labels((right as usize + 1).clamp(2, 12))
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| format!("{y:.1}"))
             .draw()?;

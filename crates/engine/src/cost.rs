@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::{Model, Sequence};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use speculate::{PassCosts, RowPlan, Target};
 
 use crate::EngineError;
@@ -19,7 +19,7 @@ const MAX_GROUPS: usize = 3;
 const PREFILL_LENGTHS: [usize; 3] = [128, 512, 2048];
 
 /// The cost of one kind of pass.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PassCost {
     /// Rows of the pass, each with its logits.
     pub n_rows: usize,
@@ -30,7 +30,7 @@ pub struct PassCost {
 }
 
 /// The cost of reading a prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PrefillCost {
     /// Tokens of the prompt.
     pub n_tokens: usize,
@@ -39,7 +39,7 @@ pub struct PrefillCost {
 }
 
 /// What the machine could do at best, beside what it did.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Roofline {
     /// Bytes per second that the threads read together.
     pub read_bytes_per_s: f64,
@@ -63,7 +63,7 @@ fn peak_bytes() -> Option<u64> {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CostTable {
     /// Passes, by number of rows.
     pub passes: Vec<PassCost>,

@@ -175,8 +175,8 @@ fn prompts_follow_their_formats() {
     assert_eq!(rendered, smollm.encode("a = ").expect("encodes"));
 }
 
-/// Code Llama's format: start of sequence first, the suffix without the space that SentencePiece
-/// puts before a text.
+/// Code Llama's format, suffix first: the suffix without the space that SentencePiece puts before a
+/// text, and the prefix last, so that typing keeps the rest of the prompt.
 #[test]
 fn code_llama_prompts_follow_the_published_code() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
@@ -186,11 +186,10 @@ fn code_llama_prompts_follow_the_published_code() {
     let budget = PromptBudget::default();
     let rendered = PromptFormat::CodeLlamaInfill.render(&llama, "fn f(", ") {}", budget).expect("renders");
     let expected = [
-        vec![special("<s>"), special("▁<PRE>")],
-        llama.encode("fn f(").expect("encodes"),
-        vec![special("▁<SUF>")],
+        vec![special("<s>"), special("▁<PRE>"), special("▁<SUF>")],
         llama.encode_inside(") {}").expect("encodes"),
         vec![special("▁<MID>")],
+        llama.encode("fn f(").expect("encodes"),
     ];
     assert_eq!(rendered, expected.concat());
     let continued = PromptFormat::CodeLlamaInfill.render(&llama, "fn f(", "\n", budget).expect("renders");

@@ -12,12 +12,17 @@ use engine::{
 
 const MAX_TOKENS: usize = 64;
 
-fn settings() -> [(&'static str, SamplingParams); 3] {
+/// Every way of decoding but the ordinary one.
+const MODES: [Speculation; 5] =
+    [Speculation::Sdsat, Speculation::Fused, Speculation::Lookup, Speculation::Free, Speculation::Auto];
+
+fn settings() -> [(&'static str, SamplingParams); 4] {
     let sampled = |temperature, seed| SamplingParams { temperature, seed, ..SamplingParams::default() };
     [
         ("greedy", SamplingParams::default()),
         ("temperature 0.2", sampled(0.2, 7)),
         ("temperature 1.0", sampled(1.0, 8)),
+        ("penalty 1.2", SamplingParams { repetition_penalty: 1.2, ..SamplingParams::default() }),
     ]
 }
 
@@ -60,7 +65,7 @@ fn check(id: &str, slice: usize) {
     };
     assert!(model.n_adaptive_tokens() > 0, "without adaptive tokens nothing would be tested");
     let next = AtomicUsize::new(0);
-    let tallies = Mutex::new(vec![[Tally::default(), Tally::default()]; settings().len()]);
+    let tallies = Mutex::new(vec![vec![Tally::default(); MODES.len() + 1]; settings().len()]);
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(prompts.len());
     std::thread::scope(|scope| {
         for _ in 0..n_threads {
@@ -81,32 +86,41 @@ fn check(id: &str, slice: usize) {
                                 .expect("the prompt fits")
                         };
                         let ordinary = complete(Speculation::Off);
-                        let speculative = complete(Speculation::Sdsat);
-                        assert_eq!(speculative.tokens, ordinary.tokens, "{id}, {name}: {prompt}");
-                        assert_eq!(speculative.text, ordinary.text, "{id}, {name}: {prompt}");
-                        assert_eq!(speculative.stop_reason, ordinary.stop_reason, "{id}, {name}: {prompt}");
                         assert_eq!(ordinary.n_steps, ordinary.n_tokens);
-                        let mut tallies = tallies.lock().expect("no thread panicked");
-                        tallies[setting][0].add(&ordinary);
-                        tallies[setting][1].add(&speculative);
+                        tallies.lock().expect("no thread panicked")[setting][0].add(&ordinary);
+                        for (idx, mode) in MODES.into_iter().enumerate() {
+                            let speculative = complete(mode);
+                            assert_eq!(
+                                speculative.tokens, ordinary.tokens,
+                                "{id}, {mode:?}, {name}: {prompt}"
+                            );
+                            assert_eq!(speculative.text, ordinary.text, "{id}, {mode:?}, {name}: {prompt}");
+                            assert_eq!(
+                                speculative.stop_reason, ordinary.stop_reason,
+                                "{id}, {mode:?}, {name}"
+                            );
+                            tallies.lock().expect("no thread panicked")[setting][idx + 1].add(&speculative);
+                        }
                     }
                 }
             });
         }
     });
     let tallies = tallies.into_inner().expect("no thread panicked");
-    for ((name, _), [ordinary, speculative]) in settings().iter().zip(&tallies) {
-        let rates = speculative.accepted.iter().zip(&speculative.drafted);
-        let rates: Vec<String> = rates.map(|(a, &n)| format!("{:.3}", a / n as f64)).collect();
-        println!(
-            "{id}, {} prompts, {name}: {} tokens identical; per pass {:.3} (ordinary {:.3}); accepted per slot {}",
-            prompts.len(),
-            speculative.n_tokens,
-            speculative.n_tokens as f64 / speculative.n_steps as f64,
-            ordinary.n_tokens as f64 / ordinary.n_steps as f64,
-            rates.join(", ")
-        );
-        assert!(speculative.accepted.iter().sum::<f64>() > 0.0, "no draft was ever accepted");
+    for ((name, _), tallies) in settings().iter().zip(&tallies) {
+        for (mode, tally) in MODES.iter().zip(&tallies[1..]) {
+            let rates = tally.accepted.iter().zip(&tally.drafted).take(6);
+            let rates: Vec<String> = rates.map(|(a, &n)| format!("{:.2}", a / n as f64)).collect();
+            println!(
+                "{id}, {} prompts, {name}, {}: {} tokens identical; per pass {:.2}; accepted by depth {}",
+                prompts.len(),
+                mode.name(),
+                tally.n_tokens,
+                tally.n_tokens as f64 / tally.n_steps as f64,
+                rates.join(", ")
+            );
+            assert!(tally.accepted.iter().sum::<f64>() > 0.0, "{mode:?}: no draft was ever accepted");
+        }
     }
 }
 

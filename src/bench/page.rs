@@ -1,0 +1,193 @@
+//! `sateen bench page`: a page of results, from the JSON of the measurements and from nothing else.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::Value;
+
+use super::Setting;
+use super::cost::CostReport;
+use super::decode::DecodeReport;
+use super::peers::PeersReport;
+
+#[derive(Args)]
+pub(crate) struct PageArguments {
+    /// The folder of the JSON files; plots beside them are shown
+    folder: PathBuf,
+    /// The page to write, in Markdown
+    page: PathBuf,
+}
+
+pub(crate) fn run(arguments: &PageArguments) -> anyhow::Result<()> {
+    let cannot_read = || format!("cannot read {}", arguments.folder.display());
+    let entries = std::fs::read_dir(&arguments.folder).with_context(cannot_read)?;
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>().with_context(cannot_read)?;
+    paths.sort();
+    let has_ending = |path: &&PathBuf, ending: &str| path.extension().is_some_and(|found| found == ending);
+    let mut page = String::from(
+        "# Measurements\n\nWritten by `sateen bench page` from the JSON files beside the plots. Machines differ and are \
+         noisy: compare within one run, and measure yours.\n",
+    );
+    for path in paths.iter().filter(|path| has_ending(path, "json")) {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        section(&mut page, &text).with_context(|| format!("{} is no measurement", path.display()))?;
+    }
+    let plots: Vec<&PathBuf> = paths.iter().filter(|path| has_ending(path, "svg")).collect();
+    if !plots.is_empty() {
+        page.push_str("\n## Plots\n\n");
+        for plot in plots {
+            let name = plot.file_stem().unwrap_or_default().to_string_lossy();
+            let target = relative(plot, &arguments.page);
+            writeln!(page, "![{name}]({target})")?;
+        }
+    }
+    std::fs::write(&arguments.page, page)
+        .with_context(|| format!("cannot write {}", arguments.page.display()))
+}
+
+/// `plot` as the page names it, which lies in the folder above or in the same.
+fn relative(plot: &Path, page: &Path) -> String {
+    let beside = page.parent().and_then(|folder| plot.strip_prefix(folder).ok());
+    beside.unwrap_or(plot).to_string_lossy().into_owned()
+}
+
+fn section(page: &mut String, text: &str) -> anyhow::Result<()> {
+    let value: Value = serde_json::from_str(text)?;
+    if value.get("modes").is_some() {
+        decode(page, &serde_json::from_value(value)?)
+    } else if value.get("peers").is_some() {
+        peers(page, &serde_json::from_value(value)?)
+    } else if value.get("cost").is_some() {
+        cost(page, &serde_json::from_value(value)?)
+    } else {
+        bail!("neither `bench decode` nor `bench peers` nor `bench cost` printed it")
+    }
+}
+
+fn setting(page: &mut String, setting: &Setting) -> anyhow::Result<()> {
+    let Setting { date, machine, device, command } = setting;
+    Ok(writeln!(page, "{date}, {machine}; {device}: `{command}`\n")?)
+}
+
+fn decode(page: &mut String, report: &DecodeReport) -> anyhow::Result<()> {
+    let DecodeReport { model, prompts, n_prompts, max_tokens, temperature, flat_costs, .. } = report;
+    let device = if *flat_costs { ", widths chosen as if rows cost nothing" } else { "" };
+    writeln!(page, "\n## Decoding: {model}, {prompts}, temperature {temperature}{device}\n")?;
+    setting(page, &report.setting)?;
+    writeln!(page, "{n_prompts} prompts, up to {max_tokens} tokens, every way in turn on each prompt.\n")?;
+    page.push_str(
+        "| way | tokens/s | against ordinary | worst quarter of the prompts | whole completions | tokens per pass | rows \
+         per pass | TTFT ms | identical | accepted by depth | tokens by origin |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for mode in &report.modes {
+        let name = match mode.n_slots {
+            Some(n_slots) => format!("{}, k = {n_slots}", mode.mode),
+            None => mode.mode.clone(),
+        };
+        let depths: Vec<String> =
+            mode.accepted_per_slot.iter().take(6).map(|share| format!("{share:.2}")).collect();
+        let shares: Vec<String> =
+            mode.shares.iter().map(|(name, share)| format!("{name} {:.0} %", share * 100.0)).collect();
+        writeln!(
+            page,
+            "| {name} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {} of {n_prompts} | {} | {} |",
+            mode.tokens_per_s,
+            mode.speedup,
+            mode.worst_quarter,
+            mode.total_time_ratio,
+            mode.mean_accepted_tokens,
+            mode.mean_rows,
+            mode.median_ttft_ms,
+            mode.n_identical,
+            depths.join(" "),
+            shares.join(", "),
+        )?;
+    }
+    Ok(())
+}
+
+fn table(
+    page: &mut String,
+    head: &str,
+    columns: &[usize],
+    rows: &[(String, Vec<Option<f64>>, usize)],
+) -> anyhow::Result<()> {
+    let names: Vec<String> = columns.iter().map(usize::to_string).collect();
+    writeln!(page, "| {head} | {} |\n|---|{}", names.join(" | "), "---|".repeat(columns.len()))?;
+    for (name, values, digits) in rows {
+        let cell = |value: &Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.digits$}"));
+        writeln!(page, "| {name} | {} |", values.iter().map(cell).collect::<Vec<_>>().join(" | "))?;
+    }
+    page.push('\n');
+    Ok(())
+}
+
+fn ratios(a: &[Option<f64>], b: &[Option<f64>]) -> Vec<Option<f64>> {
+    a.iter().zip(b).map(|(a, b)| Some((*a)? / (*b)?)).collect()
+}
+
+fn peers(page: &mut String, report: &PeersReport) -> anyhow::Result<()> {
+    writeln!(page, "\n## Other engines: {}\n", report.model)?;
+    setting(page, &report.setting)?;
+    let [ours, others @ ..] = report.peers.as_slice() else { bail!("no engines") };
+    let mut rows = Vec::new();
+    for peer in &report.peers {
+        rows.push((format!("{}, ms", peer.name), peer.passes_ms.clone(), 2));
+    }
+    for peer in others {
+        rows.push((format!("{} against sateen", peer.name), ratios(&peer.passes_ms, &ours.passes_ms), 2));
+    }
+    table(page, "rows of a pass", &report.rows, &rows)?;
+    let mut rows = Vec::new();
+    for peer in &report.peers {
+        rows.push((format!("{}, tokens/s", peer.name), peer.prefill_tokens_per_s.clone(), 0));
+    }
+    for peer in others {
+        let ratios = ratios(&ours.prefill_tokens_per_s, &peer.prefill_tokens_per_s);
+        rows.push((format!("sateen against {}", peer.name), ratios, 2));
+    }
+    table(page, "tokens of a prompt", &report.prefills, &rows)
+}
+
+fn cost(page: &mut String, report: &CostReport) -> anyhow::Result<()> {
+    writeln!(page, "\n## Cost of a pass: {}\n", report.model)?;
+    setting(page, &report.setting)?;
+    let cost = &report.cost;
+    let columns: Vec<usize> = cost.passes.iter().map(|pass| pass.n_rows).collect();
+    let median: Vec<Option<f64>> = cost.passes.iter().map(|pass| Some(pass.median_ms)).collect();
+    let first = vec![median.first().copied().flatten(); median.len()];
+    let relative = ratios(&median, &first);
+    table(
+        page,
+        "rows",
+        &columns,
+        &[("median ms".to_owned(), median, 2), ("T(n)/T(1)".to_owned(), relative, 2)],
+    )?;
+    let lengths: Vec<usize> = cost.prefills.iter().map(|prefill| prefill.n_tokens).collect();
+    let rates = cost.prefills.iter().map(|prefill| Some(prefill.tokens_per_s)).collect();
+    table(page, "tokens of a prompt", &lengths, &[("tokens/s".to_owned(), rates, 0)])?;
+    let roofline = &cost.roofline;
+    writeln!(
+        page,
+        "One row reads {:.0} MB at {:.0} % of the measured {:.1} GB/s; {} rows reach {:.0} % of the {:.0} billion products/s of \
+         the kernel on cached weights.",
+        roofline.pass_bytes as f64 / 1e6,
+        roofline.bandwidth_share * 100.0,
+        roofline.read_bytes_per_s / 1e9,
+        columns.last().copied().unwrap_or(0),
+        roofline.products_share * 100.0,
+        roofline.products_per_s / 1e9,
+    )?;
+    if let Some(peak) = roofline.peak_bytes {
+        writeln!(
+            page,
+            "Loading took {:.2} of the file's size in memory.",
+            peak as f64 / report.file_bytes as f64
+        )?;
+    }
+    Ok(())
+}
