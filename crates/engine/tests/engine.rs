@@ -27,18 +27,45 @@ fn complete(session: &mut Session, request: &CompletionRequest) -> Completion {
 #[test]
 fn the_cache_is_reused_and_changes_nothing() {
     let mut session = smollm();
-    let request = CompletionRequest { max_tokens: 12, ..CompletionRequest::new(PROMPT, "") };
+    let request = CompletionRequest { max_tokens: 12, ..CompletionRequest::new(PROMPT.repeat(2), "") };
     let first = complete(&mut session, &request);
     assert_eq!(first.n_reused_tokens, 0);
     let again = complete(&mut session, &request);
     assert_eq!(again.n_reused_tokens, first.n_prompt_tokens - 1, "all but the last token of the prompt");
     assert_eq!(again.tokens, first.tokens);
-    // Another prompt that shares a beginning, then the first once more.
-    let other = CompletionRequest { prefix: PROMPT.replace("n-th", "k-th"), ..request.clone() };
-    let shared = complete(&mut session, &other);
-    assert!((1..first.n_prompt_tokens - 1).contains(&shared.n_reused_tokens));
-    assert_eq!(complete(&mut smollm(), &other).tokens, shared.tokens);
+    // Text before the cursor was edited: what stands before the edit is kept.
+    let at = request.prefix.rfind("n-th").expect("it is there");
+    let edited = format!("{}k{}", &request.prefix[..at], &request.prefix[at + 1..]);
+    let edited = CompletionRequest { prefix: edited, ..request.clone() };
+    let shared = complete(&mut session, &edited);
+    assert!((16..first.n_prompt_tokens - 1).contains(&shared.n_reused_tokens), "{}", shared.n_reused_tokens);
+    assert_eq!(complete(&mut smollm(), &edited).tokens, shared.tokens);
+    // Another file in turn with this one: both keep their cache.
+    let other = CompletionRequest { prefix: "class Stack {\n  push(x) {\n".repeat(3), ..request.clone() };
+    assert_eq!(complete(&mut session, &other).n_reused_tokens, 0);
+    let back = complete(&mut session, &edited);
+    assert_eq!((back.n_reused_tokens, &back.tokens), (shared.n_prompt_tokens - 1, &shared.tokens));
+    let other_again = complete(&mut session, &other);
+    assert_eq!(other_again.n_reused_tokens, other_again.n_prompt_tokens - 1);
     assert_eq!(complete(&mut session, &request).tokens, first.tokens);
+}
+
+/// A character typed behind a prompt that the cache holds: one pass, and the first token is there.
+#[test]
+fn a_warm_keystroke_takes_one_pass() {
+    let mut session = smollm();
+    let request = CompletionRequest { max_tokens: 1, ..CompletionRequest::new(PROMPT.repeat(5), "") };
+    let cold = complete(&mut session, &request);
+    let warm = CompletionRequest { prefix: format!("{}x", request.prefix), ..request };
+    let mut n_passes = 0;
+    let cancel = CancelToken::default();
+    let completion = session.complete(&warm, PromptBudget::default(), &cancel, &mut |event| {
+        n_passes += usize::from(event.n_rows > 0);
+        assert!(event.n_rows < 8, "{} rows", event.n_rows);
+    });
+    let completion = completion.expect("the request is sound");
+    assert_eq!((n_passes, completion.n_steps), (1, 1));
+    assert!(completion.n_reused_tokens + 3 >= cold.n_prompt_tokens, "{}", completion.n_reused_tokens);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn settings() -> [(&'static str, SamplingParams); 4] {
         ("greedy", SamplingParams::default()),
         ("temperature 0.2", sampled(0.2, 7)),
         ("temperature 1.0", sampled(1.0, 8)),
-        ("penalty 1.2", SamplingParams { repetition_penalty: 1.2, ..SamplingParams::default() }),
+        ("penalty 1.03", SamplingParams { repetition_penalty: 1.03, ..SamplingParams::default() }),
     ]
 }
 
@@ -70,10 +70,11 @@ fn check(id: &str, slice: usize) {
     std::thread::scope(|scope| {
         for _ in 0..n_threads {
             scope.spawn(|| {
-                let mut session = Session::new(&model);
+                // One for each mode, so that none learns from what another has written.
+                let mut sessions: Vec<Session> = (0..=MODES.len()).map(|_| Session::new(&model)).collect();
                 while let Some(prompt) = prompts.get(next.fetch_add(1, Ordering::Relaxed)) {
                     for (setting, (name, sampling)) in settings().into_iter().enumerate() {
-                        let mut complete = |speculation| {
+                        let mut complete = |session: usize, speculation| {
                             let request = CompletionRequest {
                                 max_tokens: MAX_TOKENS,
                                 sampling: sampling.clone(),
@@ -81,15 +82,15 @@ fn check(id: &str, slice: usize) {
                                 ..CompletionRequest::new(prompt.as_str(), "")
                             };
                             let cancel = CancelToken::default();
-                            session
+                            sessions[session]
                                 .complete(&request, PromptBudget::default(), &cancel, &mut |_| ())
                                 .expect("the prompt fits")
                         };
-                        let ordinary = complete(Speculation::Off);
+                        let ordinary = complete(0, Speculation::Off);
                         assert_eq!(ordinary.n_steps, ordinary.n_tokens);
                         tallies.lock().expect("no thread panicked")[setting][0].add(&ordinary);
                         for (idx, mode) in MODES.into_iter().enumerate() {
-                            let speculative = complete(mode);
+                            let speculative = complete(idx + 1, mode);
                             assert_eq!(
                                 speculative.tokens, ordinary.tokens,
                                 "{id}, {mode:?}, {name}: {prompt}"

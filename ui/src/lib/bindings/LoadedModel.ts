@@ -9,7 +9,7 @@ export type LoadedModel = {
  */
 name: string, 
 /**
- * Semantic adaptive tokens in a group; 0 when the model has none.
+ * Trained semantic adaptive tokens in a group; 0 when the model has none.
  */
 n_adaptive_tokens: number, 
 /**

@@ -16,4 +16,12 @@ n_drafted: number,
 /**
  * Drafts among them that were accepted.
  */
-n_accepted: number, };
+n_accepted: number, 
+/**
+ * Rows of the pass, those of the prompt included.
+ */
+n_rows: number, 
+/**
+ * Why the pass was as wide as it was, where that was weighed.
+ */
+explanation: string | null, };
