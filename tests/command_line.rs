@@ -50,6 +50,67 @@ fn completes_at_a_place_in_a_file() {
     assert_eq!(sampled("3")["text"], sampled("3")["text"]);
 }
 
+/// The text is the same in every way of decoding, and `--explain` says why a pass was as wide as it was.
+#[test]
+fn every_way_of_decoding_writes_the_same() {
+    let prompt = "def total(values):\n    result = 0\n    for value in values:\n        result +=";
+    let with = |more: &[&str]| -> (Value, String) {
+        let arguments = ["complete", "--model", "smollm2-135m", "--max-tokens", "24", "--json"];
+        let output = sateen(&[&arguments[..], more].concat(), prompt);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let json = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        (json, text(&output.stderr).to_owned())
+    };
+    let (ordinary, _) = with(&["--speculation", "off"]);
+    for mode in ["sdsat", "fused", "lookup", "free", "auto"] {
+        let (completion, explained) = with(&["--speculation", mode, "--explain"]);
+        assert_eq!(completion["text"], ordinary["text"], "{mode}");
+        let n_lines = explained.lines().filter(|line| line.contains(" rows, ")).count();
+        assert_eq!(Some(n_lines as u64), completion["n_steps"].as_u64(), "{explained}");
+    }
+    let (_, explained) = with(&["--speculation", "auto", "--explain", "--open-file", SAMPLE]);
+    assert!(explained.contains("drafts, ") || explained.contains("ordinary"), "{explained}");
+}
+
+#[test]
+fn measurements_become_a_page() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |arguments: &[&str]| -> Vec<u8> {
+        let program = env!("CARGO_BIN_EXE_sateen");
+        let output = Command::new(program).args(arguments).env("SATEEN_DATA_DIR", folder.path()).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        output.stdout
+    };
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    std::fs::create_dir(path("results")).expect("a folder");
+    let shape =
+        ["--layers", "2", "--hidden", "256", "--heads", "4", "--kv-heads", "2", "--feed-forward", "512"];
+    let file = path("tiny.gguf");
+    run(&[&["bench", "random-model", &file, "--type", "q4_k", "--vocabulary", "300"][..], &shape].concat());
+    run(&["models", "add", &file]);
+    let prompts = path("prompts.jsonl");
+    std::fs::write(&prompts, "{\"prompt\": \"fn a() {\"}\n{\"prompt\": \"x\", \"suffix\": \"y\"}\n")
+        .expect("writes");
+    let plots = path("results");
+    let decoded = run(&["bench", "decode", &prompts, "--max-tokens", "8", "--json", "--plots", &plots]);
+    let report: Value = serde_json::from_slice(&decoded).expect("JSON");
+    assert_eq!(report["modes"][0]["mode"], "off");
+    for mode in report["modes"].as_array().expect("modes") {
+        assert_eq!(mode["n_identical"], 2, "{mode}");
+    }
+    std::fs::write(path("results/decode.json"), decoded).expect("writes");
+    let cost = run(&["bench", "cost", "--repetitions", "1", "--json"]);
+    std::fs::write(path("results/cost.json"), cost).expect("writes");
+    run(&["bench", "page", &plots, &path("page.md")]);
+    let page = std::fs::read_to_string(path("page.md")).expect("the page");
+    for part in ["## Decoding: tiny", "## Cost of a pass: tiny", "| auto |", "](results/tiny-speed.svg)"] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    let folder_name = folder.path().to_str().expect("UTF-8");
+    assert!(!page.contains(folder_name), "paths of this machine stay out of the page");
+}
+
 #[test]
 fn completes_standard_input() {
     let output =

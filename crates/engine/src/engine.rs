@@ -13,7 +13,7 @@ use crate::adapters::built_in_for;
 use crate::completion::{Completion, CompletionRequest, Outcome, StepEvent};
 use crate::learned::LearnedFiles;
 use crate::prompt::PromptBudget;
-use crate::{CancelToken, EngineError, InstalledModel, Session, SessionConfig};
+use crate::{CancelToken, EngineError, InstalledModel, ModelLibrary, Session, SessionConfig};
 
 /// What an engine runs.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl EngineConfig {
 
     /// An engine with the defaults for an installed model.
     pub fn of(model: &InstalledModel) -> Self {
-        let learned = model.path.parent().map(|folder| folder.join("learned"));
+        let learned = ModelLibrary::learned_folder(&model.path);
         Self { learned, ..Self::new(&model.name, &model.path, &model.sha256) }
     }
 }

@@ -96,6 +96,16 @@ impl LearnedFiles {
         bytes.and_then(|bytes| TokenRecycling::load(&bytes, vocabulary)).unwrap_or_default()
     }
 
+    /// Removes them all.
+    pub(crate) fn remove(&self) {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let prefix = format!("{}.", self.stem);
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+            // What stays is small, and of no use to anybody.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+
     pub(crate) fn save_recycling(&self, bytes: &[u8]) {
         // Learnt again.
         let _ = self.write("recycling", bytes);
@@ -145,6 +155,10 @@ mod tests {
         assert!(files.path("recycling").exists() && files.recycling(&model).is_empty());
         std::fs::write(files.path("recycling"), b"something else").expect("writes");
         assert!(files.recycling(&model).is_empty());
+        let other = LearnedFiles::new(folder.path(), &"ef".repeat(32)).expect("a hash");
+        other.save_recycling(b"another model's");
+        files.remove();
+        assert!(!files.path("recycling").exists() && other.path("recycling").exists());
         assert!(LearnedFiles::new(folder.path(), "../../etc/passwd").is_none());
         assert!(LearnedFiles::new(folder.path(), "").is_none());
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
 use crate::adapters::built_in_for;
+use crate::learned::LearnedFiles;
 use crate::prompt::PromptFormat;
 use crate::{Catalog, EngineError};
 
@@ -243,7 +244,12 @@ impl ModelLibrary {
         self.find(&id)
     }
 
-    /// Removes the model `id`.
+    /// Where what is measured and learnt of the models is kept.
+    pub(crate) fn learned_folder(weights: &Path) -> Option<PathBuf> {
+        weights.parent().map(|folder| folder.join("learned"))
+    }
+
+    /// Removes the model `id`, and what was learnt of it.
     ///
     /// # Errors
     /// [`EngineError::NotInstalled`] or [`EngineError::Io`].
@@ -253,8 +259,16 @@ impl ModelLibrary {
         if path.symlink_metadata().is_err() {
             return Err(EngineError::NotInstalled { id: id.to_owned() });
         }
+        let record = std::fs::read(self.record_path(id)).ok();
+        let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
         std::fs::remove_file(&path).map_err(EngineError::io(&path))?;
         let _ = std::fs::remove_file(self.record_path(id));
+        let folder = Self::learned_folder(&path);
+        if let Some(files) =
+            folder.zip(record).and_then(|(folder, record)| LearnedFiles::new(&folder, &record.sha256))
+        {
+            files.remove();
+        }
         Ok(())
     }
 
