@@ -171,7 +171,12 @@ impl Session {
             if max_drafts == 0 {
                 proposal.adaptive_groups.clear();
             }
+            let has_groups = !proposal.adaptive_groups.is_empty();
+            let step_started = Instant::now();
             let outcome = step(&mut cached.sequence, &context, n_pending, proposal, &sampler)?;
+            if n_pending == 1 && !has_groups {
+                drafter.observe_time(outcome.n_rows, step_started.elapsed().as_secs_f64() * 1000.0);
+            }
             context.extend(&outcome.tokens);
             drafter.observe(&context, &outcome);
             let n_committed = cached.sequence.n_committed();

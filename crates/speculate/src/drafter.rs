@@ -72,6 +72,10 @@ pub trait Drafter: Send {
     /// Told after every pass; `context` ends with the tokens of `outcome`.
     fn observe(&mut self, _context: &[u32], _outcome: &StepOutcome) {}
 
+    /// A pass over `n_rows` rows without adaptive ones took `ms` milliseconds. Only for drafters that weigh
+    /// costs; nobody has to say it.
+    fn observe_time(&mut self, _n_rows: usize, _ms: f64) {}
+
     /// The completion has ended.
     fn end(&mut self, _context: &[u32]) {}
 }

@@ -300,6 +300,10 @@ impl Drafter for Router {
         self.drafters.iter_mut().for_each(|drafter| drafter.observe(context, outcome));
     }
 
+    fn observe_time(&mut self, n_rows: usize, ms: f64) {
+        self.config.costs.observe(n_rows, ms);
+    }
+
     fn end(&mut self, context: &[u32]) {
         self.drafters.iter_mut().for_each(|drafter| drafter.end(context));
     }

@@ -65,6 +65,27 @@ impl PassCosts {
         ms0 + (ms1 - ms0) * (n_rows as f64 - n0 as f64) / (n1 - n0) as f64
     }
 
+    /// A pass over `n_rows` rows took `ms`: what is known of passes of about that size follows, and of others
+    /// less. Machines change their pace, and not for all widths alike: memory and arithmetic have a
+    /// pace of their own.
+    pub fn observe(&mut self, n_rows: usize, ms: f64) {
+        let ratio = ms / self.of(n_rows);
+        if !ratio.is_finite() || self.points.len() < 2 {
+            return;
+        }
+        // One pass that was held up says little.
+        let change = ratio.clamp(0.67, 1.5) - 1.0;
+        for (n, ms) in &mut self.points {
+            let distance = ((n_rows.max(1) as f64) / *n as f64).ln().abs();
+            *ms *= 1.0 + 0.05 * (-distance).exp() * change;
+        }
+        let mut largest = 0.0f64;
+        for (_, ms) in &mut self.points {
+            largest = largest.max(*ms);
+            *ms = largest;
+        }
+    }
+
     /// Rows and milliseconds.
     pub fn points(&self) -> &[(usize, f64)] {
         &self.points
@@ -113,6 +134,22 @@ mod tests {
         assert_eq!(at, [10.0, 10.0, 10.0, 11.0, 12.0, 16.0, 20.0, 36.0]);
         assert_eq!(PassCosts::flat().of(1), PassCosts::flat().of(64));
         assert!((PassCosts::linear(0.1).of(11) - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn costs_follow_the_pace_of_the_machine() {
+        let mut costs = PassCosts::new(vec![(1, 10.0), (8, 15.0), (32, 40.0)]).expect("sound");
+        for _ in 0..300 {
+            costs.observe(1, 7.0);
+            costs.observe(8, 15.0);
+        }
+        assert!((costs.of(1) - 7.0).abs() < 0.5 && (costs.of(8) - 15.0).abs() < 0.7, "{costs:?}");
+        costs.observe(1, 1e9);
+        costs.observe(1, f64::NAN);
+        assert!(costs.of(1) < 8.0, "{costs:?}");
+        let mut flat = PassCosts::flat();
+        flat.observe(4, 100.0);
+        assert_eq!(flat, PassCosts::flat());
     }
 
     #[test]
