@@ -1,6 +1,7 @@
 # make run     sets everything up and opens the app; without a display it completes in the terminal
 # make test    sets everything up and passes every test
 # make losslessness   all of HumanEval: speculative output equals ordinary output
+# make bench          measures everything and writes docs/results.md; half an hour on an idle machine
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -131,3 +132,36 @@ losslessness: models tools ## Compare speculative and ordinary output on all of 
 	  -E 'test(speculative_output_is_identical_smollm2_135m)'
 	$(TEST_THREADS) SATEEN_HUMAN_EVAL_PROMPTS=20 cargo nextest run -p sateen-engine --no-capture \
 	  -E 'test(speculative_output_is_identical_qwen2_5_coder_0_5b)'
+
+# --- measurements ------------------------------------------------------------
+
+# Infilling prompts are a file with `prompt` and `suffix` on each line; without one that part is left out.
+INFILLING ?=
+# A Python with llama-cpp-python, which takes a while to build and is wanted for nothing else.
+LLAMA_CPP := $(CACHE)/llama-cpp
+LLAMA_CPP_VERSION := 0.3.36
+RESULTS := docs/results
+BENCH := $(SATEEN) bench
+
+.PHONY: bench bench-program llama-cpp
+llama-cpp: $(LLAMA_CPP)/bin/python
+$(LLAMA_CPP)/bin/python:
+	python3 -m venv $(LLAMA_CPP)
+	$(LLAMA_CPP)/bin/pip install --quiet --disable-pip-version-check llama-cpp-python==$(LLAMA_CPP_VERSION)
+
+bench-program:
+	cargo build --quiet --features candle-peer
+
+bench: models llama-cpp bench-program ## Measure everything, and write docs/results.md
+	@mkdir -p $(RESULTS)
+	$(BENCH) cost --json > $(RESULTS)/cost-0.5b.json
+	$(BENCH) cost --json --model smollm2-135m > $(RESULTS)/cost-135m.json
+	$(BENCH) peers --repetitions 1 --json --python $(LLAMA_CPP)/bin/python > $(RESULTS)/peers-0.5b.json
+	$(BENCH) peers --repetitions 1 --json --python $(LLAMA_CPP)/bin/python --model smollm2-135m > $(RESULTS)/peers-135m.json
+	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 60 --json --plots $(RESULTS) > $(RESULTS)/decode-human-eval-0.5b.json
+	if [ -n "$(INFILLING)" ]; then $(BENCH) decode $(INFILLING) --limit 60 --json > $(RESULTS)/decode-infilling-0.5b.json; fi
+	$(BENCH) decode crates --places akin --limit 24 --modes lookup,free,auto --json > $(RESULTS)/decode-editing-0.5b.json
+	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 24 --temperature 1 --json > $(RESULTS)/decode-human-eval-warm-0.5b.json
+	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 20 --modes sdsat,fused,free,auto --flat-costs --json > $(RESULTS)/decode-wide-device-0.5b.json
+	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 80 --model smollm2-135m --sweep-slots --published-tree 5 --json --plots $(RESULTS) > $(RESULTS)/decode-human-eval-135m.json
+	$(BENCH) page $(RESULTS) docs/results.md

@@ -116,7 +116,7 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
     writeln!(stdout)?;
     if streams && std::io::stderr().is_terminal() {
         eprintln!(
-            "{} tokens in {} forward passes ({:.2} each), {:.1} tokens/s, first after {:.0} ms",
+            "{} tokens in {} forward passes ({:.2} each), {:.1} tokens/s after the first, which took {:.0} ms",
             completion.n_tokens,
             completion.n_steps,
             completion.mean_accepted_tokens,

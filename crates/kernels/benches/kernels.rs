@@ -35,7 +35,7 @@ fn linears(criterion: &mut Criterion) {
             let mut out = vec![0.0; n_rows * n_out];
             group.throughput(Throughput::Elements((n_rows * n_out * n_in) as u64));
             group.bench_function(BenchmarkId::new(format!("{format:?}"), n_rows), |bencher| {
-                bencher.iter(|| project(&pool, tier, &[layer], &mut input, &mut [&mut out]));
+                bencher.iter(|| project(&pool, tier, [layer], &mut input, [&mut out]));
             });
         }
     }

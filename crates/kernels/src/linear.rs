@@ -55,31 +55,23 @@ pub struct LinearLayer<'a> {
 ///
 /// # Panics
 /// When the sizes do not fit each other.
-pub fn project(
+pub fn project<const N: usize>(
     pool: &Pool,
     tier: Tier,
-    layers: &[LinearLayer<'_>],
+    layers: [LinearLayer<'_>; N],
     input: &mut LinearInput,
-    outs: &mut [&mut [f32]],
+    outs: [&mut [f32]; N],
 ) {
     let n_rows = input.rows.n_rows;
-    assert_eq!(layers.len(), outs.len(), "an output for each layer");
-    for (layer, out) in layers.iter().zip(outs.iter()) {
+    for (layer, out) in layers.iter().zip(&outs) {
         layer.check(input.rows.width);
         assert_eq!(out.len(), n_rows * layer.matrix.n_out, "the size of the output");
     }
-    input.prepare_deltas(pool, tier, layers);
-    let outs: Vec<SharedSlice<'_, f32>> = outs.iter_mut().map(|out| SharedSlice::new(out)).collect();
-    let n_tiles = || layers.iter().map(|layer| layer.matrix.n_tiles());
-    run_in_pieces(pool, n_tiles().sum(), &|mut tile_idx, _| {
-        let mut idx = 0;
-        for n in n_tiles() {
-            if tile_idx < n {
-                break;
-            }
-            tile_idx -= n;
-            idx += 1;
-        }
+    input.prepare_deltas(pool, tier, &layers);
+    let outs = outs.map(SharedSlice::new);
+    let n_tiles = layers.map(|layer| layer.matrix.n_tiles());
+    run_in_pieces(pool, n_tiles.iter().sum(), &|tile_idx, _| {
+        let (idx, tile_idx) = place_among(&n_tiles, tile_idx);
         let (layer, out) = (&layers[idx], &outs[idx]);
         let n_out = layer.matrix.n_out;
         let n_valid = TILE.min(n_out - tile_idx * TILE);
@@ -94,6 +86,18 @@ pub fn project(
             }
         }
     });
+}
+
+/// Where the `idx`-th item is, when the items of several lists are counted through: its list, and its place
+/// there.
+fn place_among(lens: &[usize], mut idx: usize) -> (usize, usize) {
+    for (list, &len) in lens.iter().enumerate() {
+        if idx < len {
+            return (list, idx);
+        }
+        idx -= len;
+    }
+    unreachable!("an item beyond all lists");
 }
 
 /// `out = silu(gate(input)) * up(input)`, quantized for the next layer.

@@ -58,7 +58,7 @@ pub fn product_throughput(pool: &Pool, tier: Tier) -> f64 {
     let all = Instant::now();
     while all.elapsed() < PRODUCT_TIME {
         let started = Instant::now();
-        project(pool, tier, &[layer], &mut input, &mut [&mut out]);
+        project(pool, tier, [layer], &mut input, [&mut out]);
         fastest = fastest.min(started.elapsed().as_secs_f64());
     }
     debug_assert!(n_in.is_multiple_of(BLOCK));

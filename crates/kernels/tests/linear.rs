@@ -88,7 +88,7 @@ fn plain(matrix: &PackedMatrix) -> LinearLayer<'_> {
 
 fn run(pool: &Pool, tier: Tier, packed: &PackedMatrix, values: &[f32]) -> Vec<f32> {
     let mut out = vec![f32::NAN; values.len() / packed.n_in() * packed.n_out()];
-    project(pool, tier, &[plain(packed)], &mut input(pool, tier, values, packed.n_in()), &mut [&mut out]);
+    project(pool, tier, [plain(packed)], &mut input(pool, tier, values, packed.n_in()), [&mut out]);
     out
 }
 
@@ -197,17 +197,15 @@ fn layers_that_share_an_input_are_each_what_they_are_alone() {
     for tier in Tier::available() {
         let mut outs: Vec<Vec<f32>> =
             cases.iter().map(|case| vec![f32::NAN; n_rows * case.packed.n_out()]).collect();
-        let layers: Vec<LinearLayer<'_>> = (0..3)
-            .map(|i| LinearLayer {
-                matrix: &cases[i].packed,
-                bias: Some(&biases[i]),
-                delta: Some(&deltas[i]),
-            })
-            .collect();
+        let layers: [LinearLayer<'_>; 3] = std::array::from_fn(|i| LinearLayer {
+            matrix: &cases[i].packed,
+            bias: Some(&biases[i]),
+            delta: Some(&deltas[i]),
+        });
         let mut shared = input(&pool, tier, &values, n_in);
         shared.first_adaptive = first_adaptive;
-        let mut targets: Vec<&mut [f32]> = outs.iter_mut().map(Vec::as_mut_slice).collect();
-        project(&pool, tier, &layers, &mut shared, &mut targets);
+        let [first, second, third] = &mut outs[..] else { panic!("three outputs") };
+        project(&pool, tier, layers, &mut shared, [first, second, third]);
         for (idx, out) in outs.iter().enumerate() {
             let n_out = cases[idx].packed.n_out();
             let alone = run(&pool, tier, &cases[idx].packed, &values);

@@ -180,10 +180,9 @@ impl Router {
             if config.n_slots == 0 {
                 continue;
             }
-            let mut likeliest = stops.clone();
-            likeliest.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let likeliest = likeliest_stops(&stops);
             let mut stopped = 0.0f64;
-            for (n_groups, stop) in (1..).zip(likeliest.iter().take(MAX_GROUPS)) {
+            for (n_groups, stop) in (1..).zip(&likeliest) {
                 stopped += f64::from(stop.1.max(0.0));
                 for n_slots in 1..=config.n_slots {
                     // The drafts of the group will need rows of their own in the next pass.
@@ -210,6 +209,19 @@ impl Router {
         }
         best
     }
+}
+
+/// The places where the walk stops likeliest, likeliest first.
+fn likeliest_stops(stops: &[(Option<usize>, f32)]) -> Vec<(Option<usize>, f32)> {
+    let mut likeliest: Vec<(Option<usize>, f32)> = Vec::with_capacity(MAX_GROUPS + 1);
+    for &stop in stops {
+        let place = likeliest.iter().position(|other| stop.1 > other.1).unwrap_or(likeliest.len());
+        if place < MAX_GROUPS {
+            likeliest.insert(place, stop);
+            likeliest.truncate(MAX_GROUPS);
+        }
+    }
+    likeliest
 }
 
 /// What a pass is to carry, in candidates.
@@ -306,5 +318,116 @@ impl Drafter for Router {
 
     fn end(&mut self, context: &[u32]) {
         self.drafters.iter_mut().for_each(|drafter| drafter.end(context));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ranked, rank};
+
+    /// Drafts the same chain with the same confidence, whatever happens.
+    struct Stubborn {
+        source: DraftSource,
+        tokens: Vec<u32>,
+        confidence: f32,
+    }
+
+    impl Drafter for Stubborn {
+        fn propose(&mut self, _context: &[u32], _n_pending: usize) -> Proposal {
+            let mut drafts = DraftTree::default();
+            let mut parent = None;
+            for &token in &self.tokens {
+                parent = Some(drafts.push_from(self.source, token, parent, self.confidence));
+            }
+            Proposal { drafts, ..Proposal::default() }
+        }
+    }
+
+    fn router(costs: PassCosts, n_slots: usize, tokens: &[u32], confidence: f32) -> Router {
+        let stubborn = Stubborn { source: DraftSource::Suffix, tokens: tokens.to_vec(), confidence };
+        Router::new(RouterConfig { costs, n_slots }, vec![Box::new(stubborn)])
+    }
+
+    fn outcome(tokens: &[u32]) -> StepOutcome {
+        StepOutcome { tokens: tokens.to_vec(), n_rows: 1, ..StepOutcome::default() }
+    }
+
+    #[test]
+    fn dear_rows_carry_likely_drafts_only() {
+        let n_drafts = |costs: PassCosts, confidence| {
+            router(costs, 0, &[1, 2, 3, 4, 5, 6, 7, 8], confidence).propose(&[0], 1).drafts.nodes().len()
+        };
+        assert_eq!(n_drafts(PassCosts::linear(1.0), 0.9), 0, "a row that costs a pass must be certain");
+        assert_eq!(n_drafts(PassCosts::linear(0.05), 0.9), 8);
+        assert_eq!(n_drafts(PassCosts::linear(0.3), 0.6), 2, "0.6 and 0.36 are worth 0.3 of a pass");
+        assert_eq!(n_drafts(PassCosts::flat(), 0.3), 8);
+    }
+
+    #[test]
+    fn drafts_that_are_always_wrong_are_given_up() {
+        let mut router = router(PassCosts::linear(0.1), 0, &[1, 2, 3], 0.9);
+        assert_eq!(router.propose(&[0], 1).drafts.nodes().len(), 3);
+        for _ in 0..60 {
+            router.propose(&[0], 1);
+            router.observe(&[0, 9], &outcome(&[9]));
+        }
+        let proposal = router.propose(&[0], 1);
+        assert_eq!(proposal.drafts.nodes().len(), 0);
+        let words = proposal.decision.expect("the router says why").to_string();
+        assert_eq!(words, "ordinary: none of 3 drafts is worth its row");
+        // And taken up again when they are right, though they were not in the passes.
+        for _ in 0..60 {
+            router.propose(&[0], 1);
+            router.observe(&[0, 1, 2, 3, 4], &outcome(&[1, 2, 3, 4]));
+        }
+        assert_eq!(router.propose(&[0], 1).drafts.nodes().len(), 3);
+    }
+
+    #[test]
+    fn groups_hang_off_the_likeliest_stops() {
+        let mut router = router(PassCosts::flat(), 4, &[1, 2], 0.6);
+        let proposal = router.propose(&[0], 1);
+        let after: Vec<Option<usize>> = proposal.adaptive_groups.iter().map(|group| group.after).collect();
+        // Stops at the root with 0.4, at the second with 0.36, at the first with 0.24.
+        assert_eq!(after, [None, Some(1), Some(0)]);
+        assert!(proposal.adaptive_groups.iter().all(|group| group.n_slots == 4));
+    }
+
+    #[test]
+    fn groups_that_bring_nothing_are_only_tried_now_and_then() {
+        let slots: Vec<Ranked> = vec![rank(&[5.0, 0.0]); 4];
+        let costs = PassCosts::linear(0.05).with_adaptive(5, 1.4);
+        let config = RouterConfig { costs, n_slots: 4 };
+        let mut router = Router::new(config, vec![Box::new(crate::SemanticDrafter::default())]);
+        let mut n_groups = 0;
+        for pass in 0..600 {
+            let proposal = router.propose(&[7], 1);
+            let has_group = !proposal.adaptive_groups.is_empty();
+            n_groups += usize::from(has_group && pass >= 300);
+            // The slots say 0, and the target never does.
+            let slots = has_group.then(|| slots.clone());
+            router.observe(&[7, 1], &StepOutcome { slots, ..outcome(&[1]) });
+        }
+        assert!((5..40).contains(&n_groups), "{n_groups} groups in 300 passes");
+    }
+
+    #[test]
+    fn drafters_that_agree_share_a_node_and_children_share_what_there_is() {
+        let stubborn = |source, tokens: &[u32], confidence| -> Box<dyn Drafter> {
+            Box::new(Stubborn { source, tokens: tokens.to_vec(), confidence })
+        };
+        let drafters = vec![
+            stubborn(DraftSource::Suffix, &[1, 2], 0.9),
+            stubborn(DraftSource::Recycling, &[1, 3], 0.7),
+            stubborn(DraftSource::Lookup, &[4], 0.9),
+        ];
+        let mut router = Router::new(RouterConfig { costs: PassCosts::flat(), n_slots: 0 }, drafters);
+        let drafts = router.propose(&[0], 1).drafts;
+        let (one, four) = (drafts.child(None, 1).expect("1"), drafts.child(None, 4).expect("4"));
+        assert_eq!(drafts.nodes().len(), 4);
+        assert!((drafts.nodes()[one].confidence - 0.5).abs() < 0.01, "0.9 and 0.9 are more than there is");
+        assert_eq!(drafts.nodes()[one].source, DraftSource::Suffix);
+        assert_eq!(drafts.nodes()[four].source, DraftSource::Lookup);
     }
 }

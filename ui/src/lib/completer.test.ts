@@ -35,6 +35,8 @@ const ENDED: Completion = {
   accepted_per_slot: [],
   drafted_per_slot: [],
   mean_accepted_tokens: 1,
+  mean_rows: 1,
+  accepted_by_drafter: [],
   ttft_ms: 1,
   tokens_per_s: 1,
   total_ms: 1,
@@ -44,7 +46,7 @@ const ENDED: Completion = {
 };
 
 function step(text: string): CompletionEvent {
-  return { event: "step", pieces: [{ text, drafted: false }], n_drafted: 0, n_accepted: 0 };
+  return { event: "step", pieces: [{ text, drafted: false }], n_drafted: 0, n_accepted: 0, n_rows: 1, explanation: null };
 }
 
 describe("the completer", () => {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 
-import { bytes, installText, statusOf } from "./format";
+import type { Completion } from "./bindings/Completion";
+import { bytes, figuresOf, installText, statusOf } from "./format";
 import { lineEndingOf, withLineEnding } from "./line-endings";
 
 describe("words and figures", () => {
@@ -15,6 +16,30 @@ describe("words and figures", () => {
       "The model cannot be used: not a GGUF file",
     );
     expect(status({ engine: { state: "no_model" }, model_id: null })).toContain("choose one under Models");
+  });
+
+  it("leaves out the speed of a completion that had none", () => {
+    const completion: Completion = {
+      text: "",
+      n_tokens: 3,
+      n_steps: 1,
+      n_drafted: 4,
+      n_accepted: 2,
+      accepted_per_slot: [],
+      drafted_per_slot: [],
+      mean_accepted_tokens: 3,
+      mean_rows: 5,
+      accepted_by_drafter: [{ drafter: "suffix", n_accepted: 2 }],
+      ttft_ms: 12,
+      tokens_per_s: 0,
+      total_ms: 12,
+      n_prompt_tokens: 9,
+      n_reused_tokens: 0,
+      stop_reason: "end_of_text",
+    };
+    expect(figuresOf(completion).map((figure) => figure.text)).toEqual(["3.0 per pass", "12 ms"]);
+    expect(figuresOf(completion)[0]?.title).toContain("2 of 4 drafts accepted, 2 from suffix");
+    expect(figuresOf({ ...completion, tokens_per_s: 99.4 })[0]?.text).toBe("99 tok/s");
   });
 
   it("says how far an installation is", () => {

@@ -42,14 +42,18 @@ export interface Figure {
 /** What the last completion took. */
 export function figuresOf(completion: Completion): Figure[] {
   const { n_tokens, n_steps, n_prompt_tokens, n_reused_tokens } = completion;
+  const drafters = completion.accepted_by_drafter.map(({ drafter, n_accepted }) => `${n_accepted} from ${drafter}`);
+  const accepted = `${completion.n_accepted} of ${completion.n_drafted} drafts accepted`;
+  const speed: Figure = {
+    text: `${completion.tokens_per_s.toFixed(0)} tok/s`,
+    title: `${n_tokens} tokens; decoding only, after the first step`,
+  };
   return [
-    {
-      text: `${completion.tokens_per_s.toFixed(0)} tok/s`,
-      title: `${n_tokens} tokens; decoding only, without reading the prompt`,
-    },
+    // A completion of a single step has no speed.
+    ...(completion.tokens_per_s > 0 ? [speed] : []),
     {
       text: `${completion.mean_accepted_tokens.toFixed(1)} per pass`,
-      title: `${n_tokens} tokens in ${n_steps} forward passes; ${completion.n_accepted} of ${completion.n_drafted} drafts accepted`,
+      title: `${n_tokens} tokens in ${n_steps} forward passes of ${completion.mean_rows.toFixed(1)} rows; ${[accepted, ...drafters].join(", ")}`,
     },
     {
       text: `${completion.ttft_ms.toFixed(0)} ms`,

@@ -7,7 +7,7 @@ use crate::packed::{SUPER, high_bits_at};
 use crate::{BLOCK, TILE};
 
 /// Bytes between the weights in use and those that are fetched.
-const AHEAD: usize = 3072;
+const AHEAD: usize = 8192;
 
 /// # Safety
 /// The processor must have AVX-512 F, BW, VL and VNNI, FMA and F16C. `START` is what

@@ -1,6 +1,6 @@
 //! The input of linear layers.
 
-use super::{LinearLayer, MAX_ROWS, block_rows, tile_rows};
+use super::{LinearLayer, MAX_ROWS, block_rows, place_among, tile_rows};
 use crate::{BLOCK, Pool, QuantizedRows, SharedSlice, TILE, Tier, add_rows, rms_norm};
 
 /// Rows that linear layers multiply, of which the adaptive ones come last.
@@ -72,33 +72,36 @@ impl LinearInput {
     }
 
     /// Computes `x A` of the adaptive rows for each of `layers`.
-    pub(super) fn prepare_deltas(&mut self, pool: &Pool, tier: Tier, layers: &[LinearLayer<'_>]) {
+    pub(super) fn prepare_deltas<const N: usize>(
+        &mut self,
+        pool: &Pool,
+        tier: Tier,
+        layers: &[LinearLayer<'_>; N],
+    ) {
         self.first_adaptive = self.first_adaptive.min(self.rows.n_rows);
         let n_adaptive = self.rows.n_rows - self.first_adaptive;
         if n_adaptive == 0 || layers.iter().all(|layer| layer.delta.is_none()) {
             self.first_adaptive = self.rows.n_rows;
             return;
         }
-        self.inner.resize_with(layers.len().max(self.inner.len()), QuantizedRows::default);
-        let mut writers = Vec::with_capacity(layers.len());
-        let mut blocks = Vec::new();
-        for (idx, (inner, layer)) in self.inner.iter_mut().zip(layers).enumerate() {
-            let n_inner_blocks = layer.delta.map_or(0, |delta| delta.b.n_in / BLOCK);
-            inner.resize(n_adaptive, n_inner_blocks.max(1) * BLOCK);
-            blocks.extend((0..n_inner_blocks).map(|block| (idx, block)));
-            writers.push(inner.writer());
+        let n_blocks = layers.map(|layer| layer.delta.map_or(0, |delta| delta.b.n_in / BLOCK));
+        self.inner.resize_with(N.max(self.inner.len()), QuantizedRows::default);
+        for (inner, n_blocks) in self.inner.iter_mut().zip(n_blocks) {
+            inner.resize(n_adaptive, n_blocks.max(1) * BLOCK);
         }
+        let mut inner = self.inner.iter_mut();
+        let writers: [_; N] = std::array::from_fn(|_| inner.next().map(QuantizedRows::writer));
         let (rows, first_adaptive) = (&self.rows, self.first_adaptive);
-        pool.run(blocks.len(), &|task| {
-            let (idx, block) = blocks[task];
-            let Some(delta) = layers[idx].delta else { return };
+        pool.run(n_blocks.iter().sum(), &|task| {
+            let (idx, block) = place_among(&n_blocks, task);
+            let (Some(delta), Some(writer)) = (layers[idx].delta, &writers[idx]) else { return };
             for first in (0..n_adaptive).step_by(MAX_ROWS) {
                 let n = MAX_ROWS.min(n_adaptive - first);
                 let mut values = [[0.0f32; BLOCK]; MAX_ROWS];
                 block_rows(tier, &delta.a, block, rows, first_adaptive + first, &mut values[..n]);
                 for (row, values) in values[..n].iter().enumerate() {
                     // SAFETY: each block of each layer belongs to one task.
-                    unsafe { writers[idx].write(tier, first + row, block, values) };
+                    unsafe { writer.write(tier, first + row, block, values) };
                 }
             }
         });

@@ -88,7 +88,7 @@ impl Cpu {
     ) -> Result<(), ModelError> {
         if let Some(layers) = self.packed([layer], &input.linear) {
             out.resize(input.n_rows, layers[0].matrix.n_out());
-            kernels::project(&self.pool, self.tier, &layers, &mut input.linear, &mut [&mut out.values]);
+            kernels::project(&self.pool, self.tier, layers, &mut input.linear, [&mut out.values]);
             return Ok(());
         }
         let Projection { linear, delta } = layer;
@@ -109,7 +109,7 @@ impl Cpu {
                 let mut linear = LinearInput::default();
                 linear.values.clone_from(&input.linear.values);
                 linear.quantize(&self.pool, self.tier, matrix.n_in());
-                kernels::project(&self.pool, self.tier, &[layer], &mut linear, &mut [&mut out.values]);
+                kernels::project(&self.pool, self.tier, [layer], &mut linear, [&mut out.values]);
             }
             Matrix::Candle { blocks, n_out, n_in } => {
                 out.resize(input.n_rows, *n_out);
@@ -333,12 +333,12 @@ impl Backend for Cpu {
         match self.packed(layers, &input.linear) {
             Some(layers) => {
                 let mut idx = 0;
-                let mut outs = outs.map(|out| {
+                let outs = outs.map(|out| {
                     out.resize(input.n_rows, layers[idx].matrix.n_out());
                     idx += 1;
                     out.values.as_mut_slice()
                 });
-                kernels::project(&self.pool, self.tier, &layers, &mut input.linear, &mut outs);
+                kernels::project(&self.pool, self.tier, layers, &mut input.linear, outs);
                 Ok(())
             }
             None => {
