@@ -156,8 +156,8 @@ bench: models llama-cpp bench-program ## Measure everything, and write docs/resu
 	@mkdir -p $(RESULTS)
 	$(BENCH) cost --json > $(RESULTS)/cost-0.5b.json
 	$(BENCH) cost --json --model smollm2-135m > $(RESULTS)/cost-135m.json
-	$(BENCH) peers --repetitions 1 --json --python $(LLAMA_CPP)/bin/python > $(RESULTS)/peers-0.5b.json
-	$(BENCH) peers --repetitions 1 --json --python $(LLAMA_CPP)/bin/python --model smollm2-135m > $(RESULTS)/peers-135m.json
+	$(BENCH) peers --repetitions 4 --json --python $(LLAMA_CPP)/bin/python > $(RESULTS)/peers-0.5b.json
+	$(BENCH) peers --repetitions 4 --json --python $(LLAMA_CPP)/bin/python --model smollm2-135m > $(RESULTS)/peers-135m.json
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 60 --json --plots $(RESULTS) > $(RESULTS)/decode-human-eval-0.5b.json
 	if [ -n "$(INFILLING)" ]; then $(BENCH) decode $(INFILLING) --limit 60 --json > $(RESULTS)/decode-infilling-0.5b.json; fi
 	$(BENCH) decode crates --places akin --limit 24 --modes lookup,free,auto --json > $(RESULTS)/decode-editing-0.5b.json

@@ -42,6 +42,10 @@ trait Peer {
     fn passes(&mut self, n_rows: usize, repetitions: usize) -> anyhow::Result<Vec<f64>>;
     /// Milliseconds of reading a prompt.
     fn prefill(&mut self, n_tokens: usize) -> anyhow::Result<f64>;
+    /// Turns after which it has shown what it can.
+    fn max_turns(&self) -> usize {
+        usize::MAX
+    }
 }
 
 struct Ours {
@@ -226,6 +230,10 @@ impl Peer for Candle {
         Ok(times)
     }
 
+    fn max_turns(&self) -> usize {
+        1
+    }
+
     fn prefill(&mut self, n_tokens: usize) -> anyhow::Result<f64> {
         if n_tokens > N_COMMITTED { Ok(f64::INFINITY) } else { self.run(n_tokens, 0) }
     }
@@ -266,15 +274,19 @@ pub(crate) fn run(arguments: &PeersArguments) -> anyhow::Result<()> {
 
     let mut passes = vec![vec![f64::INFINITY; ROW_COUNTS.len()]; peers.len()];
     let mut prefills = vec![vec![f64::INFINITY; PREFILL_LENGTHS.len()]; peers.len()];
-    for _ in 0..arguments.repetitions.max(1) {
+    for turn in 0..arguments.repetitions.max(1) {
         for (idx, &n_rows) in ROW_COUNTS.iter().enumerate() {
-            for (peer, passes) in peers.iter_mut().zip(&mut passes) {
+            for (peer, passes) in
+                peers.iter_mut().zip(&mut passes).filter(|(peer, _)| turn < peer.max_turns())
+            {
                 let times = peer.passes(n_rows, PASSES_PER_TURN)?;
                 passes[idx] = times.into_iter().fold(passes[idx], f64::min);
             }
         }
         for (idx, &n_tokens) in PREFILL_LENGTHS.iter().enumerate() {
-            for (peer, prefills) in peers.iter_mut().zip(&mut prefills) {
+            for (peer, prefills) in
+                peers.iter_mut().zip(&mut prefills).filter(|(peer, _)| turn < peer.max_turns())
+            {
                 prefills[idx] = prefills[idx].min(peer.prefill(n_tokens)?);
             }
         }
