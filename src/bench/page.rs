@@ -173,8 +173,9 @@ fn cost(page: &mut String, report: &CostReport) -> anyhow::Result<()> {
     let roofline = &cost.roofline;
     writeln!(
         page,
-        "One row reads {:.0} MB at {:.0} % of the measured {:.1} GB/s; {} rows reach {:.0} % of the {:.0} billion products/s of \
-         the kernel on cached weights.",
+        "One row reads {:.0} MB at {:.0} % of the {:.1} GB/s that a plain sum read right after; {} rows reach {:.0} % of the {:.0} \
+         billion products/s of the kernel on cached weights, then too. (A share above 100 % says how much the machine's pace \
+         changed meanwhile.)",
         roofline.pass_bytes as f64 / 1e6,
         roofline.bandwidth_share * 100.0,
         roofline.read_bytes_per_s / 1e9,
