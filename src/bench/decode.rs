@@ -89,6 +89,21 @@ pub(crate) struct ModeResult {
     pub(crate) n_identical: usize,
 }
 
+impl ModeResult {
+    /// Its name, the acceptance by depth, and the tokens by origin, for a line of a table.
+    pub(crate) fn in_words(&self) -> (String, String, String) {
+        let name = match self.n_slots {
+            Some(n_slots) => format!("{} k={n_slots}", self.mode),
+            None => self.mode.clone(),
+        };
+        let depths: Vec<String> =
+            self.accepted_per_slot.iter().take(6).map(|share| format!("{share:.2}")).collect();
+        let shares: Vec<String> =
+            self.shares.iter().map(|(name, share)| format!("{name} {:.0} %", share * 100.0)).collect();
+        (name, depths.join(" "), shares.join(", "))
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DecodeReport {
     pub(crate) setting: Setting,
@@ -271,14 +286,7 @@ fn print(report: &DecodeReport) {
         "mode", "tokens/s", "speed-up", "worst", "in all", "MAT", "rows", "TTFT ms", "identical"
     );
     for mode in &report.modes {
-        let name = match mode.n_slots {
-            Some(n_slots) => format!("{} k={n_slots}", mode.mode),
-            None => mode.mode.clone(),
-        };
-        let by_depth: Vec<String> =
-            mode.accepted_per_slot.iter().take(6).map(|share| format!("{share:.2}")).collect();
-        let shares: Vec<String> =
-            mode.shares.iter().map(|(name, share)| format!("{name} {:.0} %", share * 100.0)).collect();
+        let (name, depths, shares) = mode.in_words();
         println!(
             "{name:<13} {:>9.1} {:>9.2} {:>7.2} {:>9.2} {:>6.2} {:>6.2} {:>9.1} {:>6}/{:<3}  {}; {}",
             mode.tokens_per_s,
@@ -290,8 +298,8 @@ fn print(report: &DecodeReport) {
             mode.median_ttft_ms,
             mode.n_identical,
             report.n_prompts,
-            by_depth.join(" "),
-            shares.join(", "),
+            depths,
+            shares,
         );
     }
 }

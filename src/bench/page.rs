@@ -84,17 +84,10 @@ fn decode(page: &mut String, report: &DecodeReport) -> anyhow::Result<()> {
          per pass | TTFT ms | identical | accepted by depth | tokens by origin |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for mode in &report.modes {
-        let name = match mode.n_slots {
-            Some(n_slots) => format!("{}, k = {n_slots}", mode.mode),
-            None => mode.mode.clone(),
-        };
-        let depths: Vec<String> =
-            mode.accepted_per_slot.iter().take(6).map(|share| format!("{share:.2}")).collect();
-        let shares: Vec<String> =
-            mode.shares.iter().map(|(name, share)| format!("{name} {:.0} %", share * 100.0)).collect();
+        let (name, depths, shares) = mode.in_words();
         writeln!(
             page,
-            "| {name} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {} of {n_prompts} | {} | {} |",
+            "| {name} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {} of {n_prompts} | {depths} | {shares} |",
             mode.tokens_per_s,
             mode.speedup,
             mode.worst_quarter,
@@ -103,8 +96,6 @@ fn decode(page: &mut String, report: &DecodeReport) -> anyhow::Result<()> {
             mode.mean_rows,
             mode.median_ttft_ms,
             mode.n_identical,
-            depths.join(" "),
-            shares.join(", "),
         )?;
     }
     Ok(())
