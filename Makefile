@@ -161,7 +161,7 @@ bench: models llama-cpp bench-program ## Measure everything, and write docs/resu
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 60 --json --plots $(RESULTS) > $(RESULTS)/decode-human-eval-0.5b.json
 	if [ -n "$(INFILLING)" ]; then $(BENCH) decode $(INFILLING) --limit 60 --json > $(RESULTS)/decode-infilling-0.5b.json; fi
 	$(BENCH) decode crates --places akin --limit 24 --modes lookup,free,auto --json > $(RESULTS)/decode-editing-0.5b.json
-	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 24 --temperature 1 --json > $(RESULTS)/decode-human-eval-warm-0.5b.json
+	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 24 --temperature 1 --json > $(RESULTS)/decode-human-eval-t1-0.5b.json
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 20 --modes sdsat,fused,free,auto --flat-costs --json > $(RESULTS)/decode-wide-device-0.5b.json
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 80 --model smollm2-135m --sweep-slots --published-tree 5 --json --plots $(RESULTS) > $(RESULTS)/decode-human-eval-135m.json
 	$(BENCH) page $(RESULTS) docs/results.md
