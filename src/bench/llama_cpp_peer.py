@@ -5,8 +5,6 @@ usage: llama_cpp_peer.py MODEL.gguf N_THREADS   (needs the package llama-cpp-pyt
 import json, sys, time
 
 import llama_cpp
-import numpy as np
-from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 path, n_threads = sys.argv[1], int(sys.argv[2])
 N_CONTEXT = 2560
@@ -58,26 +56,8 @@ def prefill(request):
     return {"ms": [run(request["tokens"], 0, False)]}
 
 
-def generate(request):
-    """Greedy decoding of `n_tokens`, ordinary or with prompt lookup: milliseconds without the prompt."""
-    draft = LlamaPromptLookupDecoding(num_pred_tokens=10, max_ngram_size=3) if request["lookup"] else None
-    llama.draft_model = draft
-    forget(0)
-    llama.reset()
-    tokens, started = [], None
-    for token in llama.generate(request["tokens"], temp=0.0, top_k=1, repeat_penalty=1.0):
-        if started is None:
-            started = time.perf_counter()
-        else:
-            tokens.append(int(token))
-        if len(tokens) == request["n_tokens"]:
-            break
-    llama.draft_model = None
-    return {"ms": [(time.perf_counter() - started) * 1000], "tokens": tokens}
-
-
 print(json.dumps({"version": llama_cpp.__version__}), flush=True)
-operations = {"passes": passes, "prefill": prefill, "generate": generate}
+operations = {"passes": passes, "prefill": prefill}
 for line in sys.stdin:
     request = json.loads(line)
     try:

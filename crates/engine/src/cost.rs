@@ -141,13 +141,14 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
     let pass_bytes = model.pass_bytes();
     let seconds = |pass: &PassCost| pass.fastest_ms / 1000.0;
     let n_products = |pass: &PassCost| pass.n_rows as f64 * model.n_products_per_row() as f64;
-    let share = |pass: Option<&PassCost>, of: &dyn Fn(&PassCost) -> f64| pass.map_or(0.0, of);
     let roofline = Roofline {
         read_bytes_per_s,
         products_per_s,
         pass_bytes,
-        bandwidth_share: share(passes.first(), &|pass| pass_bytes as f64 / seconds(pass) / read_bytes_per_s),
-        products_share: share(passes.last(), &|pass| n_products(pass) / seconds(pass) / products_per_s),
+        bandwidth_share: passes
+            .first()
+            .map_or(0.0, |pass| pass_bytes as f64 / seconds(pass) / read_bytes_per_s),
+        products_share: passes.last().map_or(0.0, |pass| n_products(pass) / seconds(pass) / products_per_s),
         peak_bytes,
     };
     Ok(CostTable { passes, groups, prefills, roofline })

@@ -1,5 +1,6 @@
 //! How each way of decoding drafts, and what the drafters have learnt.
 
+use model::TokenizerError;
 use speculate::{
     CorpusDrafter, Drafter, OrdinaryDecoding, PassCosts, PhrasePool, PromptLookup, PublishedTree, Router,
     RouterConfig, SemanticDrafter, SharedDrafter, SuffixDrafter, TokenRecycling, TwoPassSdsat,
@@ -13,6 +14,8 @@ const UNMEASURED_ROW_SHARE: f64 = 0.08;
 /// The drafters of a session. What is learnt from one request serves the next, in any mode.
 pub(crate) struct Drafting {
     n_slots: usize,
+    /// The documents of the corpus.
+    texts: Vec<String>,
     corpus: SharedDrafter<CorpusDrafter>,
     recycling: SharedDrafter<TokenRecycling>,
     ordinary: OrdinaryDecoding,
@@ -47,6 +50,7 @@ impl Drafting {
         }
         Self {
             n_slots,
+            texts: Vec::new(),
             ordinary: OrdinaryDecoding,
             two_pass: TwoPassSdsat::default(),
             lookup: PromptLookup::default(),
@@ -58,20 +62,24 @@ impl Drafting {
         }
     }
 
-    pub(crate) fn set_costs(&mut self, costs: &PassCosts) {
-        for router in [&mut self.fused, &mut self.free, &mut self.auto] {
-            router.set_costs(costs.clone());
-        }
-    }
-
     /// How two-pass SDSAT drafts.
     pub(crate) fn set_two_pass(&mut self, max_slots: Option<usize>, tree: Option<PublishedTree>) {
         self.two_pass.max_slots = max_slots;
         self.two_pass.tree = tree;
     }
 
-    pub(crate) fn set_documents(&mut self, documents: Vec<Vec<u32>>) {
-        self.corpus.lock().set_documents(documents);
+    /// The texts of other files to draft from. Only texts that have changed are tokenized.
+    pub(crate) fn set_documents(
+        &mut self,
+        texts: &[String],
+        encode: impl Fn(&str) -> Result<Vec<u32>, TokenizerError>,
+    ) -> Result<(), TokenizerError> {
+        if texts != self.texts {
+            let documents: Result<_, _> = texts.iter().map(|text| encode(text)).collect();
+            self.corpus.lock().set_documents(documents?);
+            self.texts = texts.to_vec();
+        }
+        Ok(())
     }
 
     pub(crate) fn recycling(&self) -> &SharedDrafter<TokenRecycling> {

@@ -67,11 +67,6 @@ impl Session {
         self.format
     }
 
-    /// Replaces what the width of passes is chosen by. The text after the cursor keeps its budget.
-    pub fn set_costs(&mut self, costs: &PassCosts) {
-        self.drafting.set_costs(costs);
-    }
-
     /// How two-pass SDSAT drafts: with at most so many slots (0 decodes ordinarily), and with a tree of
     /// the paper instead of a chain.
     pub fn set_two_pass(&mut self, max_slots: Option<usize>, tree: Option<PublishedTree>) {
@@ -131,8 +126,7 @@ impl Session {
             return Err(EngineError::InvalidRequest { field, bound, got: "0 bytes".to_owned() });
         }
         if matches!(request.speculation, Speculation::Free | Speculation::Auto) {
-            let documents = request.other_files.iter().map(|text| tokenizer.encode(text));
-            self.drafting.set_documents(documents.collect::<Result<_, _>>()?);
+            self.drafting.set_documents(&request.other_files, |text| tokenizer.encode(text))?;
         }
 
         let mut run = Run::new(request, context.len(), started);

@@ -40,6 +40,14 @@ impl QuantizedRows {
         self.n_rows
     }
 
+    /// Writes the values that the codes stand for to `out`, `[n_rows, width]`.
+    pub fn dequantize(&self, out: &mut Vec<f32>) {
+        out.clear();
+        for (codes, block) in self.codes.chunks_exact(BLOCK).zip(&self.blocks) {
+            out.extend(codes.iter().map(|&code| f32::from(code) * block.scale));
+        }
+    }
+
     /// Makes room for `[n_rows, width]`.
     ///
     /// # Panics

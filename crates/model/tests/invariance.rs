@@ -162,6 +162,40 @@ fn untrained_adaptive_tokens_leave_token_rows_alone() {
     assert!(sequence.probe_with(&[u32::MAX]).is_err());
 }
 
+/// Drafts that were asked for first do not narrow what others are ranked among.
+#[test]
+fn exact_rows_are_exact_in_any_order_of_asking() {
+    let model = smollm();
+    let tokens = prompt();
+    let run = |want: &dyn Fn(&mut RowPlan)| {
+        let mut plan = RowPlan::prefill(0, &tokens);
+        plan.push_adaptive_group(tokens.len() - 1, 2);
+        want(&mut plan);
+        model.sequence().forward(&plan).expect("the plan fits").clone()
+    };
+    let n = tokens.len();
+    let exact = run(&|plan| {
+        (0..n).for_each(|row| {
+            plan.want_logits(row);
+        })
+    });
+    let mixed = run(&|plan| {
+        plan.want_drafts(n);
+        (0..n).for_each(|row| {
+            if row % 2 == 0 {
+                plan.want_ranked(row)
+            } else {
+                plan.want_logits(row)
+            };
+        });
+        plan.want_drafts(n + 1);
+    });
+    for row in 0..n {
+        assert_eq!(mixed.row(row + 1).ranked, exact.row(row).ranked);
+        assert_eq!(mixed.row(row + 1).full, exact.row(row).full.filter(|_| row % 2 == 1));
+    }
+}
+
 /// Truncation forgets, and what comes after is as if it had never been.
 #[test]
 fn truncation_equals_a_fresh_prefill() {

@@ -79,11 +79,6 @@ impl Router {
         }
     }
 
-    /// Replaces what passes cost.
-    pub fn set_costs(&mut self, costs: PassCosts) {
-        self.config.costs = costs;
-    }
-
     /// Merges the proposals of all drafters by token.
     fn merge(&mut self, context: &[u32], n_pending: usize) {
         self.candidates.clear();

@@ -92,10 +92,22 @@ impl Cpu {
             return Ok(());
         }
         let Projection { linear, delta } = layer;
+        if input.linear.values.is_empty() {
+            // Packed layers hand on bytes, and these weights multiply numbers.
+            let mut restored = std::mem::take(&mut input.linear.values);
+            input.linear.rows().dequantize(&mut restored);
+            input.linear.values = restored;
+        }
         self.product(&linear.matrix, input, out)?;
         add_bias(linear.bias.as_deref(), out);
-        if let Some(delta) = delta {
-            delta.add(input, out);
+        let Some(delta) = delta else { return Ok(()) };
+        let first = input.linear.first_adaptive.min(input.n_rows);
+        let values = &input.linear.values[first * (input.linear.values.len() / input.n_rows)..];
+        let out = &mut out.values[first * out.width..];
+        match delta {
+            _ if out.is_empty() => (),
+            Delta::Packed(delta) => delta.add(&self.pool, self.tier, values, out),
+            Delta::Plain { a, b, rank } => add_plain_delta(a, b, *rank, values, out),
         }
         Ok(())
     }
@@ -163,21 +175,16 @@ pub(crate) enum Delta {
     },
 }
 
-impl Delta {
-    /// `out += (input A) B` for the adaptive rows.
-    fn add(&self, input: &HostInput, out: &mut HostRows) {
-        let Self::Plain { a, b, rank } = self else { return };
-        let n_in = a.len() / rank;
-        let first = input.linear.first_adaptive.min(input.n_rows);
-        let inputs = input.linear.values.chunks_exact(n_in).skip(first);
-        for (input, out) in inputs.zip(out.values.chunks_exact_mut(out.width).skip(first)) {
-            let mut inner = vec![0.0f32; *rank];
-            for (value, a) in input.iter().zip(a.chunks_exact(*rank)) {
-                inner.iter_mut().zip(a).for_each(|(sum, a)| *sum += value * a);
-            }
-            for (inner, b) in inner.iter().zip(b.chunks_exact(out.len())) {
-                out.iter_mut().zip(b).for_each(|(value, b)| *value += inner * b);
-            }
+/// `out += (values A) B`, row by row.
+fn add_plain_delta(a: &[f32], b: &[f32], rank: usize, values: &[f32], out: &mut [f32]) {
+    let (n_in, n_out) = (a.len() / rank, b.len() / rank);
+    for (values, out) in values.chunks_exact(n_in).zip(out.chunks_exact_mut(n_out)) {
+        let mut inner = vec![0.0f32; rank];
+        for (value, a) in values.iter().zip(a.chunks_exact(rank)) {
+            inner.iter_mut().zip(a).for_each(|(sum, a)| *sum += value * a);
+        }
+        for (inner, b) in inner.iter().zip(b.chunks_exact(n_out)) {
+            out.iter_mut().zip(b).for_each(|(value, b)| *value += inner * b);
         }
     }
 }
@@ -382,10 +389,11 @@ impl Backend for Cpu {
         logits.is_full.extend(wanted.iter().map(|&wanted| wanted == Wanted::All));
         if let Matrix::Packed(matrix) = head.matrix {
             let layer = LinearLayer { matrix, bias: head.bias, delta: None };
-            let first_draft = wanted.iter().position(|&wanted| wanted == Wanted::Drafts);
+            // Behind the last row that must be exact, in whatever order they were asked for.
+            let last_exact = wanted.iter().rposition(|&wanted| wanted != Wanted::Drafts);
             let rows = VocabularyRows {
                 is_full: &logits.is_full,
-                first_draft: first_draft.unwrap_or(wanted.len()),
+                first_draft: last_exact.map_or(0, |last| last + 1),
                 n_draft_outputs: DRAFT_VOCABULARY,
             };
             let out = VocabularyOut { tops: &mut logits.ranked, full: &mut logits.full };
@@ -447,5 +455,79 @@ impl Backend for Cpu {
         for (&row, out) in selection.iter().zip(out.values.chunks_exact_mut(input.width)) {
             out.copy_from_slice(&input.values[row * input.width..(row + 1) * input.width]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::Linear;
+
+    fn values(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 504.0).collect()
+    }
+
+    /// An F32 matrix `[n_out, n_in]`, which is not packed, or the same in Q8_0, which is.
+    fn linear(cpu: &Cpu, n_out: usize, n_in: usize, is_packed: bool) -> Linear<Cpu> {
+        let weights = values(n_out * n_in);
+        let matrix = if is_packed {
+            Matrix::Packed(PackedMatrix::quantize(n_out, n_in, &weights, &cpu.pool))
+        } else {
+            let bytes: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
+            let tensor_type = TensorType::F32;
+            let matrix = MatrixBytes { tensor_type, n_out, n_in, bytes: &bytes, release: &|_| () };
+            cpu.matrix(matrix).expect("an F32 matrix")
+        };
+        Linear { matrix, bias: None }
+    }
+
+    fn input(cpu: &Cpu, n_rows: usize, width: usize, first_adaptive: usize) -> HostInput {
+        let mut input = HostInput { n_rows, ..HostInput::default() };
+        input.linear.values = values(n_rows * width);
+        input.linear.quantize(&cpu.pool, cpu.tier, width);
+        input.linear.first_adaptive = first_adaptive;
+        input
+    }
+
+    fn assert_near(a: &[f32], b: &[f32]) {
+        let size = b.iter().fold(0.0f32, |size, value| size.max(value.abs()));
+        assert!(size > 0.0 && a.len() == b.len());
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() < 0.03 * size, "{a} for {b}, of {size}");
+        }
+    }
+
+    /// What packed layers hand on in bytes, a layer that is not packed can read.
+    #[test]
+    fn an_unpacked_layer_follows_packed_ones() {
+        let cpu = Cpu::new(LinearKernels::Packed);
+        fn plain(linear: &Linear<Cpu>) -> Projection<'_, Cpu> {
+            Projection { linear, delta: None }
+        }
+        let outputs = [true, false].map(|is_packed| {
+            let (gate, up) = (linear(&cpu, 64, 32, is_packed), linear(&cpu, 64, 32, is_packed));
+            let down = linear(&cpu, 32, 64, false);
+            let (mut activated, mut out) = (HostInput::default(), HostRows::default());
+            let mut input = input(&cpu, 3, 32, 3);
+            cpu.project_swiglu(plain(&gate), plain(&up), &mut input, &mut activated).expect("runs");
+            cpu.project([plain(&down)], &mut activated, [&mut out]).expect("runs");
+            out.values
+        });
+        assert_near(&outputs[0], &outputs[1]);
+    }
+
+    /// Deltas apply to adaptive rows whether or not the weights beside them are packed.
+    #[test]
+    fn deltas_stand_beside_unpacked_weights_too() {
+        let cpu = Cpu::new(LinearKernels::Packed);
+        let delta = cpu.low_rank(values(64 * 5), values(5 * 48), 5);
+        let outputs = [true, false].map(|is_packed| {
+            let linear = linear(&cpu, 48, 64, is_packed);
+            let mut out = HostRows::default();
+            let layer = Projection { linear: &linear, delta: Some(&delta) };
+            cpu.project([layer], &mut input(&cpu, 4, 64, 2), [&mut out]).expect("runs");
+            out.values
+        });
+        assert_near(&outputs[1], &outputs[0]);
     }
 }
