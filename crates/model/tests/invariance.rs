@@ -181,13 +181,12 @@ fn exact_rows_are_exact_in_any_order_of_asking() {
     });
     let mixed = run(&|plan| {
         plan.want_drafts(n);
-        (0..n).for_each(|row| {
-            if row % 2 == 0 {
-                plan.want_ranked(row)
-            } else {
-                plan.want_logits(row)
+        for row in 0..n {
+            match row % 2 {
+                0 => plan.want_ranked(row),
+                _ => plan.want_logits(row),
             };
-        });
+        }
         plan.want_drafts(n + 1);
     });
     for row in 0..n {
