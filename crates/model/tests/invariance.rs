@@ -177,7 +177,7 @@ fn exact_rows_are_exact_in_any_order_of_asking() {
     let exact = run(&|plan| {
         (0..n).for_each(|row| {
             plan.want_logits(row);
-        })
+        });
     });
     let mixed = run(&|plan| {
         plan.want_drafts(n);
