@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 
 use crate::kv_cache::SLOTS;
+#[cfg(target_arch = "aarch64")]
+use crate::lanes::NeonLanes;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2Lanes, Avx512Lanes};
 use crate::lanes::{Lanes, PortableLanes};
@@ -117,7 +119,7 @@ impl Pairs {
     }
 }
 
-/// Values in a vector.
+/// Scores that share a step of the softmax.
 const LANES: usize = 16;
 
 /// Attention of `N` pairs on `tier`.
@@ -139,7 +141,7 @@ fn attend_pairs<const N: usize>(
         out: &SharedSlice<'_, f32>,
     ) {
         // SAFETY: this function enables what the lanes need.
-        unsafe { attend_pairs_in::<Avx512Lanes, N, 4>(shape, slices, pairs, scratch, out) }
+        unsafe { attend_pairs_in::<Avx512Lanes, N>(shape, slices, pairs, scratch, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -152,7 +154,7 @@ fn attend_pairs<const N: usize>(
         out: &SharedSlice<'_, f32>,
     ) {
         // SAFETY: this function enables what the lanes need.
-        unsafe { attend_pairs_in::<Avx2Lanes, N, 1>(shape, slices, pairs, scratch, out) }
+        unsafe { attend_pairs_in::<Avx2Lanes, N>(shape, slices, pairs, scratch, out) }
     }
 
     // SAFETY: a tier is only chosen where the processor has its instructions.
@@ -162,17 +164,17 @@ fn attend_pairs<const N: usize>(
             Tier::Avx512Vnni => avx512::<N>(shape, slices, pairs, scratch, out),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => avx2::<N>(shape, slices, pairs, scratch, out),
-            Tier::Portable => attend_pairs_in::<PortableLanes, N, 1>(shape, slices, pairs, scratch, out),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonDotprod => attend_pairs_in::<NeonLanes, N>(shape, slices, pairs, scratch, out),
+            Tier::Portable => attend_pairs_in::<PortableLanes, N>(shape, slices, pairs, scratch, out),
         }
     }
 }
 
-/// `WIDE` is the number of vectors of values that are summed in one run over the slots.
-///
 /// # Safety
 /// See [`Lanes`].
 #[inline(always)]
-unsafe fn attend_pairs_in<V: Lanes, const N: usize, const WIDE: usize>(
+unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
     shape: AttentionShape,
     slices: AttentionSlices<'_>,
     pairs: Pairs,
@@ -197,18 +199,20 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize, const WIDE: usize>(
     for block in 0..stride / SLOTS {
         let start = (block * n_kv_heads + kv_head) * head_dim * SLOTS;
         let keys = cached.keys[start..start + head_dim * SLOTS].as_chunks::<SLOTS>().0;
-        // SAFETY: the caller's promise; loads and stores are of whole blocks.
-        unsafe {
-            let mut sums = [V::splat(0.0); N];
-            for (keys, queries) in keys.iter().zip(query_lanes.as_chunks::<N>().0) {
-                let keys = V::load(keys.as_ptr());
-                for head in 0..N {
-                    sums[head] = V::splat(queries[head]).mul_add(keys, sums[head]);
-                }
-            }
-            for (head, sums) in sums.iter().enumerate() {
-                sums.store(scores[head * stride + block * SLOTS..][..SLOTS].as_mut_ptr());
-            }
+        let queries = query_lanes.as_chunks::<N>().0;
+        let mut first = 0;
+        while first < SLOTS {
+            let n_left = (SLOTS - first) / V::N;
+            // SAFETY: the caller's promise; each arm takes no more slots than are left.
+            first += V::N
+                * unsafe {
+                    let scores = scores[block * SLOTS + first..].as_mut_ptr();
+                    match n_vectors::<V, N>(n_left) {
+                        4 => score::<V, N, 4>(keys, queries, first, scores, stride),
+                        2 => score::<V, N, 2>(keys, queries, first, scores, stride),
+                        _ => score::<V, N, 1>(keys, queries, first, scores, stride),
+                    }
+                };
         }
     }
 
@@ -232,38 +236,70 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize, const WIDE: usize>(
     let mut dim = 0;
     while dim < head_dim {
         let start = kv_head * head_dim + dim;
-        let mut sums = [[[0.0f32; LANES]; WIDE]; N];
-        let n = if head_dim - dim >= WIDE * LANES { WIDE * LANES } else { LANES.min(head_dim - dim) };
+        let n_left = (head_dim - dim) / V::N;
+        let n = if n_left > 0 { V::N * n_vectors::<V, N>(n_left) } else { head_dim - dim };
+        let mut sums = [[0.0f32; 4 * LANES]; N];
         // SAFETY: the caller's promise.
         unsafe {
-            if n == WIDE * LANES {
-                // Registers hold the sums of seven heads in two vectors, or of fewer in four.
-                if WIDE > 2 && N > 6 {
-                    for half in 0..2 {
-                        let part = values.weigh::<V, 2>(start + half * 2 * LANES);
-                        (0..N)
-                            .for_each(|head| sums[head][2 * half..2 * half + 2].copy_from_slice(&part[head]));
-                    }
-                } else {
-                    sums = values.weigh::<V, WIDE>(start);
-                }
-            } else if n == LANES {
-                let part = values.weigh::<V, 1>(start);
-                (0..N).for_each(|head| sums[head][0] = part[head][0]);
-            } else {
-                let part = values.weigh_some(start, n);
-                (0..N).for_each(|head| sums[head][0] = part[head]);
+            match n / V::N {
+                4 => values.weigh::<V, 4>(start, &mut sums),
+                2 => values.weigh::<V, 2>(start, &mut sums),
+                1 => values.weigh::<V, 1>(start, &mut sums),
+                _ => values.weigh_some(start, n, &mut sums),
             }
         }
-        for head in 0..N {
+        for pair in 0..N {
             // SAFETY: tasks differ in their rows, key-value head or chunk of heads, hence in their pairs.
-            let out = unsafe { out.range_mut(starts[head] + dim, n) };
-            for (out, sum) in out.iter_mut().zip(sums[head].as_flattened()) {
-                *out = sum * inverses[head];
+            let out = unsafe { out.range_mut(starts[pair] + dim, n) };
+            for (out, sum) in out.iter_mut().zip(&sums[pair]) {
+                *out = sum * inverses[pair];
             }
         }
         dim += n;
     }
+}
+
+/// How many vectors are worked on for each of `N` pairs at a time, out of `n_left`: 1, 2 or 4.
+#[inline(always)]
+fn n_vectors<V: Lanes, const N: usize>(n_left: usize) -> usize {
+    [4, 2].into_iter().find(|&n| n <= n_left && n * N <= V::N_SUMS).unwrap_or(1)
+}
+
+/// Scores of `N` pairs with `L` vectors of slots from `first` on, at `scores` for the first pair and in steps
+/// of `stride` for the others. Returns `L`.
+///
+/// # Safety
+/// See [`Lanes`]. There must be so many slots, in the block of keys `[head_dim, SLOTS]` and behind `scores`.
+#[inline(always)]
+unsafe fn score<V: Lanes, const N: usize, const L: usize>(
+    keys: &[[f32; SLOTS]],
+    queries: &[[f32; N]],
+    first: usize,
+    scores: *mut f32,
+    stride: usize,
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[V::splat(0.0); L]; N];
+        for (keys, queries) in keys.iter().zip(queries) {
+            let mut vectors = [V::splat(0.0); L];
+            for part in 0..L {
+                vectors[part] = V::load(keys.as_ptr().add(first + part * V::N));
+            }
+            for pair in 0..N {
+                let query = V::splat(queries[pair]);
+                for part in 0..L {
+                    sums[pair][part] = query.mul_add(vectors[part], sums[pair][part]);
+                }
+            }
+        }
+        for pair in 0..N {
+            for part in 0..L {
+                sums[pair][part].store(scores.add(pair * stride + part * V::N));
+            }
+        }
+    }
+    L
 }
 
 /// Replaces the first `n` scores by the exponentials of their distances to the largest, and returns the sum
@@ -299,27 +335,28 @@ struct Values<'a, const N: usize> {
 }
 
 impl<const N: usize> Values<'_, N> {
-    /// Weighted sums of the `L * 16` dimensions from `start` on.
+    /// Weighted sums of the `L` vectors of dimensions from `start` on.
     ///
     /// # Safety
     /// See [`Lanes`].
     #[inline(always)]
-    unsafe fn weigh<V: Lanes, const L: usize>(&self, start: usize) -> [[[f32; LANES]; L]; N] {
+    unsafe fn weigh<V: Lanes, const L: usize>(&self, start: usize, out: &mut [[f32; 4 * LANES]; N]) {
         let Self { weights, cached, n_committed, visible, width } = *self;
+        assert!(L <= 4);
         for visible in visible {
             let last = visible.last().copied().unwrap_or(0).max(n_committed.saturating_sub(1));
-            assert!(last * width + start + L * LANES <= cached.values.len(), "slots outside the cache");
+            assert!(last * width + start + L * V::N <= cached.values.len(), "slots outside the cache");
         }
         // Closures would not be inlined into the instructions of the caller, hence the plain loops.
         // SAFETY: the caller's promise; visible slots ascend, so that none is beyond the last, which was
-        // checked; each pair has a weight for each position that it sees.
+        // checked; each pair has a weight for each position that it sees; four vectors fit the output.
         unsafe {
             let mut sums = [[V::splat(0.0); L]; N];
             let mut values = [V::splat(0.0); L];
             for position in 0..n_committed {
                 let from = cached.values.as_ptr().add(position * width + start);
                 for part in 0..L {
-                    values[part] = V::load(from.add(part * LANES));
+                    values[part] = V::load(from.add(part * V::N));
                 }
                 for pair in 0..N {
                     let weight = V::splat(*weights[pair].get_unchecked(position));
@@ -328,28 +365,25 @@ impl<const N: usize> Values<'_, N> {
                     }
                 }
             }
-            let mut out = [[[0.0; LANES]; L]; N];
             for pair in 0..N {
                 for (idx, &slot) in visible[pair].iter().enumerate() {
                     let from = cached.values.as_ptr().add(slot * width + start);
                     let weight = V::splat(*weights[pair].get_unchecked(n_committed + idx));
                     for part in 0..L {
-                        sums[pair][part] = weight.mul_add(V::load(from.add(part * LANES)), sums[pair][part]);
+                        sums[pair][part] = weight.mul_add(V::load(from.add(part * V::N)), sums[pair][part]);
                     }
                 }
                 for part in 0..L {
-                    sums[pair][part].store(out[pair][part].as_mut_ptr());
+                    sums[pair][part].store(out[pair].as_mut_ptr().add(part * V::N));
                 }
             }
-            out
         }
     }
 
     /// Weighted sums of `n` dimensions, less than a vector.
     #[inline(always)]
-    fn weigh_some(&self, start: usize, n: usize) -> [[f32; LANES]; N] {
-        let mut sums = [[0.0f32; LANES]; N];
-        for (sums, (weights, visible)) in sums.iter_mut().zip(self.weights.iter().zip(self.visible)) {
+    fn weigh_some(&self, start: usize, n: usize, out: &mut [[f32; 4 * LANES]; N]) {
+        for (sums, (weights, visible)) in out.iter_mut().zip(self.weights.iter().zip(self.visible)) {
             let slots = (0..self.n_committed).chain(visible.iter().copied());
             for (weight, slot) in weights.iter().zip(slots) {
                 let values = &self.cached.values[slot * self.width + start..][..n];
@@ -358,7 +392,6 @@ impl<const N: usize> Values<'_, N> {
                 }
             }
         }
-        sums
     }
 }
 

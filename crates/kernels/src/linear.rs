@@ -5,31 +5,20 @@
 //! `out += (activation scale * Σ activation code) * offset`, each fused, block after block. Integer
 //! sums are exact however they are grouped, so all tiers give the same bits.
 
-/// Runs the body for rows 0 to `n - 1`, written out: with an index that the compiler knows, the
-/// running sums of a tile stay in registers. In a loop they went through memory, which cost more
-/// than the products.
-macro_rules! for_each_row {
-    ($n:ident, $row:ident, $body:block) => {
-        for_each_row!(@ $n, $row, $body, 0, 1, 2, 3, 4, 5, 6, 7)
-    };
-    (@ $n:ident, $row:ident, $body:block, $($idx:literal),*) => {
-        $(if $n > $idx {
-            const $row: usize = $idx;
-            $body
-        })*
-    };
-}
-
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod input;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod tile;
 
 pub use input::LinearInput;
 
-use crate::activations::{BlockStatistics, START_4, START_8, START_16, START_32, START_128};
+use crate::activations::BlockStatistics;
 use crate::top::{Top, TopLogits};
 use crate::{
     BLOCK, LowRank, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, SharedSlice, TILE, Tier, swiglu,
@@ -289,42 +278,27 @@ impl QuantizedRows {
     }
 }
 
-// Scale layouts as constants that kernels are specialised on.
-const BLOCK_SCALE: u8 = 0;
-const BLOCK_MIN: u8 = 1;
-const SUPER_MIN: u8 = 2;
-const SUPER_HALF: u8 = 3;
-const SUPER_HALF_MIN: u8 = 4;
-/// Sums start from 0.
-const NO_START: usize = usize::MAX;
-
-/// Calls a kernel that is specialised on bits, layout and start of a format and on the number
-/// of rows.
+/// Calls the kernel of a tier that is specialised on the format and on the number of rows.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! specialised {
-    ($module:ident, $format:expr, $n_rows:expr, $arguments:tt) => {
+    ($tier:ident, $format:expr, $arguments:tt) => {
+        specialised!(@formats $tier, $format, $arguments, [Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K])
+    };
+    (@formats $tier:ident, $format:expr, $arguments:tt, [$($name:ident)*]) => {
         match $format {
-            QuantizedFormat::Q4_0 => specialised!(@rows $module, $n_rows, 4, BLOCK_SCALE, START_8, $arguments),
-            QuantizedFormat::Q4_1 => specialised!(@rows $module, $n_rows, 4, BLOCK_MIN, NO_START, $arguments),
-            QuantizedFormat::Q5_0 => specialised!(@rows $module, $n_rows, 5, BLOCK_SCALE, START_16, $arguments),
-            QuantizedFormat::Q5_1 => specialised!(@rows $module, $n_rows, 5, BLOCK_MIN, NO_START, $arguments),
-            QuantizedFormat::Q8_0 => specialised!(@rows $module, $n_rows, 8, BLOCK_SCALE, START_128, $arguments),
-            QuantizedFormat::Q2_K => specialised!(@rows $module, $n_rows, 2, SUPER_HALF_MIN, NO_START, $arguments),
-            QuantizedFormat::Q3_K => specialised!(@rows $module, $n_rows, 3, SUPER_HALF, START_4, $arguments),
-            QuantizedFormat::Q4_K => specialised!(@rows $module, $n_rows, 4, SUPER_MIN, NO_START, $arguments),
-            QuantizedFormat::Q5_K => specialised!(@rows $module, $n_rows, 5, SUPER_MIN, NO_START, $arguments),
-            QuantizedFormat::Q6_K => specialised!(@rows $module, $n_rows, 6, SUPER_HALF, START_32, $arguments),
+            $(QuantizedFormat::$name => specialised!(@rows $tier, { QuantizedFormat::$name as usize }, $arguments),)*
         }
     };
-    (@rows $module:ident, $n_rows:expr, $bits:literal, $layout:ident, $start:ident, ($tile:expr, $rows:expr, $out:expr)) => {
-        match $n_rows {
-            1 => $module::tile_rows::<$bits, $layout, $start, 1>($tile, $rows, $out),
-            2 => $module::tile_rows::<$bits, $layout, $start, 2>($tile, $rows, $out),
-            3 => $module::tile_rows::<$bits, $layout, $start, 3>($tile, $rows, $out),
-            4 => $module::tile_rows::<$bits, $layout, $start, 4>($tile, $rows, $out),
-            5 => $module::tile_rows::<$bits, $layout, $start, 5>($tile, $rows, $out),
-            6 => $module::tile_rows::<$bits, $layout, $start, 6>($tile, $rows, $out),
-            7 => $module::tile_rows::<$bits, $layout, $start, 7>($tile, $rows, $out),
-            _ => $module::tile_rows::<$bits, $layout, $start, 8>($tile, $rows, $out),
+    (@rows $tier:ident, $format:tt, ($tile:expr, $rows:expr, $out:expr)) => {
+        match $out.len() {
+            1 => $tier::tile_rows::<$format, 1>($tile, $rows, $out),
+            2 => $tier::tile_rows::<$format, 2>($tile, $rows, $out),
+            3 => $tier::tile_rows::<$format, 3>($tile, $rows, $out),
+            4 => $tier::tile_rows::<$format, 4>($tile, $rows, $out),
+            5 => $tier::tile_rows::<$format, 5>($tile, $rows, $out),
+            6 => $tier::tile_rows::<$format, 6>($tile, $rows, $out),
+            7 => $tier::tile_rows::<$format, 7>($tile, $rows, $out),
+            _ => $tier::tile_rows::<$format, 8>($tile, $rows, $out),
         }
     };
 }
@@ -345,12 +319,17 @@ fn tile_rows(
         Tier::Avx512Vnni => {
             // SAFETY: the tier is only chosen where the processor has its instructions; `tile` has
             // the bytes of the format for the width of the rows.
-            unsafe { specialised!(avx512, format, out.len(), (tile, rows, out)) }
+            unsafe { specialised!(avx512, format, (tile, rows, out)) }
         }
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => {
             // SAFETY: as above.
-            unsafe { specialised!(avx2, format, out.len(), (tile, rows, out)) }
+            unsafe { specialised!(avx2, format, (tile, rows, out)) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Tier::NeonDotprod => {
+            // SAFETY: as above.
+            unsafe { specialised!(neon, format, (tile, rows, out)) }
         }
         Tier::Portable => portable::tile_rows(format, tile, rows, out),
     }

@@ -60,7 +60,7 @@ pub(crate) enum ScaleLayout {
 }
 
 impl QuantizedFormat {
-    /// All formats.
+    /// All formats, in the order of their declaration: kernels are specialised on the index.
     pub const ALL: [Self; 10] = [
         Self::Q4_0,
         Self::Q4_1,

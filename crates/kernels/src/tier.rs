@@ -9,6 +9,9 @@ pub enum Tier {
     /// AVX2 with fused multiply-add and half-precision conversion.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// NEON with byte dot products.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
     /// Whatever the compiler makes of plain Rust.
     Portable,
 }
@@ -29,12 +32,18 @@ impl Tier {
                 tiers.push(Self::Avx2);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon")
+            && std::arch::is_aarch64_feature_detected!("dotprod")
+        {
+            tiers.push(Self::NeonDotprod);
+        }
         tiers.push(Self::Portable);
         tiers
     }
 
-    /// The best tier of this processor, or the one that `SATEEN_KERNELS` names (`avx512`, `avx2`
-    /// or `portable`) where the processor has it.
+    /// The best tier of this processor, or the one that `SATEEN_KERNELS` names (`avx512`, `avx2`,
+    /// `neon` or `portable`) where the processor has it.
     pub fn detect() -> Self {
         let available = Self::available();
         let wanted = std::env::var("SATEEN_KERNELS").unwrap_or_default();
@@ -48,6 +57,8 @@ impl Tier {
             Self::Avx512Vnni => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => "neon",
             Self::Portable => "portable",
         }
     }
@@ -97,6 +108,9 @@ macro_rules! per_tier {
                     // SAFETY: as above.
                     unsafe { avx2 $(::<$($constant),*>)? ($($argument),*) }
                 }
+                // NEON and fused operations belong to the architecture, so that plain code has them.
+                #[cfg(target_arch = "aarch64")]
+                $crate::Tier::NeonDotprod => portable $(::<$($constant),*>)? ($($argument),*),
                 $crate::Tier::Portable => portable $(::<$($constant),*>)? ($($argument),*),
             }
         }
