@@ -163,7 +163,7 @@ fn attend_pairs<const N: usize>(
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512Vnni => avx512::<N>(shape, slices, pairs, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => avx2::<N>(shape, slices, pairs, scratch, out),
+            Tier::AvxVnni | Tier::Avx2 => avx2::<N>(shape, slices, pairs, scratch, out),
             #[cfg(target_arch = "aarch64")]
             Tier::NeonDotprod => attend_pairs_in::<NeonLanes, N>(shape, slices, pairs, scratch, out),
             Tier::Portable => attend_pairs_in::<PortableLanes, N>(shape, slices, pairs, scratch, out),

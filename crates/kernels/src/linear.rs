@@ -9,6 +9,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
 mod input;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -320,6 +322,11 @@ fn tile_rows(
             // SAFETY: the tier is only chosen where the processor has its instructions; `tile` has
             // the bytes of the format for the width of the rows.
             unsafe { specialised!(avx512, format, (tile, rows, out)) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Tier::AvxVnni => {
+            // SAFETY: as above.
+            unsafe { specialised!(avx_vnni, format, (tile, rows, out)) }
         }
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => {

@@ -6,6 +6,9 @@ pub enum Tier {
     /// AVX-512 with byte dot products.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// AVX2 with byte dot products, as processors have that dropped AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     /// AVX2 with fused multiply-add and half-precision conversion.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -28,6 +31,9 @@ impl Tier {
             if has_avx2 && has_avx512 && has!("avx512vnni") {
                 tiers.push(Self::Avx512Vnni);
             }
+            if has_avx2 && has!("avxvnni") {
+                tiers.push(Self::AvxVnni);
+            }
             if has_avx2 {
                 tiers.push(Self::Avx2);
             }
@@ -42,8 +48,8 @@ impl Tier {
         tiers
     }
 
-    /// The best tier of this processor, or the one that `SATEEN_KERNELS` names (`avx512`, `avx2`,
-    /// `neon` or `portable`) where the processor has it.
+    /// The best tier of this processor, or the one that `SATEEN_KERNELS` names (`avx512`,
+    /// `avxvnni`, `avx2`, `neon` or `portable`) where the processor has it.
     pub fn detect() -> Self {
         let available = Self::available();
         let wanted = std::env::var("SATEEN_KERNELS").unwrap_or_default();
@@ -55,6 +61,8 @@ impl Tier {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "aarch64")]
@@ -104,7 +112,7 @@ macro_rules! per_tier {
                     unsafe { avx512 $(::<$($constant),*>)? ($($argument),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
-                $crate::Tier::Avx2 => {
+                $crate::Tier::AvxVnni | $crate::Tier::Avx2 => {
                     // SAFETY: as above.
                     unsafe { avx2 $(::<$($constant),*>)? ($($argument),*) }
                 }

@@ -1,4 +1,5 @@
-//! AVX2: a vector is four inputs of eight rows, half a tile.
+//! AVX2, without and with byte dot products (AVX-VNNI): a vector is four inputs of eight rows, half a
+//! tile.
 
 use std::arch::x86_64::*;
 
@@ -16,17 +17,17 @@ pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
     out: &mut [[f32; TILE]],
 ) {
     // SAFETY: this function enables what the vectors need; the rest is the caller's promise.
-    unsafe { tile::tile_rows::<Avx2, FORMAT, N>(tile, rows, out) }
+    unsafe { tile::tile_rows::<Avx2<false>, FORMAT, N>(tile, rows, out) }
 }
 
-struct Avx2;
+pub(super) struct Avx2<const HAS_DOT_PRODUCTS: bool>;
 
-impl TileVectors for Avx2 {
+impl<const HAS_DOT_PRODUCTS: bool> TileVectors for Avx2<HAS_DOT_PRODUCTS> {
     type Floats = Avx2Lanes;
     type Sums = __m256i;
     type Codes = __m256i;
     type Activations = *const i8;
-    const CENTRES_BYTES: bool = true;
+    const CENTRES_BYTES: bool = !HAS_DOT_PRODUCTS;
 
     inlined! {
         fn prefetch(at: *const u8) {
@@ -56,7 +57,10 @@ impl TileVectors for Avx2 {
         }
 
         fn byte_codes(at: *const u8) -> __m256i {
-            _mm256_xor_si256(Self::codes(at), _mm256_set1_epi8(-128))
+            match HAS_DOT_PRODUCTS {
+                true => Self::codes(at),
+                false => _mm256_xor_si256(Self::codes(at), _mm256_set1_epi8(-128)),
+            }
         }
 
         fn and(codes: __m256i, mask: u8) -> __m256i {
@@ -97,6 +101,9 @@ impl TileVectors for Avx2 {
 
         fn dot[IS_BYTE: bool](sums: __m256i, codes: __m256i, activations: *const i8, group: usize) -> __m256i {
             let four = _mm256_set1_epi32(activations.cast::<i32>().add(group).read_unaligned());
+            if HAS_DOT_PRODUCTS {
+                return _mm256_dpbusd_avx_epi32(sums, codes, four);
+            }
             // Pairs fit 16 bits: at most 2 * 63 * 127, or 2 * 128 * 127 for codes of eight bits.
             let pairs = match IS_BYTE {
                 true => _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(four, codes)),
