@@ -1,5 +1,6 @@
 # make run     sets everything up and opens the app; without a display it completes in the terminal
 # make test    sets everything up and passes every test
+# make test-arm        the kernels and the model on an emulated ARM
 # make losslessness   all of HumanEval: speculative output equals ordinary output
 # make bench          measures everything and writes docs/results.md; half an hour on an idle machine
 
@@ -126,6 +127,16 @@ test-rust: tools ui models
 	cargo test --quiet --workspace --doc
 	$(TEST_THREADS) cargo nextest run --workspace
 	@git diff --exit-code --stat ui/src/lib/bindings || { echo "the generated types changed: commit them"; exit 1; }
+
+# Rust for the target comes from rustup.
+ARM := aarch64-unknown-linux-gnu
+.PHONY: test-arm
+test-arm: models ## The tests of kernels and model for ARM, under emulation
+	$(call install_packages,qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+	rustup target add $(ARM)
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
+	  cargo test --target $(ARM) -p sateen-kernels -p sateen-speculate -p sateen-model
 
 losslessness: models tools ## Compare speculative and ordinary output on all of HumanEval
 	$(TEST_THREADS) SATEEN_HUMAN_EVAL_PROMPTS=164 cargo nextest run -p sateen-engine --no-capture \

@@ -40,30 +40,20 @@ impl QuantizedRows {
         self.n_rows
     }
 
-    /// Writes the values that the codes stand for to `out`, `[n_rows, width]`.
-    pub fn dequantize(&self, out: &mut Vec<f32>) {
-        out.clear();
-        for (codes, block) in self.codes.chunks_exact(BLOCK).zip(&self.blocks) {
-            out.extend(codes.iter().map(|&code| f32::from(code) * block.scale));
-        }
-    }
-
-    /// Makes room for `[n_rows, width]`.
-    ///
-    /// # Panics
-    /// When `width` is not a multiple of 32.
+    /// Makes room for `[n_rows, width]`: none where the width is not a multiple of 32.
     pub(crate) fn resize(&mut self, n_rows: usize, width: usize) {
-        assert!(width > 0 && width.is_multiple_of(BLOCK), "rows are whole blocks");
         self.width = width;
         self.n_rows = n_rows;
-        self.codes.resize(n_rows * width, 0);
-        self.blocks.resize(n_rows * width / BLOCK, BlockStatistics::default());
+        let n_blocks = if width.is_multiple_of(BLOCK) { n_rows * width / BLOCK } else { 0 };
+        self.codes.resize(n_blocks * BLOCK, 0);
+        self.blocks.resize(n_blocks, BlockStatistics::default());
     }
 
-    /// Quantizes `values`, `[n_rows, width]`, into the buffers of `self`.
+    /// Quantizes `values`, `[n_rows, width]`, into the buffers of `self`. Rows whose width is not a multiple
+    /// of 32 have no codes.
     ///
     /// # Panics
-    /// When `width` is not a multiple of 32 or the length of `values` not one of `width`.
+    /// When the length of `values` is not a multiple of `width`.
     pub fn quantize(&mut self, pool: &Pool, tier: Tier, values: &[f32], width: usize) {
         assert!(width > 0 && values.len().is_multiple_of(width), "whole rows");
         let n_rows = values.len() / width;
@@ -71,7 +61,7 @@ impl QuantizedRows {
         let writer = self.writer();
         pool.run_if(values.len() >= MIN_PARALLEL_VALUES, n_rows, &|row| {
             // SAFETY: each row is written by the one task that has its number.
-            unsafe { writer.write_row(tier, row, &values[row * width..(row + 1) * width]) };
+            unsafe { writer.write(tier, row, 0, &values[row * width..(row + 1) * width]) };
         });
     }
 
@@ -96,21 +86,14 @@ pub(crate) struct RowsWriter<'a> {
 }
 
 impl RowsWriter<'_> {
-    /// Quantizes a whole row.
-    ///
-    /// # Safety
-    /// No other thread may write the same row.
-    pub(crate) unsafe fn write_row(&self, tier: Tier, row: usize, values: &[f32]) {
-        assert_eq!(values.len(), self.width);
-        // SAFETY: a whole row is whole blocks, and the caller promises that it is ours.
-        unsafe { self.write(tier, row, 0, values) }
-    }
-
-    /// Quantizes blocks of a row, from block `first_block` on.
+    /// Quantizes blocks of a row, from block `first_block` on, where the rows have codes.
     ///
     /// # Safety
     /// No other thread may write the same blocks.
     pub(crate) unsafe fn write(&self, tier: Tier, row: usize, first_block: usize, values: &[f32]) {
+        if !self.width.is_multiple_of(BLOCK) {
+            return;
+        }
         let n_blocks = self.width / BLOCK;
         assert!(values.len().is_multiple_of(BLOCK) && first_block + values.len() / BLOCK <= n_blocks);
         // SAFETY: the ranges are within row `row`, and the caller promises that they are ours.

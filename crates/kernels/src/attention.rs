@@ -7,7 +7,7 @@ use crate::kv_cache::SLOTS;
 use crate::lanes::NeonLanes;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2Lanes, Avx512Lanes};
-use crate::lanes::{Lanes, PortableLanes};
+use crate::lanes::{Lanes, PortableLanes, n_vectors};
 use crate::{CachedLayer, Pool, SharedSlice, Tier, exp};
 
 /// Sizes of attention.
@@ -257,12 +257,6 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
         }
         dim += n;
     }
-}
-
-/// How many vectors are worked on for each of `N` pairs at a time, out of `n_left`: 1, 2 or 4.
-#[inline(always)]
-fn n_vectors<V: Lanes, const N: usize>(n_left: usize) -> usize {
-    [4, 2].into_iter().find(|&n| n <= n_left && n * N <= V::N_SUMS).unwrap_or(1)
 }
 
 /// Scores of `N` pairs with `L` vectors of slots from `first` on, at `scores` for the first pair and in steps

@@ -1,7 +1,7 @@
-//! Quantized linear layers: packed weights times quantized rows.
+//! Linear layers: packed weights times rows, which are quantized where the weights are.
 //!
-//! For each row, output and block: `sum = Σ (code - centre) * activation code` in integers, then
-//! `out += (sum * activation scale) * scale` and, where the format has an offset,
+//! With quantized weights, for each row, output and block: `sum = Σ (code - centre) * activation code` in
+//! integers, then `out += (sum * activation scale) * scale` and, where the format has an offset,
 //! `out += (activation scale * Σ activation code) * offset`, each fused, block after block. Integer
 //! sums are exact however they are grouped, so all tiers give the same bits.
 
@@ -11,16 +11,18 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx_vnni;
+mod dense;
 mod input;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod tile;
+mod quantized;
 
 pub use input::LinearInput;
 
 use crate::activations::BlockStatistics;
+use crate::packed::WeightFormat;
 use crate::top::{Top, TopLogits};
 use crate::{
     BLOCK, LowRank, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, SharedSlice, TILE, Tier, swiglu,
@@ -91,10 +93,10 @@ fn place_among(lens: &[usize], mut idx: usize) -> (usize, usize) {
     unreachable!("an item beyond all lists");
 }
 
-/// `out = silu(gate(input)) * up(input)`, quantized for the next layer.
+/// `out = silu(gate(input)) * up(input)`, as the next layer's input.
 ///
 /// # Panics
-/// When the sizes do not fit each other, or the layers' width is not a multiple of 32.
+/// When the sizes do not fit each other.
 pub fn project_swiglu(
     pool: &Pool,
     tier: Tier,
@@ -103,20 +105,19 @@ pub fn project_swiglu(
     out: &mut LinearInput,
 ) {
     let n_rows = input.rows.n_rows;
-    out.values.clear();
-    out.first_adaptive = input.first_adaptive;
-    let out = &mut out.rows;
     let n_out = layers[0].matrix.n_out;
     layers.iter().for_each(|layer| layer.check(input.rows.width));
     assert_eq!(n_out, layers[1].matrix.n_out, "gate and up are of one width");
     out.resize(n_rows, n_out);
+    out.first_adaptive = input.first_adaptive;
     input.prepare_deltas(pool, tier, &layers);
     let writer = out.writer();
-    run_in_pieces(pool, n_out / BLOCK, &|block, _| {
+    run_in_pieces(pool, n_out.div_ceil(BLOCK), &|block, _| {
+        let n_outputs = BLOCK.min(n_out - block * BLOCK);
         for first in (0..n_rows).step_by(MAX_ROWS) {
             let n = MAX_ROWS.min(n_rows - first);
             let mut values = [[[0.0f32; BLOCK]; MAX_ROWS]; 2];
-            for half in 0..BLOCK / TILE {
+            for half in 0..n_outputs.div_ceil(TILE) {
                 let mut results = [[0.0f32; TILE]; MAX_ROWS];
                 for (idx, layer) in layers.iter().enumerate() {
                     input.tile(tier, idx, layer, block * BLOCK / TILE + half, first, &mut results[..n]);
@@ -129,7 +130,7 @@ pub fn project_swiglu(
             for (row, (gate, up)) in gates.iter_mut().zip(ups.iter()).take(n).enumerate() {
                 swiglu(tier, gate, up);
                 // SAFETY: each block belongs to one task.
-                unsafe { writer.write(tier, first + row, block, gate) };
+                unsafe { writer.write(tier, first + row, block, &gate[..n_outputs]) };
             }
         }
     });
@@ -245,7 +246,7 @@ fn block_rows(
     tier: Tier,
     matrix: &PackedMatrix,
     block: usize,
-    rows: &QuantizedRows,
+    rows: Rows<'_>,
     first: usize,
     out: &mut [[f32; BLOCK]],
 ) {
@@ -305,17 +306,34 @@ macro_rules! specialised {
     };
 }
 
+/// The rows that layers multiply, in both forms.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    /// Empty where the width is not whole blocks; its sizes hold in any case.
+    quantized: &'a QuantizedRows,
+    /// `[n_rows, width]`, or empty where no layer reads them.
+    values: &'a [f32],
+}
+
 /// One tile of outputs for up to eight rows.
 fn tile_rows(
     tier: Tier,
     matrix: &PackedMatrix,
     tile_idx: usize,
-    rows: &QuantizedRows,
+    rows: Rows<'_>,
     first: usize,
     out: &mut [[f32; TILE]],
 ) {
-    assert!((1..=MAX_ROWS).contains(&out.len()) && rows.width == matrix.n_in);
-    let (format, tile, rows) = (matrix.format, matrix.tile(tile_idx), rows.view(first, out.len()));
+    let (tile, width) = (matrix.tile(tile_idx), rows.quantized.width);
+    assert!((1..=MAX_ROWS).contains(&out.len()) && width == matrix.n_in);
+    let format = match matrix.format {
+        WeightFormat::Quantized(format) => format,
+        WeightFormat::Dense(format) => {
+            let values = &rows.values[first * width..(first + out.len()) * width];
+            return dense::tile_rows(tier, format, tile, values, out);
+        }
+    };
+    let rows = rows.quantized.view(first, out.len());
     match tier {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512Vnni => {

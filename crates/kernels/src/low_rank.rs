@@ -1,6 +1,6 @@
 //! Low-rank deltas of adaptive rows.
 
-use crate::{BLOCK, LinearInput, LinearLayer, PackedMatrix, Pool, Tier, add_rows, project};
+use crate::{BLOCK, PackedMatrix, Pool};
 
 /// `y += (x A) B`, both factors in eight bits with a scale per 32 weights (Q8_0). Deltas only shape
 /// drafts, so their rounding can change how many are accepted, and never a token.
@@ -16,7 +16,7 @@ impl LowRank {
     /// Packs `a`, `[n_in, rank]`, and `b`, `[rank, n_out]`.
     ///
     /// # Panics
-    /// When the sizes do not fit each other, or `n_in` is not a multiple of 32.
+    /// When the sizes do not fit each other.
     pub fn pack(a: &[f32], b: &[f32], rank: usize, pool: &Pool) -> Self {
         assert!(rank > 0 && a.len().is_multiple_of(rank) && b.len().is_multiple_of(rank));
         let (n_in, n_out, padded) = (a.len() / rank, b.len() / rank, rank.next_multiple_of(BLOCK));
@@ -28,31 +28,4 @@ impl LowRank {
         }
         Self { a, b: PackedMatrix::quantize(n_out, padded, &transposed, pool) }
     }
-
-    /// `out += (values A) B` for rows `[n_rows, n_in]`, beside weights that are not packed; where they are,
-    /// [`project`] does it on the way.
-    ///
-    /// # Panics
-    /// When the sizes do not fit each other.
-    pub fn add(&self, pool: &Pool, tier: Tier, values: &[f32], out: &mut [f32]) {
-        let n_rows = values.len() / self.a.n_in;
-        let inner = product(pool, tier, &self.a, values);
-        let mut padded = vec![0.0; n_rows * self.b.n_in];
-        for (padded, inner) in padded.chunks_exact_mut(self.b.n_in).zip(inner.chunks_exact(self.a.n_out)) {
-            padded[..inner.len()].copy_from_slice(inner);
-        }
-        add_rows(tier, &product(pool, tier, &self.b, &padded), out);
-    }
-}
-
-/// `values Wᵀ` for rows `[n_rows, n_in]`.
-fn product(pool: &Pool, tier: Tier, matrix: &PackedMatrix, values: &[f32]) -> Vec<f32> {
-    let n_rows = values.len() / matrix.n_in;
-    let mut input = LinearInput::default();
-    input.values.extend(values);
-    input.first_adaptive = n_rows;
-    input.quantize(pool, tier, matrix.n_in);
-    let mut out = vec![0.0; n_rows * matrix.n_out];
-    project(pool, tier, [LinearLayer { matrix, bias: None, delta: None }], &mut input, [&mut out]);
-    out
 }

@@ -4,13 +4,27 @@ use std::borrow::Cow;
 
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
+use half::{bf16, f16};
 use kernels::{
-    LinearInput, LinearLayer, LowRank, N_TOP, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, Tier,
-    VocabularyOut, VocabularyRows, VocabularyScratch, project, project_swiglu, project_vocabulary, swiglu,
+    DenseFormat, LinearInput, LinearLayer, LowRank, N_TOP, PackedMatrix, Pool, QuantizedFormat,
+    QuantizedRows, Tier, VocabularyOut, VocabularyRows, VocabularyScratch, WeightFormat, project,
+    project_swiglu, project_vocabulary, swiglu,
 };
 use proptest::prelude::*;
 
-fn candle_type(format: QuantizedFormat) -> GgmlDType {
+/// All formats that can be packed.
+fn formats() -> Vec<WeightFormat> {
+    let quantized = QuantizedFormat::ALL.map(WeightFormat::from);
+    quantized.into_iter().chain(DenseFormat::ALL.map(WeightFormat::from)).collect()
+}
+
+fn candle_type(format: WeightFormat) -> GgmlDType {
+    let format = match format {
+        WeightFormat::Quantized(format) => format,
+        WeightFormat::Dense(DenseFormat::F16) => return GgmlDType::F16,
+        WeightFormat::Dense(DenseFormat::BF16) => return GgmlDType::BF16,
+        WeightFormat::Dense(DenseFormat::F32) => return GgmlDType::F32,
+    };
     match format {
         QuantizedFormat::Q4_0 => GgmlDType::Q4_0,
         QuantizedFormat::Q4_1 => GgmlDType::Q4_1,
@@ -39,8 +53,19 @@ impl Random {
     }
 
     /// Any bits for the codes, and scales that are finite numbers of a usual size.
-    fn file_bytes(&mut self, format: QuantizedFormat, n_blocks: usize) -> Vec<u8> {
+    fn file_bytes(&mut self, format: WeightFormat, n_blocks: usize) -> Vec<u8> {
         let (_, block_bytes) = format.file_block();
+        let format = match format {
+            WeightFormat::Quantized(format) => format,
+            WeightFormat::Dense(format) => {
+                let values = self.floats(n_blocks).into_iter();
+                return match format {
+                    DenseFormat::F16 => values.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(),
+                    DenseFormat::BF16 => values.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(),
+                    DenseFormat::F32 => values.flat_map(f32::to_le_bytes).collect(),
+                };
+            }
+        };
         let halves: &[usize] = match format {
             QuantizedFormat::Q4_0 | QuantizedFormat::Q5_0 | QuantizedFormat::Q8_0 => &[0],
             QuantizedFormat::Q2_K => &[80, 82],
@@ -67,7 +92,8 @@ struct Case {
     weights: Vec<f32>,
 }
 
-fn case(format: QuantizedFormat, n_out: usize, n_in: usize, seed: u64) -> Case {
+fn case(format: impl Into<WeightFormat>, n_out: usize, n_in: usize, seed: u64) -> Case {
+    let format = format.into();
     let bytes = Random(seed).file_bytes(format, n_out * n_in / format.file_block().0);
     let storage = candle_type(format).from_data(Cow::Borrowed(&bytes)).dequantize(n_out * n_in);
     let CpuStorage::F32(weights) = storage.expect("dequantizes") else { panic!("not f32") };
@@ -94,7 +120,7 @@ fn run(pool: &Pool, tier: Tier, packed: &PackedMatrix, values: &[f32]) -> Vec<f3
 
 #[test]
 fn packed_values_are_exactly_those_of_the_format() {
-    for format in QuantizedFormat::ALL {
+    for format in formats() {
         let (n_out, n_in) = (35, 512);
         let Case { packed, weights } = case(format, n_out, n_in, 1);
         let mut row = vec![0.0; n_in];
@@ -103,7 +129,7 @@ fn packed_values_are_exactly_those_of_the_format() {
             for (input, (got, expected)) in row.iter().zip(expected).enumerate() {
                 // Where a minimum is added, the one rounding of that sum may fall otherwise.
                 let tolerance = f32::EPSILON * 4.0 * (got.abs() + 64.0 * 2.0);
-                let is_equal = if format.file_block().0 == 32 {
+                let is_equal = if format.file_block().0 <= 32 {
                     got == expected
                 } else {
                     (got - expected).abs() <= tolerance
@@ -116,7 +142,7 @@ fn packed_values_are_exactly_those_of_the_format() {
 
 #[test]
 fn packing_keeps_the_size_of_the_file() {
-    for format in QuantizedFormat::ALL {
+    for format in formats() {
         let Case { packed, .. } = case(format, 64, 1024, 2);
         let (file_block, file_block_bytes) = format.file_block();
         let file_bytes = 64 * 1024 / file_block * file_block_bytes;
@@ -128,11 +154,11 @@ fn packing_keeps_the_size_of_the_file() {
     }
 }
 
-/// Against the plain sum in f64; activations are quantized to 8 bits, so each contributes an error
-/// of half a step at most.
+/// Against the plain sum in f64; beside quantized weights activations are quantized to 8 bits, so each
+/// contributes an error of half a step at most.
 #[test]
 fn products_are_near_those_of_the_unquantized_input() {
-    for format in QuantizedFormat::ALL {
+    for format in formats() {
         let (n_out, n_in, n_rows) = (48, 768, 3);
         let Case { packed, weights } = case(format, n_out, n_in, 3);
         let input = Random(4).floats(n_rows * n_in);
@@ -141,7 +167,8 @@ fn products_are_near_those_of_the_unquantized_input() {
             for (idx, weights) in weights.chunks_exact(n_in).enumerate() {
                 let expected: f64 =
                     input.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                let bound: f64 = weights.iter().map(|w| f64::from(w.abs()) * 0.5 / 127.0).sum();
+                let step = if matches!(format, WeightFormat::Dense(_)) { 0.0 } else { 0.5 / 127.0 };
+                let bound: f64 = weights.iter().map(|w| f64::from(w.abs()) * step).sum();
                 let got = f64::from(out[row * n_out + idx]);
                 assert!(
                     (got - expected).abs() <= bound * 1.01 + 1e-3,
@@ -158,14 +185,18 @@ proptest! {
     /// Bit for bit: every tier and number of threads, every number of rows, alone or in company.
     #[test]
     fn a_rows_result_depends_on_the_row_alone(
-        format in prop::sample::select(QuantizedFormat::ALL.to_vec()),
+        format in prop::sample::select(formats()),
         n_out in 1usize..70,
         n_super in 1usize..4,
         n_rows in 1usize..20,
         seed in any::<u64>(),
     ) {
-        // Widths that are no whole super-blocks, where the format has none.
-        let n_in = if format.file_block().0 == 32 { n_super * 96 } else { n_super * 256 };
+        // Widths that are no whole super-blocks, or blocks, where the format has none.
+        let n_in = match format.file_block().0 {
+            1 => n_super * 37,
+            32 => n_super * 96,
+            _ => n_super * 256,
+        };
         let Case { packed, .. } = case(format, n_out, n_in, seed);
         let input = Random(seed ^ 1).floats(n_rows * n_in);
         let expected: Vec<f32> =
@@ -184,7 +215,11 @@ proptest! {
 fn layers_that_share_an_input_are_each_what_they_are_alone() {
     let (n_in, n_rows, first_adaptive, rank) = (256, 13, 9, 20);
     let pool = Pool::new(3);
-    let cases = [(QuantizedFormat::Q5_0, 96), (QuantizedFormat::Q6_K, 20), (QuantizedFormat::Q8_0, 1)];
+    let cases: [(WeightFormat, usize); 3] = [
+        (QuantizedFormat::Q5_0.into(), 96),
+        (DenseFormat::F16.into(), 20),
+        (QuantizedFormat::Q8_0.into(), 1),
+    ];
     let cases = cases.map(|(format, n_out)| case(format, n_out, n_in, 5));
     let mut random = Random(6);
     let biases: Vec<Vec<f32>> = cases.iter().map(|case| random.floats(case.packed.n_out())).collect();
@@ -234,20 +269,52 @@ fn layers_that_share_an_input_are_each_what_they_are_alone() {
 
 #[test]
 fn swiglu_is_fused_with_its_layers() {
-    let (n_in, n_out, n_rows) = (96, 64, 11);
-    let (gate, up) =
-        (case(QuantizedFormat::Q4_1, n_out, n_in, 7), case(QuantizedFormat::Q5_0, n_out, n_in, 8));
-    let values = Random(9).floats(n_rows * n_in);
+    let n_rows = 11;
+    let dense = WeightFormat::from(DenseFormat::BF16);
+    // Outputs that are no whole blocks have no bytes.
+    for (format, n_in, n_out) in [(QuantizedFormat::Q4_1.into(), 96, 64), (dense, 96, 64), (dense, 37, 83)] {
+        let (gate, up) = (case(format, n_out, n_in, 7), case(format, n_out, n_in, 8));
+        let values = Random(9).floats(n_rows * n_in);
+        for tier in Tier::available() {
+            let pool = Pool::new(2);
+            let mut fused = LinearInput::default();
+            let layers = [plain(&gate.packed), plain(&up.packed)];
+            project_swiglu(&pool, tier, layers, &mut input(&pool, tier, &values, n_in), &mut fused);
+            let mut activated = run(&pool, tier, &gate.packed, &values);
+            swiglu(tier, &mut activated, &run(&pool, tier, &up.packed, &values));
+            let mut expected = QuantizedRows::default();
+            expected.quantize(&pool, tier, &activated, n_out);
+            assert_eq!(format!("{:?}", fused.rows()), format!("{expected:?}"));
+            assert_eq!(fused.values, activated);
+        }
+    }
+}
+
+/// Deltas of layers whose width is no whole blocks.
+#[test]
+fn deltas_fit_any_width() {
+    let (n_in, n_out, rank) = (37, 48, 5);
+    let pool = Pool::new(2);
+    let mut random = Random(12);
+    let (a, b) = (random.floats(n_in * rank), random.floats(rank * n_out));
+    let values = random.floats(n_in);
+    let Case { packed, weights } = case(DenseFormat::F32, n_out, n_in, 13);
+    let delta = LowRank::pack(&a, &b, rank, &pool);
     for tier in Tier::available() {
-        let pool = Pool::new(2);
-        let mut fused = LinearInput::default();
-        let layers = [plain(&gate.packed), plain(&up.packed)];
-        project_swiglu(&pool, tier, layers, &mut input(&pool, tier, &values, n_in), &mut fused);
-        let mut activated = run(&pool, tier, &gate.packed, &values);
-        swiglu(tier, &mut activated, &run(&pool, tier, &up.packed, &values));
-        let mut expected = QuantizedRows::default();
-        expected.quantize(&pool, tier, &activated, n_out);
-        assert_eq!(format!("{:?}", fused.rows()), format!("{expected:?}"));
+        let mut out = vec![0.0; n_out];
+        let mut input = input(&pool, tier, &values, n_in);
+        input.first_adaptive = 0;
+        let layer = LinearLayer { delta: Some(&delta), ..plain(&packed) };
+        project(&pool, tier, [layer], &mut input, [&mut out]);
+        for (output, got) in out.iter().enumerate() {
+            let product = |weight: &dyn Fn(usize) -> f32| -> f32 {
+                values.iter().enumerate().map(|(i, value)| value * weight(i)).sum()
+            };
+            let inner: Vec<f32> = (0..rank).map(|r| product(&|i| a[i * rank + r])).collect();
+            let delta: f32 = (0..rank).map(|r| inner[r] * b[r * n_out + output]).sum();
+            let expected = product(&|i| weights[output * n_in + i]) + delta;
+            assert!((got - expected).abs() < 0.1, "{got} for {expected}");
+        }
     }
 }
 

@@ -4,12 +4,12 @@
 use std::arch::x86_64::*;
 
 use super::RowsView;
-use super::tile::{self, TileVectors};
+use super::quantized::{self, TileVectors};
 use crate::TILE;
 use crate::lanes::{Avx2Lanes, inlined};
 
 /// # Safety
-/// The processor must have AVX2, FMA and F16C. See [`tile::tile_rows`].
+/// The processor must have AVX2, FMA and F16C. See [`quantized::tile_rows`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
     tile: &[u8],
@@ -17,7 +17,7 @@ pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
     out: &mut [[f32; TILE]],
 ) {
     // SAFETY: this function enables what the vectors need; the rest is the caller's promise.
-    unsafe { tile::tile_rows::<Avx2<false>, FORMAT, N>(tile, rows, out) }
+    unsafe { quantized::tile_rows::<Avx2<false>, FORMAT, N>(tile, rows, out) }
 }
 
 pub(super) struct Avx2<const HAS_DOT_PRODUCTS: bool>;
@@ -30,14 +30,6 @@ impl<const HAS_DOT_PRODUCTS: bool> TileVectors for Avx2<HAS_DOT_PRODUCTS> {
     const CENTRES_BYTES: bool = !HAS_DOT_PRODUCTS;
 
     inlined! {
-        fn prefetch(at: *const u8) {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
-        }
-
-        fn halves(at: *const u8) -> Avx2Lanes {
-            Avx2Lanes(_mm256_cvtph_ps(_mm_loadu_si128(at.cast())))
-        }
-
         fn unsigned_bytes(at: *const u8) -> Avx2Lanes {
             Self::to_floats(_mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast())))
         }

@@ -3,12 +3,12 @@
 use std::arch::x86_64::*;
 
 use super::RowsView;
-use super::tile::{self, TileVectors};
+use super::quantized::{self, TileVectors};
 use crate::TILE;
 use crate::lanes::{Avx512Lanes, inlined};
 
 /// # Safety
-/// The processor must have AVX-512 F, BW, VL and VNNI, FMA and F16C. See [`tile::tile_rows`].
+/// The processor must have AVX-512 F, BW, VL and VNNI, FMA and F16C. See [`quantized::tile_rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
 pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
     tile: &[u8],
@@ -16,7 +16,7 @@ pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
     out: &mut [[f32; TILE]],
 ) {
     // SAFETY: this function enables what the vectors need; the rest is the caller's promise.
-    unsafe { tile::tile_rows::<Avx512, FORMAT, N>(tile, rows, out) }
+    unsafe { quantized::tile_rows::<Avx512, FORMAT, N>(tile, rows, out) }
 }
 
 struct Avx512;
@@ -29,14 +29,6 @@ impl TileVectors for Avx512 {
     const CENTRES_BYTES: bool = false;
 
     inlined! {
-        fn prefetch(at: *const u8) {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
-        }
-
-        fn halves(at: *const u8) -> Avx512Lanes {
-            Avx512Lanes(_mm512_cvtph_ps(_mm256_loadu_si256(at.cast())))
-        }
-
         fn unsigned_bytes(at: *const u8) -> Avx512Lanes {
             Self::to_floats(_mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast())))
         }

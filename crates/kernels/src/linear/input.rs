@@ -1,17 +1,17 @@
 //! The input of linear layers.
 
-use super::{LinearLayer, MAX_ROWS, block_rows, place_among, tile_rows};
+use super::{LinearLayer, MAX_ROWS, Rows, block_rows, place_among, tile_rows};
+use crate::activations::RowsWriter;
 use crate::{BLOCK, Pool, QuantizedRows, SharedSlice, TILE, Tier, add_rows, rms_norm};
 
 /// Rows that linear layers multiply, of which the adaptive ones come last.
 #[derive(Debug, Default)]
 pub struct LinearInput {
-    /// The rows as they were computed, `[n_rows, width]`. What [`project_swiglu`](crate::project_swiglu)
-    /// writes is quantized only.
+    /// The rows as they were computed, `[n_rows, width]`.
     pub values: Vec<f32>,
     /// Index of the first adaptive row; the number of rows when there is none.
     pub first_adaptive: usize,
-    /// The rows in bytes; none where their width is not whole blocks.
+    /// The rows in bytes, and their sizes; no bytes where the width is not whole blocks.
     pub(crate) rows: QuantizedRows,
     /// `x A` of the adaptive rows, for each of the layers that share the input.
     inner: Vec<QuantizedRows>,
@@ -23,11 +23,31 @@ impl LinearInput {
         &self.rows
     }
 
-    /// Quantizes `values`, rows of `width`, where the width is whole blocks.
+    /// Makes `values` the input: rows of `width`, quantized where that is whole blocks.
+    ///
+    /// # Panics
+    /// When the values are no whole rows.
     pub fn quantize(&mut self, pool: &Pool, tier: Tier, width: usize) {
-        if width.is_multiple_of(BLOCK) {
-            self.rows.quantize(pool, tier, &self.values, width);
+        self.rows.quantize(pool, tier, &self.values, width);
+    }
+
+    /// Makes room for `[n_rows, width]`.
+    pub(super) fn resize(&mut self, n_rows: usize, width: usize) {
+        self.values.resize(n_rows * width, 0.0);
+        self.rows.resize(n_rows, width);
+    }
+
+    /// Lets tasks write disjoint parts.
+    pub(super) fn writer(&mut self) -> InputWriter<'_> {
+        InputWriter {
+            width: self.rows.width,
+            rows: self.rows.writer(),
+            values: SharedSlice::new(&mut self.values),
         }
+    }
+
+    fn both(&self) -> Rows<'_> {
+        Rows { quantized: &self.rows, values: &self.values }
     }
 
     /// `hidden += residual`, then `values = hidden / sqrt(mean(hidden²) + epsilon) * weight`, quantized;
@@ -48,26 +68,21 @@ impl LinearInput {
         assert!(hidden.len().is_multiple_of(width), "whole rows");
         assert!(residual.is_none_or(|residual| residual.len() == hidden.len()), "the size of the residual");
         let n_rows = hidden.len() / width;
-        self.values.resize(hidden.len(), 0.0);
-        let is_whole = width.is_multiple_of(BLOCK);
-        if is_whole {
-            self.rows.resize(n_rows, width);
-        }
-        let writer = self.rows.writer();
-        let (hidden, values) = (SharedSlice::new(hidden), SharedSlice::new(&mut self.values));
+        self.resize(n_rows, width);
+        let writer = self.writer();
+        let hidden = SharedSlice::new(hidden);
         pool.run(n_rows, &|row| {
             let start = row * width;
             // SAFETY: each row belongs to one task.
-            let (hidden, values) =
-                unsafe { (hidden.range_mut(start, width), values.range_mut(start, width)) };
+            let hidden = unsafe { hidden.range_mut(start, width) };
             if let Some(residual) = residual {
                 add_rows(tier, &residual[start..start + width], hidden);
             }
+            // SAFETY: as above.
+            let values = unsafe { writer.values.range_mut(start, width) };
             rms_norm(tier, hidden, weight, epsilon, values);
-            if is_whole {
-                // SAFETY: as above.
-                unsafe { writer.write_row(tier, row, values) };
-            }
+            // SAFETY: as above.
+            unsafe { writer.rows.write(tier, row, 0, values) };
         });
     }
 
@@ -91,7 +106,8 @@ impl LinearInput {
         }
         let mut inner = self.inner.iter_mut();
         let writers: [_; N] = std::array::from_fn(|_| inner.next().map(QuantizedRows::writer));
-        let (rows, first_adaptive) = (&self.rows, self.first_adaptive);
+        let rows = Rows { quantized: &self.rows, values: &self.values };
+        let first_adaptive = self.first_adaptive;
         pool.run(n_blocks.iter().sum(), &|task| {
             let (idx, block) = place_among(&n_blocks, task);
             let (Some(delta), Some(writer)) = (layers[idx].delta, &writers[idx]) else { return };
@@ -117,7 +133,7 @@ impl LinearInput {
         first: usize,
         out: &mut [[f32; TILE]],
     ) {
-        tile_rows(tier, layer.matrix, tile_idx, &self.rows, first, out);
+        tile_rows(tier, layer.matrix, tile_idx, self.both(), first, out);
         if let Some(bias) = layer.bias {
             let bias = &bias[tile_idx * TILE..bias.len().min((tile_idx + 1) * TILE)];
             for out in out.iter_mut() {
@@ -130,10 +146,33 @@ impl LinearInput {
             let (out, deltas) = (&mut out[n_token..], &mut deltas[n_token..]);
             let deltas = &mut deltas[..out.len()];
             let first = first + n_token - self.first_adaptive;
-            tile_rows(tier, &delta.b, tile_idx, &self.inner[idx], first, deltas);
+            let inner = Rows { quantized: &self.inner[idx], values: &[] };
+            tile_rows(tier, &delta.b, tile_idx, inner, first, deltas);
             for (out, delta) in out.iter_mut().zip(deltas) {
                 out.iter_mut().zip(delta).for_each(|(value, delta)| *value += *delta);
             }
+        }
+    }
+}
+
+/// An input that several threads fill.
+pub(super) struct InputWriter<'a> {
+    width: usize,
+    rows: RowsWriter<'a>,
+    values: SharedSlice<'a, f32>,
+}
+
+impl InputWriter<'_> {
+    /// Writes values of a row, from block `first_block` on.
+    ///
+    /// # Safety
+    /// No other thread may write the same blocks.
+    pub(super) unsafe fn write(&self, tier: Tier, row: usize, first_block: usize, values: &[f32]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let start = row * self.width + first_block * BLOCK;
+            self.values.range_mut(start, values.len()).copy_from_slice(values);
+            self.rows.write(tier, row, first_block, values);
         }
     }
 }

@@ -4,12 +4,12 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::RowsView;
-use super::tile::{self, TileVectors};
+use super::quantized::{self, TileVectors};
 use crate::TILE;
 use crate::lanes::{NeonLanes, inlined};
 
 /// # Safety
-/// The processor must have NEON and its dot products. See [`tile::tile_rows`].
+/// The processor must have NEON and its dot products. See [`quantized::tile_rows`].
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
     tile: &[u8],
@@ -17,7 +17,7 @@ pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
     out: &mut [[f32; TILE]],
 ) {
     // SAFETY: this function enables what the vectors need; the rest is the caller's promise.
-    unsafe { tile::tile_rows::<Neon, FORMAT, N>(tile, rows, out) }
+    unsafe { quantized::tile_rows::<Neon, FORMAT, N>(tile, rows, out) }
 }
 
 struct Neon;
@@ -46,23 +46,6 @@ impl TileVectors for Neon {
     const CENTRES_BYTES: bool = true;
 
     inlined! {
-        fn prefetch(at: *const u8) {
-            asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
-        }
-
-        fn halves(at: *const u8) -> NeonLanes {
-            let halves = vld1_u16(at.cast());
-            let numbers: float32x4_t;
-            // The intrinsic is younger than the oldest Rust that builds this.
-            asm!(
-                "fcvtl {numbers:v}.4s, {halves:v}.4h",
-                numbers = out(vreg) numbers,
-                halves = in(vreg) halves,
-                options(pure, nomem, nostack, preserves_flags),
-            );
-            NeonLanes(numbers)
-        }
-
         fn unsigned_bytes(at: *const u8) -> NeonLanes {
             NeonLanes(vcvtq_f32_u32(four_bytes(at)))
         }

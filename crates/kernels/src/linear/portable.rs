@@ -1,7 +1,7 @@
 //! Plain Rust: what every other tier must equal, bit for bit.
 
 use super::RowsView;
-use crate::packed::{BlockPlace, code};
+use crate::packed::quantized::{BlockPlace, code};
 use crate::{BLOCK, QuantizedFormat, TILE};
 
 pub(super) fn tile_rows(format: QuantizedFormat, tile: &[u8], rows: RowsView<'_>, out: &mut [[f32; TILE]]) {

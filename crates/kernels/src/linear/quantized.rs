@@ -2,8 +2,8 @@
 
 use super::RowsView;
 use crate::activations::{START_4, START_8, START_16, START_32, START_128};
-use crate::lanes::Lanes;
-use crate::packed::{SUPER, ScaleLayout, high_bits_at};
+use crate::lanes::{AHEAD, Lanes};
+use crate::packed::quantized::{SUPER, ScaleLayout, high_bits_at};
 use crate::{BLOCK, QuantizedFormat, TILE};
 
 /// Runs the body for rows 0 to `n - 1`, written out: with an index that the compiler knows, the
@@ -20,10 +20,6 @@ macro_rules! for_each_row {
         })*
     };
 }
-
-/// Bytes between the weights in use and those that are fetched: the stream of weights is too short
-/// between tiles for the processor to run ahead by itself.
-const AHEAD: usize = 8192;
 
 /// What a tier multiplies bytes with.
 ///
@@ -43,9 +39,6 @@ pub(super) trait TileVectors {
     /// what the centre contributes, as they do for shorter codes.
     const CENTRES_BYTES: bool;
 
-    unsafe fn prefetch(at: *const u8);
-    /// Half-precision numbers.
-    unsafe fn halves(at: *const u8) -> Self::Floats;
     unsafe fn unsigned_bytes(at: *const u8) -> Self::Floats;
     unsafe fn signed_bytes(at: *const u8) -> Self::Floats;
     /// Of each byte the low four bits, and the high four.
@@ -108,16 +101,16 @@ pub(super) unsafe fn tile_rows<V: TileVectors, const FORMAT: usize, const N: usi
                 }
                 let mut supers = [V::Floats::splat(0.0); 2];
                 if format.super_bytes() > 0 {
-                    supers[0] = V::halves(at.add(2 * first_lane));
+                    supers[0] = V::Floats::load_f16(at.add(2 * first_lane));
                 }
                 if format.super_bytes() > 2 * TILE {
-                    supers[1] = V::halves(at.add(2 * (TILE + first_lane)));
+                    supers[1] = V::Floats::load_f16(at.add(2 * (TILE + first_lane)));
                 }
                 let mut at = at.add(format.super_bytes());
                 for block in blocks.clone() {
                     if first_lane == 0 {
                         for line in 0..format.code_bytes().div_ceil(64) + 1 {
-                            V::prefetch(at.wrapping_add(AHEAD + line * 64));
+                            V::Floats::prefetch(at.wrapping_add(AHEAD + line * 64));
                         }
                     }
                     let Scales { scale, offset } = scales::<V, FORMAT>(supers, at, first_lane);
@@ -199,10 +192,11 @@ unsafe fn scales<V: TileVectors, const FORMAT: usize>(
         let zero = V::Floats::splat(0.0);
         let (bytes, halves) = (at.add(first_lane), at.add(2 * first_lane));
         match const { QuantizedFormat::ALL[FORMAT].scale_layout() } {
-            ScaleLayout::Block => Scales { scale: [V::halves(halves), zero], offset: [zero; 2] },
-            ScaleLayout::BlockMin => {
-                Scales { scale: [V::halves(halves), zero], offset: [V::halves(halves.add(2 * TILE)), zero] }
-            }
+            ScaleLayout::Block => Scales { scale: [V::Floats::load_f16(halves), zero], offset: [zero; 2] },
+            ScaleLayout::BlockMin => Scales {
+                scale: [V::Floats::load_f16(halves), zero],
+                offset: [V::Floats::load_f16(halves.add(2 * TILE)), zero],
+            },
             ScaleLayout::Super => Scales {
                 scale: [d.mul(V::unsigned_bytes(bytes)), zero],
                 offset: [d_min.mul(V::unsigned_bytes(bytes.add(TILE))).negate(), zero],
