@@ -136,7 +136,7 @@ test-arm: models ## The tests of kernels and model for ARM, under emulation
 	rustup target add $(ARM)
 	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
 	  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
-	  cargo test --target $(ARM) -p sateen-kernels -p sateen-speculate -p sateen-model
+	  cargo test --target $(ARM) -p sateen-kernels -p sateen-model
 
 losslessness: models tools ## Compare speculative and ordinary output on all of HumanEval
 	$(TEST_THREADS) SATEEN_HUMAN_EVAL_PROMPTS=164 cargo nextest run -p sateen-engine --no-capture \
@@ -153,6 +153,7 @@ LLAMA_CPP := $(CACHE)/llama-cpp
 LLAMA_CPP_VERSION := 0.3.36
 RESULTS := docs/results
 BENCH := $(SATEEN) bench
+PEERS := $(BENCH) peers --repetitions 4 --prompts $(SATEEN_HUMAN_EVAL) --limit 20 --python $(LLAMA_CPP)/bin/python
 
 .PHONY: bench bench-program llama-cpp
 llama-cpp: $(LLAMA_CPP)/bin/python
@@ -167,8 +168,11 @@ bench: models llama-cpp bench-program ## Measure everything, and write docs/resu
 	@mkdir -p $(RESULTS)
 	$(BENCH) cost --json > $(RESULTS)/cost-0.5b.json
 	$(BENCH) cost --json --model smollm2-135m > $(RESULTS)/cost-135m.json
-	$(BENCH) peers --repetitions 4 --json --python $(LLAMA_CPP)/bin/python > $(RESULTS)/peers-0.5b.json
-	$(BENCH) peers --repetitions 4 --json --python $(LLAMA_CPP)/bin/python --model smollm2-135m > $(RESULTS)/peers-135m.json
+	SATEEN_KERNELS=avxvnni $(BENCH) cost --json > $(RESULTS)/cost-0.5b-avxvnni.json
+	SATEEN_KERNELS=avx2 $(BENCH) cost --json > $(RESULTS)/cost-0.5b-avx2.json
+	SATEEN_KERNELS=avx2 $(BENCH) cost --json --model smollm2-135m > $(RESULTS)/cost-135m-avx2.json
+	$(PEERS) --json > $(RESULTS)/peers-0.5b.json
+	$(PEERS) --json --model smollm2-135m > $(RESULTS)/peers-135m.json
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 60 --json --plots $(RESULTS) > $(RESULTS)/decode-human-eval-0.5b.json
 	if [ -n "$(INFILLING)" ]; then $(BENCH) decode $(INFILLING) --limit 60 --json > $(RESULTS)/decode-infilling-0.5b.json; fi
 	$(BENCH) decode crates --places akin --limit 24 --modes lookup,free,auto --json > $(RESULTS)/decode-editing-0.5b.json

@@ -20,7 +20,7 @@ struct Setting {
     machine: String,
     /// What the model ran on.
     device: String,
-    /// How it was called, without the program's folder.
+    /// How it was called, without the program's folder, and what was overridden.
     command: String,
 }
 
@@ -39,7 +39,10 @@ impl Setting {
             Some((_, name)) if !word.starts_with('-') => name.to_owned(),
             _ => word,
         };
-        let words: Vec<String> = std::env::args().map(short).collect();
+        let overrides = ["SATEEN_KERNELS", "SATEEN_THREADS"]
+            .into_iter()
+            .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+        let words: Vec<String> = overrides.chain(std::env::args().map(short)).collect();
         Self { date, machine, device: device.to_owned(), command: words.join(" ") }
     }
 }

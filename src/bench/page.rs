@@ -141,7 +141,20 @@ fn peers(page: &mut String, report: &PeersReport) -> anyhow::Result<()> {
         let ratios = ratios(&ours.prefill_tokens_per_s, &peer.prefill_tokens_per_s);
         rows.push((format!("sateen against {}", peer.name), ratios, 2));
     }
-    table(page, "tokens of a prompt", &report.prefills, &rows)
+    table(page, "tokens of a prompt", &report.prefills, &rows)?;
+    let Some((prompts, n_prompts, max_tokens)) = &report.decoded else { return Ok(()) };
+    writeln!(
+        page,
+        "Decoding {n_prompts} prompts of {prompts}, greedily, up to {max_tokens} tokens, every way in turn on each prompt:\n"
+    )?;
+    page.push_str("| engine | way | tokens/s | against its ordinary decoding |\n|---|---|---|---|\n");
+    for peer in &report.peers {
+        for (way, tokens_per_s) in &peer.decoding {
+            let speedup = tokens_per_s / peer.decoding[0].1;
+            writeln!(page, "| {} | {way} | {tokens_per_s:.1} | {speedup:.2} |", peer.name)?;
+        }
+    }
+    Ok(())
 }
 
 fn cost(page: &mut String, report: &CostReport) -> anyhow::Result<()> {

@@ -1,16 +1,20 @@
-//! `sateen bench peers`: the same file, rows and threads on other engines, in turns with ours.
+//! `sateen bench peers`: the same file, rows, threads and prompts on other engines, in turns with ours.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
+#[cfg(feature = "candle-peer")]
+mod candle;
+mod llama_cpp;
+mod ours;
 
-use anyhow::{Context, bail};
+use std::path::PathBuf;
+
 use clap::Args;
-use engine::{Engine, EngineConfig, Model, ModelLibrary, PassTimer};
+use engine::{Engine, EngineConfig, ModelLibrary};
 use serde::{Deserialize, Serialize};
 
+use self::llama_cpp::LlamaCpp;
+use self::ours::Ours;
 use super::Setting;
+use super::prompts::{self, Places, Prompt};
 
 /// Committed rows in front of the measured ones.
 const N_COMMITTED: usize = 128;
@@ -30,6 +34,15 @@ pub(crate) struct PeersArguments {
     /// A Python that has the package llama-cpp-python
     #[arg(long, default_value = "python3")]
     python: PathBuf,
+    /// Prompts to decode too, ordinarily and speculating, as `bench decode` reads them
+    #[arg(long)]
+    prompts: Option<PathBuf>,
+    /// Prompts, evenly from all there are
+    #[arg(long, default_value_t = 12)]
+    limit: usize,
+    /// Most tokens of a completion
+    #[arg(long, default_value_t = 64)]
+    max_tokens: usize,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -42,201 +55,25 @@ trait Peer {
     fn passes(&mut self, n_rows: usize, repetitions: usize) -> anyhow::Result<Vec<f64>>;
     /// Milliseconds of reading a prompt.
     fn prefill(&mut self, n_tokens: usize) -> anyhow::Result<f64>;
+    /// Ways in which it decodes, ordinary decoding first; none where it cannot be asked.
+    fn ways(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Decodes greedily behind a prompt, after whose first step the time starts.
+    fn decode(&mut self, _way: usize, _prompt: &Prompt, _max_tokens: usize) -> anyhow::Result<DecodeTime> {
+        anyhow::bail!("{} does not decode here", self.name())
+    }
     /// Turns after which it has shown what it can.
     fn max_turns(&self) -> usize {
         usize::MAX
     }
 }
 
-struct Ours {
-    model: Arc<Model>,
-}
-
-impl Peer for Ours {
-    fn name(&self) -> String {
-        "sateen".to_owned()
-    }
-
-    fn passes(&mut self, n_rows: usize, repetitions: usize) -> anyhow::Result<Vec<f64>> {
-        let mut timer = PassTimer::new(&self.model, N_COMMITTED)?;
-        (0..repetitions).map(|_| Ok(timer.time(n_rows)?)).collect()
-    }
-
-    fn prefill(&mut self, n_tokens: usize) -> anyhow::Result<f64> {
-        Ok(PassTimer::prefill(&self.model, n_tokens)?)
-    }
-}
-
-/// llama.cpp, in a Python process.
-struct LlamaCpp {
-    child: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    vocabulary: usize,
-    version: String,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(default)]
-    ms: Vec<f64>,
-    error: Option<String>,
-    version: Option<String>,
-}
-
-impl LlamaCpp {
-    fn start(python: &Path, weights: &Path, n_threads: usize, vocabulary: usize) -> anyhow::Result<Self> {
-        let mut child = Command::new(python)
-            .args(["-c", include_str!("llama_cpp_peer.py")])
-            .arg(weights)
-            .arg(n_threads.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", python.display()))?;
-        let (requests, answers) = (child.stdin.take(), child.stdout.take());
-        let (Some(requests), Some(answers)) = (requests, answers) else { bail!("no pipes to Python") };
-        let answers = BufReader::new(answers);
-        let mut peer = Self { child, requests, answers, vocabulary, version: String::new() };
-        let hello =
-            peer.read().context("llama-cpp-python is not installed there, or cannot load the model")?;
-        peer.version = hello.version.unwrap_or_default();
-        Ok(peer)
-    }
-
-    fn read(&mut self) -> anyhow::Result<Answer> {
-        let mut line = String::new();
-        if self.answers.read_line(&mut line)? == 0 {
-            bail!("Python ended");
-        }
-        let answer: Answer = serde_json::from_str(&line).context("an answer that is no JSON")?;
-        match answer.error {
-            Some(error) => bail!("llama.cpp: {error}"),
-            None => Ok(answer),
-        }
-    }
-
-    fn ask(&mut self, request: &serde_json::Value) -> anyhow::Result<Vec<f64>> {
-        writeln!(self.requests, "{request}")?;
-        self.requests.flush()?;
-        Ok(self.read()?.ms)
-    }
-
-    fn tokens(&self, n: usize) -> Vec<usize> {
-        (0..n).map(|i| i * 7919 % self.vocabulary).collect()
-    }
-}
-
-impl Drop for LlamaCpp {
-    fn drop(&mut self) {
-        // It has nothing to save.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Peer for LlamaCpp {
-    fn name(&self) -> String {
-        format!("llama.cpp (llama-cpp-python {})", self.version)
-    }
-
-    fn passes(&mut self, n_rows: usize, repetitions: usize) -> anyhow::Result<Vec<f64>> {
-        let tokens = self.tokens(N_COMMITTED.max(n_rows));
-        self.ask(&serde_json::json!({
-            "operation": "passes", "tokens": tokens, "n_committed": N_COMMITTED, "n_rows": n_rows,
-            "repetitions": repetitions,
-        }))
-    }
-
-    fn prefill(&mut self, n_tokens: usize) -> anyhow::Result<f64> {
-        let tokens = self.tokens(n_tokens);
-        let ms = self.ask(&serde_json::json!({ "operation": "prefill", "tokens": tokens }))?;
-        ms.first().copied().context("no time")
-    }
-}
-
-/// candle's own quantized models. They give the logits of the last row only, so passes of several rows are
-/// cheaper for them than what verification needs.
-/// Larger passes take it seconds.
-#[cfg(feature = "candle-peer")]
-const MAX_CANDLE_ROWS: usize = 8;
-
-#[cfg(feature = "candle-peer")]
-struct Candle {
-    model: CandleModel,
-    vocabulary: usize,
-}
-
-#[cfg(feature = "candle-peer")]
-enum CandleModel {
-    Llama(candle_transformers::models::quantized_llama::ModelWeights),
-    Qwen2(candle_transformers::models::quantized_qwen2::ModelWeights),
-}
-
-#[cfg(feature = "candle-peer")]
-impl Candle {
-    fn load(weights: &Path, vocabulary: usize) -> anyhow::Result<Self> {
-        use candle_core::{Device, quantized::gguf_file::Content};
-        use candle_transformers::models::{quantized_llama, quantized_qwen2};
-        let mut file = std::fs::File::open(weights)?;
-        let content = Content::read(&mut file)?;
-        let architecture = content.metadata.get("general.architecture").map(|value| value.to_string());
-        let model = match architecture.transpose()?.map(String::as_str) {
-            Some("qwen2") => CandleModel::Qwen2(quantized_qwen2::ModelWeights::from_gguf(
-                content,
-                &mut file,
-                &Device::Cpu,
-            )?),
-            _ => CandleModel::Llama(quantized_llama::ModelWeights::from_gguf(
-                content,
-                &mut file,
-                &Device::Cpu,
-            )?),
-        };
-        Ok(Self { model, vocabulary })
-    }
-
-    fn run(&mut self, n_tokens: usize, first: usize) -> anyhow::Result<f64> {
-        let tokens: Vec<u32> = (0..n_tokens).map(|i| (i * 7919 % self.vocabulary) as u32).collect();
-        let input = candle_core::Tensor::new(&tokens[..], &candle_core::Device::Cpu)?.unsqueeze(0)?;
-        let started = std::time::Instant::now();
-        match &mut self.model {
-            CandleModel::Llama(model) => model.forward(&input, first)?,
-            CandleModel::Qwen2(model) => model.forward(&input, first)?,
-        };
-        Ok(started.elapsed().as_secs_f64() * 1000.0)
-    }
-}
-
-#[cfg(feature = "candle-peer")]
-impl Peer for Candle {
-    fn name(&self) -> String {
-        "candle 0.11.1 (last row's logits)".to_owned()
-    }
-
-    fn passes(&mut self, n_rows: usize, repetitions: usize) -> anyhow::Result<Vec<f64>> {
-        if n_rows > MAX_CANDLE_ROWS {
-            return Ok(Vec::new());
-        }
-        // It cannot forget rows, so each pass starts anew behind a short prompt.
-        self.run(N_COMMITTED, 0)?;
-        let mut first = N_COMMITTED;
-        let mut times = Vec::new();
-        for _ in 0..repetitions {
-            times.push(self.run(n_rows, first)?);
-            first += n_rows;
-        }
-        Ok(times)
-    }
-
-    fn max_turns(&self) -> usize {
-        1
-    }
-
-    fn prefill(&mut self, n_tokens: usize) -> anyhow::Result<f64> {
-        if n_tokens > N_COMMITTED { Ok(f64::INFINITY) } else { self.run(n_tokens, 0) }
-    }
+/// What decoding took behind the first step.
+#[derive(Clone, Copy, Default)]
+struct DecodeTime {
+    n_tokens: usize,
+    ms: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -245,6 +82,9 @@ pub(crate) struct PeersReport {
     pub(crate) model: String,
     pub(crate) rows: Vec<usize>,
     pub(crate) prefills: Vec<usize>,
+    /// Prompts that were decoded, their number, and the most tokens of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) decoded: Option<(String, usize, usize)>,
     pub(crate) peers: Vec<PeerResult>,
 }
 
@@ -255,6 +95,9 @@ pub(crate) struct PeerResult {
     pub(crate) passes_ms: Vec<Option<f64>>,
     /// Tokens per second, by [`PREFILL_LENGTHS`].
     pub(crate) prefill_tokens_per_s: Vec<Option<f64>>,
+    /// Ways of decoding, ordinary decoding first, and tokens per second with each.
+    #[serde(default)]
+    pub(crate) decoding: Vec<(String, f64)>,
 }
 
 pub(crate) fn run(arguments: &PeersArguments) -> anyhow::Result<()> {
@@ -262,13 +105,13 @@ pub(crate) fn run(arguments: &PeersArguments) -> anyhow::Result<()> {
     let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
     let vocabulary = model.architecture().vocabulary;
-    let mut peers: Vec<Box<dyn Peer>> = vec![Box::new(Ours { model: model.clone() })];
+    let mut peers: Vec<Box<dyn Peer>> = vec![Box::new(Ours::new(model.clone())?)];
     match LlamaCpp::start(&arguments.python, &installed.path, model.n_threads(), vocabulary) {
         Ok(peer) => peers.push(Box::new(peer)),
         Err(error) => eprintln!("without llama.cpp: {error:#}"),
     }
     #[cfg(feature = "candle-peer")]
-    peers.push(Box::new(Candle::load(&installed.path, vocabulary)?));
+    peers.push(Box::new(candle::Candle::load(&installed.path, vocabulary)?));
     #[cfg(not(feature = "candle-peer"))]
     eprintln!("without candle: build with `--features candle-peer`");
 
@@ -291,11 +134,17 @@ pub(crate) fn run(arguments: &PeersArguments) -> anyhow::Result<()> {
             }
         }
     }
+    let prompts = match &arguments.prompts {
+        Some(path) => prompts::read(path, Places::All, arguments.limit)?,
+        None => Vec::new(),
+    };
+    let decoding = decode(&mut peers, &prompts, arguments.max_tokens)?;
     let results: Vec<PeerResult> = peers
         .iter()
-        .zip(passes.into_iter().zip(prefills))
-        .map(|(peer, (passes_ms, prefills))| PeerResult {
+        .zip(passes.into_iter().zip(prefills).zip(decoding))
+        .map(|(peer, ((passes_ms, prefills), decoding))| PeerResult {
             name: peer.name(),
+            decoding,
             passes_ms: passes_ms.into_iter().map(|ms| Some(ms).filter(|ms| ms.is_finite())).collect(),
             prefill_tokens_per_s: PREFILL_LENGTHS
                 .iter()
@@ -309,6 +158,10 @@ pub(crate) fn run(arguments: &PeersArguments) -> anyhow::Result<()> {
         model: installed.id,
         rows: ROW_COUNTS.to_vec(),
         prefills: PREFILL_LENGTHS.to_vec(),
+        decoded: arguments.prompts.as_ref().map(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            (name, prompts.len(), arguments.max_tokens)
+        }),
         peers: results,
     };
     match arguments.json {
@@ -316,6 +169,35 @@ pub(crate) fn run(arguments: &PeersArguments) -> anyhow::Result<()> {
         false => print(&report.model, &report.setting.device, &report.peers),
     }
     Ok(())
+}
+
+/// Each peer's tokens per second in each of its ways, in turns on each prompt.
+fn decode(
+    peers: &mut [Box<dyn Peer>],
+    prompts: &[Prompt],
+    max_tokens: usize,
+) -> anyhow::Result<Vec<Vec<(String, f64)>>> {
+    let ways: Vec<Vec<String>> = peers.iter().map(|peer| peer.ways()).collect();
+    let mut sums: Vec<Vec<DecodeTime>> =
+        ways.iter().map(|ways| vec![DecodeTime::default(); ways.len()]).collect();
+    for prompt in prompts {
+        for (peer, sums) in peers.iter_mut().zip(&mut sums) {
+            for (way, sum) in sums.iter_mut().enumerate() {
+                let time = peer.decode(way, prompt, max_tokens)?;
+                sum.n_tokens += time.n_tokens;
+                sum.ms += time.ms;
+            }
+        }
+    }
+    let rate = |sum: DecodeTime| sum.n_tokens as f64 * 1000.0 / sum.ms;
+    let named = |(ways, sums): (Vec<String>, Vec<DecodeTime>)| {
+        ways.into_iter()
+            .zip(sums)
+            .filter(|(_, sum)| sum.ms > 0.0)
+            .map(|(way, sum)| (way, rate(sum)))
+            .collect()
+    };
+    Ok(ways.into_iter().zip(sums).map(named).collect())
 }
 
 fn print(model: &str, device: &str, results: &[PeerResult]) {
@@ -350,5 +232,12 @@ fn print(model: &str, device: &str, results: &[PeerResult]) {
     for result in &results[1..] {
         let ratios = ratios(&results[0].prefill_tokens_per_s, &result.prefill_tokens_per_s);
         row(&format!("speed-up over {}", result.name), ratios, 2);
+    }
+    for result in results.iter().filter(|result| !result.decoding.is_empty()) {
+        println!("{}, decoding", result.name);
+        for (way, tokens_per_s) in &result.decoding {
+            let speedup = tokens_per_s / result.decoding[0].1;
+            println!("  {way:<34}{tokens_per_s:>8.1} tokens/s, {speedup:.2} of its ordinary decoding");
+        }
     }
 }

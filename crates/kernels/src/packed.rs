@@ -17,7 +17,7 @@ pub const BLOCK: usize = 32;
 pub const TILE: usize = 16;
 
 /// Bytes of the file that are packed between two reports.
-const PART_BYTES: usize = 8 << 20;
+const PART_BYTES: usize = 2 << 20;
 
 /// A format of GGUF files that can be packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
