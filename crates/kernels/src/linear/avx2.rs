@@ -91,17 +91,43 @@ impl<const HAS_DOT_PRODUCTS: bool> TileVectors for Avx2<HAS_DOT_PRODUCTS> {
             Avx2Lanes(_mm256_cvtepi32_ps(sums))
         }
 
-        fn dot[IS_BYTE: bool](sums: __m256i, codes: __m256i, activations: *const i8, group: usize) -> __m256i {
-            let four = _mm256_set1_epi32(activations.cast::<i32>().add(group).read_unaligned());
+        fn dot[BITS: usize](
+            sums: __m256i,
+            codes: [__m256i; 4],
+            activations: *const i8,
+            half: usize
+        ) -> __m256i {
+            let four = activations.cast::<i32>().add(4 * half);
+            let mut sums = sums;
             if HAS_DOT_PRODUCTS {
-                return _mm256_dpbusd_avx_epi32(sums, codes, four);
+                for group in 0..4 {
+                    let four = _mm256_set1_epi32(four.add(group).read_unaligned());
+                    sums = _mm256_dpbusd_avx_epi32(sums, codes[group], four);
+                }
+                return sums;
             }
-            // Pairs fit 16 bits: at most 2 * 63 * 127, or 2 * 128 * 127 for codes of eight bits.
-            let pairs = match IS_BYTE {
-                true => _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(four, codes)),
-                false => _mm256_maddubs_epi16(codes, four),
+            // Products are added up in 16 bits for as long as they fit: four groups of five bits are
+            // 4 * 2 * 31 * 127 at most, two groups of six 2 * 2 * 63 * 127, one group of eight 2 * 128 * 127.
+            let n_together = const {
+                match BITS {
+                    8 => 1,
+                    6 => 2,
+                    _ => 4,
+                }
             };
-            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            let mut products = _mm256_setzero_si256();
+            for group in 0..4 {
+                let (codes, four) = (codes[group], _mm256_set1_epi32(four.add(group).read_unaligned()));
+                let pairs = match BITS {
+                    8 => _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(four, codes)),
+                    _ => _mm256_maddubs_epi16(codes, four),
+                };
+                products = if group % n_together == 0 { pairs } else { _mm256_add_epi16(products, pairs) };
+                if group % n_together == n_together - 1 {
+                    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+                }
+            }
+            sums
         }
     }
 }

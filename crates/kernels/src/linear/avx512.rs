@@ -89,9 +89,18 @@ impl TileVectors for Avx512 {
             Avx512Lanes(_mm512_cvtepi32_ps(sums))
         }
 
-        fn dot[IS_BYTE: bool](sums: __m512i, codes: __m512i, activations: *const i8, group: usize) -> __m512i {
-            let four = _mm512_set1_epi32(activations.cast::<i32>().add(group).read_unaligned());
-            _mm512_dpbusd_epi32(sums, codes, four)
+        fn dot[BITS: usize](
+            sums: __m512i,
+            codes: [__m512i; 4],
+            activations: *const i8,
+            half: usize
+        ) -> __m512i {
+            let mut sums = sums;
+            for group in 0..4 {
+                let four = activations.cast::<i32>().add(4 * half + group).read_unaligned();
+                sums = _mm512_dpbusd_epi32(sums, codes[group], _mm512_set1_epi32(four));
+            }
+            sums
         }
     }
 }

@@ -106,19 +106,17 @@ impl TileVectors for Neon {
         }
 
         // All codes are signed numbers here: those of eight bits are centred, others have seven at most.
-        fn dot[IS_BYTE: bool](
+        fn dot[BITS: usize](
             sums: int32x4_t,
-            codes: uint8x16_t,
+            codes: [uint8x16_t; 4],
             activations: [int8x16_t; 2],
-            group: usize
+            half: usize
         ) -> int32x4_t {
-            let sixteen = activations[group / 4];
-            match group % 4 {
-                0 => dot_of_lane!(sums, codes, sixteen, 0),
-                1 => dot_of_lane!(sums, codes, sixteen, 1),
-                2 => dot_of_lane!(sums, codes, sixteen, 2),
-                _ => dot_of_lane!(sums, codes, sixteen, 3),
-            }
+            let (sixteen, [a, b, c, d]) = (activations[half], codes);
+            let sums = dot_of_lane!(sums, a, sixteen, 0);
+            let sums = dot_of_lane!(sums, b, sixteen, 1);
+            let sums = dot_of_lane!(sums, c, sixteen, 2);
+            dot_of_lane!(sums, d, sixteen, 3)
         }
     }
 }

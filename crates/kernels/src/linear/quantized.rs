@@ -60,13 +60,13 @@ pub(super) trait TileVectors {
     unsafe fn splat(sum: i32) -> Self::Sums;
     unsafe fn add(a: Self::Sums, b: Self::Sums) -> Self::Sums;
     unsafe fn to_floats(sums: Self::Sums) -> Self::Floats;
-    /// `sums` plus the products of four codes with the activations of group `group`. `IS_BYTE` says that
-    /// the codes are of [`byte_codes`](Self::byte_codes); else they have seven bits at most.
-    unsafe fn dot<const IS_BYTE: bool>(
+    /// `sums` plus the products of half a block, four groups of codes of at most `BITS` bits. Those of eight bits are
+    /// [`byte_codes`](Self::byte_codes).
+    unsafe fn dot<const BITS: usize>(
         sums: Self::Sums,
-        codes: Self::Codes,
+        codes: [Self::Codes; 4],
         activations: Self::Activations,
-        group: usize,
+        half: usize,
     ) -> Self::Sums;
 }
 
@@ -128,17 +128,9 @@ pub(super) unsafe fn tile_rows<V: TileVectors, const FORMAT: usize, const N: usi
                         let has_two_chains = format.has_half_scales() || N < 4;
                         let activations = rows.codes.as_ptr().add(ROW * rows.width + block * BLOCK);
                         let activations = V::activations(activations);
-                        for group in 0..4 {
-                            sums[0] = dot::<V, FORMAT>(sums[0], codes[group], activations, group);
-                            if has_two_chains {
-                                let (codes, group) = (codes[group + 4], group + 4);
-                                sums[1] = dot::<V, FORMAT>(sums[1], codes, activations, group);
-                            }
-                        }
-                        if !has_two_chains {
-                            for group in 4..8 {
-                                sums[0] = dot::<V, FORMAT>(sums[0], codes[group], activations, group);
-                            }
+                        for half in 0..2 {
+                            let chain = if has_two_chains { half } else { 0 };
+                            sums[chain] = dot::<V, FORMAT>(sums[chain], codes[half], activations, half);
                         }
                         let activation_scale = V::Floats::splat(statistics.scale);
                         if format.has_half_scales() {
@@ -216,12 +208,12 @@ unsafe fn scales<V: TileVectors, const FORMAT: usize>(
     }
 }
 
-/// The codes of a block, group by group.
+/// The codes of both halves of a block, group by group.
 ///
 /// # Safety
 /// See [`tile_rows`]; `at` is the start of the block's codes for the lanes in question.
 #[inline(always)]
-unsafe fn codes<V: TileVectors, const FORMAT: usize>(at: *const u8) -> [V::Codes; 8] {
+unsafe fn codes<V: TileVectors, const FORMAT: usize>(at: *const u8) -> [[V::Codes; 4]; 2] {
     let bits = const { QuantizedFormat::ALL[FORMAT].bits() };
     // SAFETY: the caller's promise.
     unsafe {
@@ -263,7 +255,8 @@ unsafe fn codes<V: TileVectors, const FORMAT: usize>(at: *const u8) -> [V::Codes
                 }
             }
         }
-        codes
+        let [a, b, c, d, e, f, g, h] = codes;
+        [[a, b, c, d], [e, f, g, h]]
     }
 }
 
@@ -272,15 +265,16 @@ unsafe fn codes<V: TileVectors, const FORMAT: usize>(at: *const u8) -> [V::Codes
 #[inline(always)]
 unsafe fn dot<V: TileVectors, const FORMAT: usize>(
     sums: V::Sums,
-    codes: V::Codes,
+    codes: [V::Codes; 4],
     activations: V::Activations,
-    group: usize,
+    half: usize,
 ) -> V::Sums {
     // SAFETY: the caller's promise.
     unsafe {
         match const { QuantizedFormat::ALL[FORMAT].bits() } {
-            8 => V::dot::<true>(sums, codes, activations, group),
-            _ => V::dot::<false>(sums, codes, activations, group),
+            8 => V::dot::<8>(sums, codes, activations, half),
+            6 => V::dot::<6>(sums, codes, activations, half),
+            _ => V::dot::<5>(sums, codes, activations, half),
         }
     }
 }
