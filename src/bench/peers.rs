@@ -8,7 +8,7 @@ mod ours;
 use std::path::PathBuf;
 
 use clap::Args;
-use engine::{Engine, EngineConfig, ModelLibrary};
+use engine::{Engine, EngineConfig, ModelLibrary, PassTimer};
 use serde::{Deserialize, Serialize};
 
 use self::llama_cpp::LlamaCpp;
@@ -16,8 +16,6 @@ use self::ours::Ours;
 use super::Setting;
 use super::prompts::{self, Places, Prompt};
 
-/// Committed rows in front of the measured ones.
-const N_COMMITTED: usize = 128;
 const ROW_COUNTS: [usize; 8] = [1, 2, 4, 8, 12, 16, 32, 64];
 const PREFILL_LENGTHS: [usize; 3] = [128, 512, 2048];
 /// Passes of one kind in a row, so that caches are as they are in decoding.
@@ -201,7 +199,10 @@ fn decode(
 }
 
 fn print(model: &str, device: &str, results: &[PeerResult]) {
-    println!("{model} on {device}; milliseconds of a pass behind {N_COMMITTED} tokens, fastest of all turns");
+    println!(
+        "{model} on {device}; milliseconds of a pass behind {} tokens, fastest of all turns",
+        PassTimer::N_COMMITTED
+    );
     let header = |what: &str, numbers: &[usize]| {
         let columns: Vec<String> = numbers.iter().map(|n| format!("{n:>8}")).collect();
         println!("{what:<36}{}", columns.concat());

@@ -11,8 +11,6 @@ use crate::EngineError;
 
 /// Numbers of rows that are measured.
 const ROW_COUNTS: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
-/// Committed rows in front of the measured ones.
-const N_COMMITTED: usize = 128;
 /// Adaptive groups that are measured, from one to this many, one behind each token.
 const MAX_GROUPS: usize = 3;
 /// Tokens of the measured prefills.
@@ -83,59 +81,29 @@ pub struct CostTable {
 pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTable, EngineError> {
     // Before the buffers of the measurements, which are none of the model's.
     let peak_bytes = peak_bytes();
-    let tokens = |n: usize| tokens(model, n);
-    let mut sequence = model.sequence();
-    sequence.prefill(&tokens(N_COMMITTED))?;
-    sequence.probe_with(&tokens(N_COMMITTED))?;
-    let mut times = vec![Vec::new(); ROW_COUNTS.len()];
+    let n_groups = if model.n_adaptive_tokens() > 0 { MAX_GROUPS } else { 0 };
+    let plain = ROW_COUNTS.into_iter().map(|n_rows| pass(model, n_rows, 0));
+    let plans: Vec<RowPlan> = plain.chain((1..=n_groups).map(|n| pass(model, n, n))).collect();
+    let mut timer = PassTimer::new(model)?;
+    let mut times = vec![Vec::new(); plans.len()];
     // One round more than is counted, to warm up.
     for repetition in 0..=n_repetitions {
-        for (n_rows, times) in ROW_COUNTS.iter().zip(&mut times) {
-            let mut plan = RowPlan::prefill(N_COMMITTED, &tokens(*n_rows));
-            (0..*n_rows).for_each(|row| {
-                plan.want_ranked(row);
-            });
-            let started = Instant::now();
-            sequence.forward(&plan)?;
-            if repetition > 0 {
-                times.push(started.elapsed().as_secs_f64() * 1000.0);
-            }
+        for (plan, times) in plans.iter().zip(&mut times) {
+            let ms = timer.time(plan)?;
+            times.extend((repetition > 0).then_some(ms));
         }
     }
-    let cost = |(&n_rows, mut times): (&usize, Vec<f64>)| {
+    let cost = |(plan, mut times): (&RowPlan, Vec<f64>)| {
         times.sort_by(f64::total_cmp);
-        PassCost { n_rows, median_ms: times[times.len() / 2], fastest_ms: times[0] }
+        PassCost { n_rows: plan.rows().len(), median_ms: times[times.len() / 2], fastest_ms: times[0] }
     };
-    let passes: Vec<PassCost> = ROW_COUNTS.iter().zip(times).map(cost).collect();
-
-    let n_slots = model.n_adaptive_tokens();
-    let mut group_times = vec![Vec::new(); if n_slots > 0 { MAX_GROUPS } else { 0 }];
-    for repetition in 0..=n_repetitions {
-        for (n_groups, times) in (1..).zip(&mut group_times) {
-            let mut plan = RowPlan::prefill(N_COMMITTED, &tokens(n_groups));
-            (0..n_groups).for_each(|row| {
-                plan.push_adaptive_group(row, n_slots);
-            });
-            (0..plan.rows().len()).for_each(|row| {
-                plan.want_ranked(row);
-            });
-            let started = Instant::now();
-            sequence.forward(&plan)?;
-            if repetition > 0 {
-                times.push(started.elapsed().as_secs_f64() * 1000.0);
-            }
-        }
-    }
-    let rows_of: Vec<usize> = (1..=group_times.len()).map(|n_groups| n_groups * (1 + n_slots)).collect();
-    let groups = rows_of.iter().zip(group_times).map(cost).collect();
+    let mut passes: Vec<PassCost> = plans.iter().zip(times).map(cost).collect();
+    let groups = passes.split_off(ROW_COUNTS.len());
 
     let mut prefills = Vec::new();
     for n_tokens in PREFILL_LENGTHS.into_iter().filter(|&n| n <= model.context_length()) {
-        sequence.truncate(0);
-        let started = Instant::now();
-        prefill(&mut sequence, n_tokens)?;
-        prefills
-            .push(PrefillCost { n_tokens, tokens_per_s: n_tokens as f64 / started.elapsed().as_secs_f64() });
+        let ms = PassTimer::prefill(model, n_tokens)?;
+        prefills.push(PrefillCost { n_tokens, tokens_per_s: n_tokens as f64 * 1000.0 / ms });
     }
     let (read_bytes_per_s, products_per_s) = model.roofline();
     let pass_bytes = model.pass_bytes();
@@ -156,8 +124,6 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
 
 /// Numbers of rows that the width of passes is chosen by.
 const POLICY_ROW_COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 24, 32];
-/// Committed rows in front of them.
-const N_POLICY_COMMITTED: usize = 128;
 /// Rounds of that measurement, the first of which only warms up.
 const POLICY_ROUNDS: usize = 3;
 /// Time after which no further round begins: a large model is loaded slowly enough.
@@ -170,25 +136,11 @@ const POLICY_TIME: Duration = Duration::from_millis(1500);
 /// Those of the model.
 pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> {
     let started = Instant::now();
-    let mut sequence = model.sequence();
-    sequence.prefill(&tokens(model, N_POLICY_COMMITTED))?;
-    sequence.probe_with(&tokens(model, N_POLICY_COMMITTED))?;
-    let plain = POLICY_ROW_COUNTS.map(|n_rows| RowPlan::prefill(N_POLICY_COMMITTED, &tokens(model, n_rows)));
-    let mut plans = plain.to_vec();
+    let mut timer = PassTimer::new(model)?;
+    let mut plans = POLICY_ROW_COUNTS.map(|n_rows| pass(model, n_rows, 0)).to_vec();
     let n_slots = model.n_adaptive_tokens();
     if n_slots > 0 {
-        let mut plan = RowPlan::prefill(N_POLICY_COMMITTED, &tokens(model, 2));
-        plan.push_adaptive_group(0, n_slots);
-        plan.push_adaptive_group(1, n_slots);
-        plans.push(plan);
-    }
-    for plan in &mut plans {
-        (0..plan.n_token_rows()).for_each(|row| {
-            plan.want_ranked(row);
-        });
-        (plan.n_token_rows()..plan.rows().len()).for_each(|row| {
-            plan.want_drafts(row);
-        });
+        plans.push(pass(model, 2, 2));
     }
     let mut fastest = vec![f64::INFINITY; plans.len()];
     for round in 0..POLICY_ROUNDS {
@@ -198,11 +150,10 @@ pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> 
         for (plan, fastest) in plans.iter().zip(&mut fastest) {
             // The same kind of pass twice, as decoding runs them: the first leaves the caches as it does.
             for is_timed in [false, round > 0] {
-                let started = Instant::now();
-                sequence.forward(plan)?;
+                let ms = timer.time(plan)?;
                 if is_timed {
                     // Whatever disturbed the slower ones would disturb any width alike.
-                    *fastest = fastest.min(started.elapsed().as_secs_f64() * 1000.0);
+                    *fastest = fastest.min(ms);
                 }
             }
         }
@@ -215,34 +166,53 @@ pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> 
     })
 }
 
-/// Times passes one by one.
+/// A pass over `n_tokens` tokens, an adaptive group behind each of the first `n_groups`.
+fn pass(model: &Model, n_tokens: usize, n_groups: usize) -> RowPlan {
+    let mut plan = RowPlan::prefill(PassTimer::N_COMMITTED, &tokens(model, n_tokens));
+    (0..n_groups).for_each(|row| {
+        plan.push_adaptive_group(row, model.n_adaptive_tokens());
+    });
+    (0..n_tokens).for_each(|row| {
+        plan.want_ranked(row);
+    });
+    (n_tokens..plan.rows().len()).for_each(|row| {
+        plan.want_drafts(row);
+    });
+    plan
+}
+
+/// Times passes one by one, each behind the same committed rows.
 pub struct PassTimer {
     sequence: Sequence,
-    n_committed: usize,
 }
 
 impl PassTimer {
-    /// Behind `n_committed` rows.
+    /// Committed rows in front of the measured ones.
+    pub const N_COMMITTED: usize = 128;
+
+    /// Reads the rows that are committed.
     ///
     /// # Errors
     /// Those of the model.
-    pub fn new(model: &Arc<Model>, n_committed: usize) -> Result<Self, EngineError> {
+    pub fn new(model: &Arc<Model>) -> Result<Self, EngineError> {
         let mut sequence = model.sequence();
-        prefill(&mut sequence, n_committed)?;
-        Ok(Self { sequence, n_committed })
+        prefill(&mut sequence, Self::N_COMMITTED)?;
+        sequence.probe_with(&tokens(model, Self::N_COMMITTED))?;
+        Ok(Self { sequence })
     }
 
-    /// Milliseconds of a pass over `n_rows` rows, each with its likeliest tokens.
+    /// Milliseconds of a pass over `n_rows` tokens, each with its likeliest successors.
     ///
     /// # Errors
     /// Those of the model.
-    pub fn time(&mut self, n_rows: usize) -> Result<f64, EngineError> {
-        let mut plan = RowPlan::prefill(self.n_committed, &tokens(self.sequence.model(), n_rows));
-        (0..n_rows).for_each(|row| {
-            plan.want_ranked(row);
-        });
+    pub fn tokens(&mut self, n_rows: usize) -> Result<f64, EngineError> {
+        let plan = pass(&self.sequence.model().clone(), n_rows, 0);
+        self.time(&plan)
+    }
+
+    fn time(&mut self, plan: &RowPlan) -> Result<f64, EngineError> {
         let started = Instant::now();
-        self.sequence.forward(&plan)?;
+        self.sequence.forward(plan)?;
         Ok(started.elapsed().as_secs_f64() * 1000.0)
     }
 

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use super::{N_COMMITTED, Peer};
+use engine::PassTimer;
+
+use super::Peer;
 
 /// Larger passes take it seconds.
 const MAX_CANDLE_ROWS: usize = 8;
@@ -62,8 +64,8 @@ impl Peer for Candle {
             return Ok(Vec::new());
         }
         // It cannot forget rows, so each pass starts anew behind a short prompt.
-        self.run(N_COMMITTED, 0)?;
-        let mut first = N_COMMITTED;
+        self.run(PassTimer::N_COMMITTED, 0)?;
+        let mut first = PassTimer::N_COMMITTED;
         let mut times = Vec::new();
         for _ in 0..repetitions {
             times.push(self.run(n_rows, first)?);
@@ -77,6 +79,6 @@ impl Peer for Candle {
     }
 
     fn prefill(&mut self, n_tokens: usize) -> anyhow::Result<f64> {
-        if n_tokens > N_COMMITTED { Ok(f64::INFINITY) } else { self.run(n_tokens, 0) }
+        if n_tokens > PassTimer::N_COMMITTED { Ok(f64::INFINITY) } else { self.run(n_tokens, 0) }
     }
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
+use engine::PassTimer;
 use serde::Deserialize;
 
-use super::{DecodeTime, N_COMMITTED, Peer};
+use super::{DecodeTime, Peer};
 use crate::bench::prompts::Prompt;
 
 /// Drafts of the package's prompt lookup: what its documentation names for processors and for GPUs.
@@ -96,9 +97,9 @@ impl Peer for LlamaCpp {
     }
 
     fn passes(&mut self, n_rows: usize, repetitions: usize) -> anyhow::Result<Vec<f64>> {
-        let tokens = self.tokens(N_COMMITTED.max(n_rows));
+        let tokens = self.tokens(PassTimer::N_COMMITTED.max(n_rows));
         let request = serde_json::json!({
-            "operation": "passes", "tokens": tokens, "n_committed": N_COMMITTED, "n_rows": n_rows,
+            "operation": "passes", "tokens": tokens, "n_committed": PassTimer::N_COMMITTED, "n_rows": n_rows,
             "repetitions": repetitions,
         });
         Ok(self.ask(&request)?.ms)

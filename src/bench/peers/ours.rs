@@ -7,7 +7,7 @@ use engine::{
     measure_pass_costs,
 };
 
-use super::{DecodeTime, N_COMMITTED, Peer};
+use super::{DecodeTime, Peer};
 use crate::bench::prompts::Prompt;
 
 const WAYS: [Speculation; 3] = [Speculation::Off, Speculation::Lookup, Speculation::Auto];
@@ -31,8 +31,8 @@ impl Peer for Ours {
     }
 
     fn passes(&mut self, n_rows: usize, repetitions: usize) -> anyhow::Result<Vec<f64>> {
-        let mut timer = PassTimer::new(&self.model, N_COMMITTED)?;
-        (0..repetitions).map(|_| Ok(timer.time(n_rows)?)).collect()
+        let mut timer = PassTimer::new(&self.model)?;
+        (0..repetitions).map(|_| Ok(timer.tokens(n_rows)?)).collect()
     }
 
     fn prefill(&mut self, n_tokens: usize) -> anyhow::Result<f64> {
