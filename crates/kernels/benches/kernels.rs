@@ -4,8 +4,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kernels::{
-    AttentionShape, AttentionSlices, KvCache, LinearInput, LinearLayer, PackedMatrix, Pool, QuantizedFormat,
-    QuantizedRows, Tier, attend, project, rms_norm, swiglu,
+    AttentionShape, AttentionSlices, DenseFormat, KvCache, LinearInput, LinearLayer, PackedMatrix, Pool,
+    QuantizedFormat, QuantizedRows, Tier, WeightFormat, attend, project, rms_norm, swiglu,
 };
 
 /// Values of a usual size, the same in every run.
@@ -14,7 +14,7 @@ fn values(n: usize) -> Vec<f32> {
 }
 
 /// A matrix whose codes are any bits and whose scales are small numbers.
-fn matrix(format: QuantizedFormat, n_out: usize, n_in: usize, pool: &Pool) -> PackedMatrix {
+fn matrix(format: WeightFormat, n_out: usize, n_in: usize, pool: &Pool) -> PackedMatrix {
     let (block, block_bytes) = format.file_block();
     let bytes: Vec<u8> = (0..n_out * n_in / block * block_bytes).map(|i| (i * 31 % 41) as u8).collect();
     PackedMatrix::pack(format, n_out, n_in, &bytes, pool)
@@ -25,7 +25,9 @@ fn linears(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("linear");
     // One thread's share stays in its cache: what is measured is arithmetic, not memory.
     let (n_out, n_in) = (1024, 1024);
-    for format in QuantizedFormat::ALL {
+    let quantized = QuantizedFormat::ALL.map(|format| (format!("{format:?}"), format.into()));
+    let dense = DenseFormat::ALL.map(|format| (format!("{format:?}"), format.into()));
+    for (name, format) in quantized.into_iter().chain(dense) {
         let matrix = matrix(format, n_out, n_in, &pool);
         for n_rows in [1, 4, 8, 16] {
             let mut input = LinearInput::default();
@@ -34,7 +36,7 @@ fn linears(criterion: &mut Criterion) {
             let layer = LinearLayer { matrix: &matrix, bias: None, delta: None };
             let mut out = vec![0.0; n_rows * n_out];
             group.throughput(Throughput::Elements((n_rows * n_out * n_in) as u64));
-            group.bench_function(BenchmarkId::new(format!("{format:?}"), n_rows), |bencher| {
+            group.bench_function(BenchmarkId::new(&name, n_rows), |bencher| {
                 bencher.iter(|| project(&pool, tier, [layer], &mut input, [&mut out]));
             });
         }

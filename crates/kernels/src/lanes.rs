@@ -66,7 +66,7 @@ pub(crate) use inlined;
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
-pub(crate) struct PortableLanes([f32; 16]);
+pub(crate) struct PortableLanes(pub(crate) [f32; 16]);
 
 impl Lanes for PortableLanes {
     const N: usize = 16;

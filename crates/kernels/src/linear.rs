@@ -16,7 +16,6 @@ mod input;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod quantized;
 
 pub use input::LinearInput;
@@ -282,7 +281,6 @@ impl QuantizedRows {
 }
 
 /// Calls the kernel of a tier that is specialised on the format and on the number of rows.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! specialised {
     ($tier:ident, $format:expr, $arguments:tt) => {
         specialised!(@formats $tier, $format, $arguments, [Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K])
@@ -356,6 +354,92 @@ fn tile_rows(
             // SAFETY: as above.
             unsafe { specialised!(neon, format, (tile, rows, out)) }
         }
-        Tier::Portable => portable::tile_rows(format, tile, rows, out),
+        Tier::Portable => {
+            // SAFETY: as above.
+            unsafe { specialised!(portable, format, (tile, rows, out)) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packed::quantized::{BlockPlace, code};
+
+    /// What the head of this module says, code by code.
+    fn reference(format: QuantizedFormat, tile: &[u8], rows: RowsView<'_>, out: &mut [[f32; TILE]]) {
+        out.iter_mut().for_each(|out| out.fill(0.0));
+        let n_blocks = rows.width / BLOCK;
+        let mut values = [[0i32; TILE]; BLOCK];
+        for block in 0..n_blocks {
+            let place = BlockPlace::of(format, block);
+            let codes = &tile[place.codes..place.codes + format.code_bytes()];
+            for (input, values) in values.iter_mut().enumerate() {
+                for (lane, value) in values.iter_mut().enumerate() {
+                    *value = i32::from(code(format.bits(), codes, lane, input)) - format.centre();
+                }
+            }
+            for (row, out) in out.iter_mut().enumerate() {
+                let activations = &rows.codes[row * rows.width + block * BLOCK..][..BLOCK];
+                let mut sums = [[0i32; TILE]; 2];
+                for (input, (values, &activation)) in values.iter().zip(activations).enumerate() {
+                    for (sum, value) in sums[input / 16].iter_mut().zip(values) {
+                        *sum += value * i32::from(activation);
+                    }
+                }
+                let statistics = rows.blocks[row * n_blocks + block];
+                for (lane, out) in out.iter_mut().enumerate() {
+                    let scales = place.scales(format, tile, lane);
+                    let scaled = |sum: i32| sum as f32 * statistics.scale;
+                    *out = if format.has_half_scales() {
+                        let first = scaled(sums[0][lane]).mul_add(scales.scale[0], *out);
+                        scaled(sums[1][lane]).mul_add(scales.scale[1], first)
+                    } else {
+                        scaled(sums[0][lane] + sums[1][lane]).mul_add(scales.scale[0], *out)
+                    };
+                    if format.has_offset() && format.has_half_scales() {
+                        let [first, second] = statistics.scaled_half_sums;
+                        *out = second.mul_add(scales.offset[1], first.mul_add(scales.offset[0], *out));
+                    } else if format.has_offset() {
+                        *out = statistics.scaled_sum.mul_add(scales.offset[0], *out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bit for bit, every format for every number of rows.
+    #[test]
+    fn every_tier_is_what_the_definition_says() {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        let pool = Pool::new(1);
+        for format in QuantizedFormat::ALL {
+            // Half a super-block at the end, where the format has none.
+            let n_in = if format.file_block().0 == BLOCK { 12 * BLOCK } else { 512 };
+            let (file_block, block_bytes) = format.file_block();
+            let mut bytes: Vec<u8> =
+                (0..TILE * n_in / file_block * block_bytes).map(|_| next() as u8).collect();
+            // Small numbers wherever a half-precision one may stand.
+            bytes.iter_mut().skip(1).step_by(2).for_each(|byte| *byte &= 0xb3);
+            let matrix = PackedMatrix::pack(format, TILE, n_in, &bytes, &pool);
+            let values: Vec<f32> =
+                (0..MAX_ROWS * n_in).map(|_| next() as f32 / (1 << 23) as f32 - 1.0).collect();
+            let mut rows = QuantizedRows::default();
+            rows.quantize(&pool, Tier::Portable, &values, n_in);
+            let mut expected = [[0.0; TILE]; MAX_ROWS];
+            reference(format, matrix.tile(0), rows.view(0, MAX_ROWS), &mut expected);
+            assert!(expected.as_flattened().iter().all(|value| value.is_finite()), "{format:?}");
+            assert!(expected.as_flattened().iter().any(|value| *value != 0.0), "{format:?}");
+            for (tier, n) in Tier::available().into_iter().flat_map(|tier| (1..=8).map(move |n| (tier, n))) {
+                let mut out = [[f32::NAN; TILE]; MAX_ROWS];
+                let rows = Rows { quantized: &rows, values: &[] };
+                tile_rows(tier, &matrix, 0, rows, MAX_ROWS - n, &mut out[..n]);
+                assert_eq!(out[..n], expected[MAX_ROWS - n..], "{format:?} on {tier:?}, {n} rows");
+            }
+        }
     }
 }

@@ -65,11 +65,10 @@ impl Pool {
         Self { shared, workers, is_running: Mutex::new(()) }
     }
 
-    /// A pool with as many threads as `SATEEN_THREADS` says, or as the machine has cores.
+    /// A pool with as many threads as `SATEEN_THREADS` says, or as the machine has cores for this process.
     pub fn for_this_machine() -> Self {
         let wanted = std::env::var("SATEEN_THREADS").ok().and_then(|n| n.parse().ok());
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::new(wanted.filter(|n| (1..=256).contains(n)).unwrap_or(cores))
+        Self::new(wanted.filter(|n| (1..=256).contains(n)).unwrap_or_else(n_cores))
     }
 
     /// Number of threads, the caller's included.
@@ -120,6 +119,13 @@ impl Pool {
         shared.word.store(0, Ordering::Relaxed);
         assert!(!shared.has_panicked.swap(false, Ordering::Relaxed), "a kernel task panicked");
     }
+}
+
+/// Cores that this process may use. Two hardware threads of a core share its arithmetic, and each makes the
+/// other late.
+fn n_cores() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    allowed.min(num_cpus::get_physical()).max(1)
 }
 
 impl Drop for Pool {
