@@ -158,7 +158,13 @@ fn peers(page: &mut String, report: &PeersReport) -> anyhow::Result<()> {
 }
 
 fn cost(page: &mut String, report: &CostReport) -> anyhow::Result<()> {
-    writeln!(page, "\n## Cost of a pass: {}\n", report.model)?;
+    let overrides: Vec<&str> =
+        report.setting.command.split(' ').take_while(|word| word.contains('=')).collect();
+    writeln!(
+        page,
+        "\n## Cost of a pass: {}\n",
+        [&[report.model.as_str()], &overrides[..]].concat().join(", ")
+    )?;
     setting(page, &report.setting)?;
     let cost = &report.cost;
     let columns: Vec<usize> = cost.passes.iter().map(|pass| pass.n_rows).collect();

@@ -1,5 +1,6 @@
 //! Activations as signed bytes, one scale per 32 values.
 
+use crate::attention::fold;
 use crate::{BLOCK, Pool, SharedSlice, Tier, per_tier};
 
 /// Quantized rows `[n_rows, width]`: `value ≈ scale * code`, with codes from -127 to 127.
@@ -76,7 +77,7 @@ impl QuantizedRows {
 }
 
 /// Values below which threads cost more than they bring.
-const MIN_PARALLEL_VALUES: usize = 8192;
+pub(crate) const MIN_PARALLEL_VALUES: usize = 8192;
 
 /// Quantized rows that several threads fill.
 pub(crate) struct RowsWriter<'a> {
@@ -126,7 +127,7 @@ per_tier! {
                     *lane = if value.abs() > *lane { value.abs() } else { *lane };
                 }
             }
-            let max = lanes.iter().fold(0.0f32, |max, &lane| if lane > max { lane } else { max });
+            let max = fold(lanes, |a, b| if b > a { b } else { a });
             let scale = max / 127.0;
             let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
             let mut sums = [0i32; 2];

@@ -192,8 +192,11 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
     let scale = 1.0 / (head_dim as f32).sqrt();
     // Dimension by dimension, `[head_dim, N]`.
     let starts: [usize; N] = std::array::from_fn(|pair| pairs.start(pair, shape));
-    query_lanes.clear();
-    query_lanes.extend((0..head_dim * N).map(|i| queries[starts[i % N] + i / N] * scale));
+    query_lanes.resize(head_dim * N, 0.0);
+    for (pair, start) in starts.into_iter().enumerate() {
+        let lane = query_lanes.as_chunks_mut::<N>().0.iter_mut();
+        lane.zip(&queries[start..start + head_dim]).for_each(|(lanes, query)| lanes[pair] = query * scale);
+    }
 
     // A score is a sum over the dimensions in their order, whatever stands in the other lanes.
     for block in 0..stride / SLOTS {

@@ -44,10 +44,12 @@ per_tier! {
 /// Multiply-adds of bytes per second that the threads of `pool` do together: the linear kernel itself,
 /// eight rows, on weights that stay in the caches.
 pub fn product_throughput(pool: &Pool, tier: Tier) -> f64 {
+    // The format that every tier is fastest with.
+    let format = QuantizedFormat::Q4_0;
     let (n_out, n_in, n_rows) = (1024, 512, 8);
-    let (block, block_bytes) = QuantizedFormat::Q8_0.file_block();
+    let (block, block_bytes) = format.file_block();
     let bytes = vec![1u8; n_out * n_in / block * block_bytes];
-    let matrix = PackedMatrix::pack(QuantizedFormat::Q8_0, n_out, n_in, &bytes, pool);
+    let matrix = PackedMatrix::pack(format, n_out, n_in, &bytes, pool);
     let layer = LinearLayer { matrix: &matrix, bias: None, delta: None };
     let mut input = LinearInput::default();
     input.values = vec![1.0; n_rows * n_in];

@@ -1,7 +1,7 @@
 //! The input of linear layers.
 
 use super::{LinearLayer, MAX_ROWS, Rows, block_rows, place_among, tile_rows};
-use crate::activations::RowsWriter;
+use crate::activations::{MIN_PARALLEL_VALUES, RowsWriter};
 use crate::{BLOCK, Pool, QuantizedRows, SharedSlice, TILE, Tier, add_rows, rms_norm};
 
 /// Rows that linear layers multiply, of which the adaptive ones come last.
@@ -71,7 +71,7 @@ impl LinearInput {
         self.resize(n_rows, width);
         let writer = self.writer();
         let hidden = SharedSlice::new(hidden);
-        pool.run(n_rows, &|row| {
+        pool.run_if(n_rows * width >= MIN_PARALLEL_VALUES, n_rows, &|row| {
             let start = row * width;
             // SAFETY: each row belongs to one task.
             let hidden = unsafe { hidden.range_mut(start, width) };
