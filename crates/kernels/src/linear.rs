@@ -29,9 +29,6 @@ use crate::{
 
 /// Rows that share one pass over the weights of a tile.
 const MAX_ROWS: usize = 8;
-/// Pieces that the work is cut into for each thread, so that a late thread delays nobody long.
-const PIECES_PER_THREAD: usize = 4;
-
 /// A linear layer: `y = W x + bias`, and for adaptive rows `+ (x A) B`.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearLayer<'a> {
@@ -62,7 +59,7 @@ pub fn project<const N: usize>(
     input.prepare_deltas(pool, tier, &layers);
     let outs = outs.map(SharedSlice::new);
     let n_tiles = layers.map(|layer| layer.matrix.n_tiles());
-    run_in_pieces(pool, n_tiles.iter().sum(), &|tile_idx, _| {
+    run_each(pool, n_tiles.iter().sum(), &|tile_idx, _| {
         let (idx, tile_idx) = place_among(&n_tiles, tile_idx);
         let (layer, out) = (&layers[idx], &outs[idx]);
         let n_out = layer.matrix.n_out;
@@ -111,7 +108,7 @@ pub fn project_swiglu(
     out.first_adaptive = input.first_adaptive;
     input.prepare_deltas(pool, tier, &layers);
     let writer = out.writer();
-    run_in_pieces(pool, n_out.div_ceil(BLOCK), &|block, _| {
+    run_each(pool, n_out.div_ceil(BLOCK), &|block, _| {
         let n_outputs = BLOCK.min(n_out - block * BLOCK);
         for first in (0..n_rows).step_by(MAX_ROWS) {
             let n = MAX_ROWS.min(n_rows - first);
@@ -138,7 +135,7 @@ pub fn project_swiglu(
 /// Scratch of [`project_vocabulary`], kept from pass to pass.
 #[derive(Debug, Default)]
 pub struct VocabularyScratch {
-    /// `[n_pieces, n_rows]`
+    /// `[n_threads, n_rows]`
     partial: Vec<Top>,
 }
 
@@ -184,16 +181,15 @@ pub fn project_vocabulary(
     let layer = LinearLayer { delta: None, ..layer };
     let VocabularyOut { tops, full } = out;
     full.resize(is_full.iter().filter(|&&is_full| is_full).count() * n_out, 0.0);
-    let n_pieces = n_pieces(pool, layer.matrix.n_tiles());
     scratch.partial.clear();
-    scratch.partial.resize(n_pieces * n_rows, Top::default());
+    scratch.partial.resize(pool.n_threads() * n_rows, Top::default());
     let shared_full = SharedSlice::new(full);
     let partial = SharedSlice::new(&mut scratch.partial);
-    run_in_pieces(pool, layer.matrix.n_tiles(), &|tile_idx, piece| {
+    run_each(pool, layer.matrix.n_tiles(), &|tile_idx, worker| {
         let n_valid = TILE.min(n_out - tile_idx * TILE);
         let n_rows_here = if tile_idx * TILE < n_draft_outputs { n_rows } else { n_rows.min(first_draft) };
-        // SAFETY: each piece is worked on by one task.
-        let partial = unsafe { partial.range_mut(piece * n_rows, n_rows) };
+        // SAFETY: no two calls at a time have the same worker.
+        let partial = unsafe { partial.range_mut(worker * n_rows, n_rows) };
         let mut full_row = 0;
         for first in (0..n_rows_here).step_by(MAX_ROWS) {
             let mut results = [[0.0f32; TILE]; MAX_ROWS];
@@ -228,16 +224,9 @@ impl LinearLayer<'_> {
     }
 }
 
-fn n_pieces(pool: &Pool, n_items: usize) -> usize {
-    n_items.min(pool.n_threads() * PIECES_PER_THREAD)
-}
-
-/// Calls `work(item, piece)` for all items, a contiguous run of them in a piece.
-fn run_in_pieces(pool: &Pool, n_items: usize, work: &(dyn Fn(usize, usize) + Sync)) {
-    let n_pieces = n_pieces(pool, n_items);
-    pool.run(n_pieces, &|piece| {
-        (piece * n_items / n_pieces..(piece + 1) * n_items / n_pieces).for_each(|item| work(item, piece));
-    });
+/// Calls `work(item, worker)` for all items, see [`Pool::run_shares`].
+fn run_each(pool: &Pool, n_items: usize, work: &(dyn Fn(usize, usize) + Sync)) {
+    pool.run_shares(n_items, &|items, worker| items.for_each(|item| work(item, worker)));
 }
 
 /// Both tiles of a block of outputs; those beyond the matrix are 0.

@@ -4,6 +4,7 @@
 //! task it was in. Workers wait for the next operation with a bounded spin, then sleep: they are
 //! awake between the operations of a pass and asleep between requests.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,15 @@ const N_SPINS_BEFORE_YIELD: usize = 1_000;
 
 /// The work word: tasks in the upper half, the next task to claim in the lower.
 const TASK_BITS: u32 = 32;
+
+/// Parts of a share that are claimed one by one.
+const PARTS_PER_SHARE: usize = 8;
+
+/// The next item of a share that nobody has claimed, in a cache line of its own.
+#[repr(align(64))]
+struct Share {
+    next: AtomicUsize,
+}
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -34,6 +44,8 @@ struct Shared {
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// One for each thread.
+    shares: Vec<Share>,
     /// One operation at a time; a second caller works alone.
     is_running: Mutex<()>,
 }
@@ -61,8 +73,9 @@ impl Pool {
             let name = format!("kernels-{idx}");
             std::thread::Builder::new().name(name).spawn(move || shared.work()).ok()
         };
-        let workers = (1..n_threads.max(1)).map_while(spawn).collect();
-        Self { shared, workers, is_running: Mutex::new(()) }
+        let workers: Vec<JoinHandle<()>> = (1..n_threads.max(1)).map_while(spawn).collect();
+        let shares = (0..=workers.len()).map(|_| Share { next: AtomicUsize::new(0) }).collect();
+        Self { shared, workers, shares, is_running: Mutex::new(()) }
     }
 
     /// A pool with as many threads as `SATEEN_THREADS` says, or as the machine has cores for this process.
@@ -95,6 +108,45 @@ impl Pool {
             (0..n_tasks).for_each(task);
             return;
         };
+        self.run_together(n_tasks, task);
+    }
+
+    /// Calls `work(items, worker)` until all items below `n_items` have been worked on, each once. A thread
+    /// goes through a contiguous share in order, so that what it reads is a stream; when it is through, it
+    /// helps with the shares of others. `worker`, below the number of threads, is not the same in two calls
+    /// at a time.
+    ///
+    /// # Panics
+    /// When a call panics.
+    pub(crate) fn run_shares(&self, n_items: usize, work: &(dyn Fn(Range<usize>, usize) + Sync)) {
+        let n_shares = self.shares.len().min(n_items);
+        let alone = n_shares <= 1;
+        let Some(_guard) = (if alone { None } else { self.is_running.try_lock().ok() }) else {
+            work(0..n_items, 0);
+            return;
+        };
+        let start = |share: usize| share * n_items / n_shares;
+        for (idx, share) in self.shares[..n_shares].iter().enumerate() {
+            // Threads see it by the claims of their tasks, which come after.
+            share.next.store(start(idx), Ordering::Relaxed);
+        }
+        self.run_together(n_shares, &|worker| {
+            for share in (worker..n_shares).chain(0..worker) {
+                let end = start(share + 1);
+                let n_together = (end - start(share)).div_ceil(PARTS_PER_SHARE);
+                loop {
+                    let first = self.shares[share].next.fetch_add(n_together, Ordering::Relaxed);
+                    if first >= end {
+                        break;
+                    }
+                    work(first..end.min(first + n_together), worker);
+                }
+            }
+        });
+    }
+
+    /// What [`run`](Self::run) does, for the one caller at a time that may.
+    fn run_together(&self, n_tasks: usize, task: Task<'_>) {
         let shared = &*self.shared;
         let mut task: Task<'_> = task;
         // Workers see the task only through a claim in the word below, and every claimed task is
@@ -197,6 +249,29 @@ mod tests {
                 let counts: Vec<AtomicUsize> = (0..n_tasks).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(n_tasks, &|idx| {
                     counts[idx].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn every_item_of_a_share_is_worked_on_once_and_by_one_worker_at_a_time() {
+        for n_threads in [1, 2, 3, 8] {
+            let pool = Pool::new(n_threads);
+            for n_items in [0, 1, 2, 7, 64, 1000] {
+                let counts: Vec<AtomicUsize> = (0..n_items).map(|_| AtomicUsize::new(0)).collect();
+                let busy: Vec<AtomicBool> = (0..n_threads).map(|_| AtomicBool::new(false)).collect();
+                pool.run_shares(n_items, &|items, worker| {
+                    assert!(!busy[worker].swap(true, Ordering::SeqCst), "two calls of one worker");
+                    // The first share takes long, so that others help.
+                    if items.start == 0 {
+                        std::thread::yield_now();
+                    }
+                    items.for_each(|item| {
+                        counts[item].fetch_add(1, Ordering::Relaxed);
+                    });
+                    busy[worker].store(false, Ordering::SeqCst);
                 });
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
