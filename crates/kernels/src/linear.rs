@@ -29,6 +29,7 @@ use crate::{
 
 /// Rows that share one pass over the weights of a tile.
 const MAX_ROWS: usize = 8;
+
 /// A linear layer: `y = W x + bias`, and for adaptive rows `+ (x A) B`.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearLayer<'a> {
