@@ -121,6 +121,8 @@ impl Pairs {
 
 /// Scores that share a step of the softmax.
 const LANES: usize = 16;
+/// Dimensions of values that are summed in one run over the slots at most: four of the widest vectors.
+const MAX_DIMS: usize = 64;
 
 /// Attention of `N` pairs on `tier`.
 fn attend_pairs<const N: usize>(
@@ -241,7 +243,7 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
         let start = kv_head * head_dim + dim;
         let n_left = (head_dim - dim) / V::N;
         let n = if n_left > 0 { V::N * n_vectors::<V, N>(n_left) } else { head_dim - dim };
-        let mut sums = [[0.0f32; 4 * LANES]; N];
+        let mut sums = [[0.0f32; MAX_DIMS]; N];
         // SAFETY: the caller's promise.
         unsafe {
             match n / V::N {
@@ -337,16 +339,16 @@ impl<const N: usize> Values<'_, N> {
     /// # Safety
     /// See [`Lanes`].
     #[inline(always)]
-    unsafe fn weigh<V: Lanes, const L: usize>(&self, start: usize, out: &mut [[f32; 4 * LANES]; N]) {
+    unsafe fn weigh<V: Lanes, const L: usize>(&self, start: usize, out: &mut [[f32; MAX_DIMS]; N]) {
         let Self { weights, cached, n_committed, visible, width } = *self;
-        assert!(L <= 4);
+        assert!(L * V::N <= MAX_DIMS);
         for visible in visible {
             let last = visible.last().copied().unwrap_or(0).max(n_committed.saturating_sub(1));
             assert!(last * width + start + L * V::N <= cached.values.len(), "slots outside the cache");
         }
         // Closures would not be inlined into the instructions of the caller, hence the plain loops.
         // SAFETY: the caller's promise; visible slots ascend, so that none is beyond the last, which was
-        // checked; each pair has a weight for each position that it sees; four vectors fit the output.
+        // checked; each pair has a weight for each position that it sees; the vectors fit the output, as was checked.
         unsafe {
             let mut sums = [[V::splat(0.0); L]; N];
             let mut values = [V::splat(0.0); L];
@@ -379,7 +381,7 @@ impl<const N: usize> Values<'_, N> {
 
     /// Weighted sums of `n` dimensions, less than a vector.
     #[inline(always)]
-    fn weigh_some(&self, start: usize, n: usize, out: &mut [[f32; 4 * LANES]; N]) {
+    fn weigh_some(&self, start: usize, n: usize, out: &mut [[f32; MAX_DIMS]; N]) {
         for (sums, (weights, visible)) in out.iter_mut().zip(self.weights.iter().zip(self.visible)) {
             let slots = (0..self.n_committed).chain(visible.iter().copied());
             for (weight, slot) in weights.iter().zip(slots) {

@@ -5,6 +5,28 @@
 //! `out += (activation scale * Σ activation code) * offset`, each fused, block after block. Integer
 //! sums are exact however they are grouped, so all tiers give the same bits.
 
+/// Calls `function::<FORMAT, N>(tile, rows, out)`, specialised on the index of the format, one of those named, and
+/// on the number of rows of `out`.
+macro_rules! specialised {
+    ($function:tt, $format:expr, $formats:ident [$($name:ident)*], $arguments:tt) => {
+        match $format {
+            $($formats::$name => specialised!(@rows $function, { $formats::$name as usize }, $arguments),)*
+        }
+    };
+    (@rows ($($function:ident)::+), $format:tt, ($tile:expr, $rows:expr, $out:expr)) => {
+        match $out.len() {
+            1 => $($function)::+::<$format, 1>($tile, $rows, $out),
+            2 => $($function)::+::<$format, 2>($tile, $rows, $out),
+            3 => $($function)::+::<$format, 3>($tile, $rows, $out),
+            4 => $($function)::+::<$format, 4>($tile, $rows, $out),
+            5 => $($function)::+::<$format, 5>($tile, $rows, $out),
+            6 => $($function)::+::<$format, 6>($tile, $rows, $out),
+            7 => $($function)::+::<$format, 7>($tile, $rows, $out),
+            _ => $($function)::+::<$format, 8>($tile, $rows, $out),
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -270,30 +292,6 @@ impl QuantizedRows {
     }
 }
 
-/// Calls the kernel of a tier that is specialised on the format and on the number of rows.
-macro_rules! specialised {
-    ($tier:ident, $format:expr, $arguments:tt) => {
-        specialised!(@formats $tier, $format, $arguments, [Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K])
-    };
-    (@formats $tier:ident, $format:expr, $arguments:tt, [$($name:ident)*]) => {
-        match $format {
-            $(QuantizedFormat::$name => specialised!(@rows $tier, { QuantizedFormat::$name as usize }, $arguments),)*
-        }
-    };
-    (@rows $tier:ident, $format:tt, ($tile:expr, $rows:expr, $out:expr)) => {
-        match $out.len() {
-            1 => $tier::tile_rows::<$format, 1>($tile, $rows, $out),
-            2 => $tier::tile_rows::<$format, 2>($tile, $rows, $out),
-            3 => $tier::tile_rows::<$format, 3>($tile, $rows, $out),
-            4 => $tier::tile_rows::<$format, 4>($tile, $rows, $out),
-            5 => $tier::tile_rows::<$format, 5>($tile, $rows, $out),
-            6 => $tier::tile_rows::<$format, 6>($tile, $rows, $out),
-            7 => $tier::tile_rows::<$format, 7>($tile, $rows, $out),
-            _ => $tier::tile_rows::<$format, 8>($tile, $rows, $out),
-        }
-    };
-}
-
 /// The rows that layers multiply, in both forms.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
@@ -301,6 +299,18 @@ struct Rows<'a> {
     quantized: &'a QuantizedRows,
     /// `[n_rows, width]`, or empty where no layer reads them.
     values: &'a [f32],
+}
+
+/// [`specialised`] on a quantized format.
+macro_rules! quantized_tile {
+    ($tier:ident, $format:expr, $arguments:tt) => {
+        specialised!(
+            ($tier::tile_rows),
+            $format,
+            QuantizedFormat [Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K],
+            $arguments
+        )
+    };
 }
 
 /// One tile of outputs for up to eight rows.
@@ -327,26 +337,26 @@ fn tile_rows(
         Tier::Avx512Vnni => {
             // SAFETY: the tier is only chosen where the processor has its instructions; `tile` has
             // the bytes of the format for the width of the rows.
-            unsafe { specialised!(avx512, format, (tile, rows, out)) }
+            unsafe { quantized_tile!(avx512, format, (tile, rows, out)) }
         }
         #[cfg(target_arch = "x86_64")]
         Tier::AvxVnni => {
             // SAFETY: as above.
-            unsafe { specialised!(avx_vnni, format, (tile, rows, out)) }
+            unsafe { quantized_tile!(avx_vnni, format, (tile, rows, out)) }
         }
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => {
             // SAFETY: as above.
-            unsafe { specialised!(avx2, format, (tile, rows, out)) }
+            unsafe { quantized_tile!(avx2, format, (tile, rows, out)) }
         }
         #[cfg(target_arch = "aarch64")]
         Tier::NeonDotprod => {
             // SAFETY: as above.
-            unsafe { specialised!(neon, format, (tile, rows, out)) }
+            unsafe { quantized_tile!(neon, format, (tile, rows, out)) }
         }
         Tier::Portable => {
             // SAFETY: as above.
-            unsafe { specialised!(portable, format, (tile, rows, out)) }
+            unsafe { quantized_tile!(portable, format, (tile, rows, out)) }
         }
     }
 }

@@ -9,26 +9,10 @@ use crate::lanes::{Avx2Lanes, Avx512Lanes};
 use crate::packed::DenseFormat;
 use crate::{TILE, Tier};
 
-/// Calls a function that is specialised on the format and on the number of rows.
-macro_rules! specialised {
+/// `specialised!` on a dense format.
+macro_rules! dense_tile {
     ($function:ident, $format:expr, $arguments:tt) => {
-        match $format {
-            DenseFormat::F16 => specialised!(@rows $function, { DenseFormat::F16 as usize }, $arguments),
-            DenseFormat::BF16 => specialised!(@rows $function, { DenseFormat::BF16 as usize }, $arguments),
-            DenseFormat::F32 => specialised!(@rows $function, { DenseFormat::F32 as usize }, $arguments),
-        }
-    };
-    (@rows $function:ident, $format:tt, ($tile:expr, $rows:expr, $out:expr)) => {
-        match $out.len() {
-            1 => $function::<$format, 1>($tile, $rows, $out),
-            2 => $function::<$format, 2>($tile, $rows, $out),
-            3 => $function::<$format, 3>($tile, $rows, $out),
-            4 => $function::<$format, 4>($tile, $rows, $out),
-            5 => $function::<$format, 5>($tile, $rows, $out),
-            6 => $function::<$format, 6>($tile, $rows, $out),
-            7 => $function::<$format, 7>($tile, $rows, $out),
-            _ => $function::<$format, 8>($tile, $rows, $out),
-        }
+        specialised!(($function), $format, DenseFormat [F16 BF16 F32], $arguments)
     };
 }
 
@@ -50,21 +34,21 @@ pub(super) fn tile_rows(
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512Vnni => {
             // SAFETY: the tier is only chosen where the processor has its instructions; the sizes were checked.
-            unsafe { specialised!(avx512, format, (tile, values, out)) }
+            unsafe { dense_tile!(avx512, format, (tile, values, out)) }
         }
         #[cfg(target_arch = "x86_64")]
         Tier::AvxVnni | Tier::Avx2 => {
             // SAFETY: as above.
-            unsafe { specialised!(avx2, format, (tile, values, out)) }
+            unsafe { dense_tile!(avx2, format, (tile, values, out)) }
         }
         #[cfg(target_arch = "aarch64")]
         Tier::NeonDotprod => {
             // SAFETY: as above.
-            unsafe { specialised!(neon, format, (tile, values, out)) }
+            unsafe { dense_tile!(neon, format, (tile, values, out)) }
         }
         Tier::Portable => {
             // SAFETY: as above.
-            unsafe { specialised!(portable, format, (tile, values, out)) }
+            unsafe { dense_tile!(portable, format, (tile, values, out)) }
         }
     }
 }

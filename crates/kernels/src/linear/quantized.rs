@@ -60,8 +60,8 @@ pub(super) trait TileVectors {
     unsafe fn splat(sum: i32) -> Self::Sums;
     unsafe fn add(a: Self::Sums, b: Self::Sums) -> Self::Sums;
     unsafe fn to_floats(sums: Self::Sums) -> Self::Floats;
-    /// `sums` plus the products of half a block, four groups of codes of at most `BITS` bits. Those of eight bits are
-    /// [`byte_codes`](Self::byte_codes).
+    /// `sums` plus the products of half a block, four groups of codes of at most `BITS` bits. Those of eight
+    /// bits are [`byte_codes`](Self::byte_codes).
     unsafe fn dot<const BITS: usize>(
         sums: Self::Sums,
         codes: [Self::Codes; 4],
