@@ -54,12 +54,17 @@ fn attention(criterion: &mut Criterion) {
         let queries = values(n_rows * 14 * 64);
         let visible: Vec<Vec<usize>> =
             (0..n_rows).map(|row| (n_committed..=n_committed + row).collect()).collect();
-        let slices =
-            AttentionSlices { queries: &queries, cached: cache.layer(0), n_committed, visible: &visible };
+        let slices = AttentionSlices {
+            queries: &queries,
+            cached: cache.layer(0),
+            n_committed,
+            visible: &visible,
+            hidden: &[],
+        };
         let mut out = vec![0.0; queries.len()];
         group.throughput(Throughput::Elements((n_rows * 14 * 64 * slots * 2) as u64));
         group.bench_function(BenchmarkId::new(format!("{n_committed} slots"), n_rows), |bencher| {
-            bencher.iter(|| attend(&pool, tier, shape, slices, &mut out));
+            bencher.iter(|| attend(&pool, tier, shape, &slices, &mut out));
         });
     }
 }

@@ -1,6 +1,7 @@
 //! Grouped-query attention over cached rows and the ancestors of a row.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::kv_cache::SLOTS;
 #[cfg(target_arch = "aarch64")]
@@ -32,6 +33,8 @@ pub struct AttentionSlices<'a> {
     pub n_committed: usize,
     /// Slots that each row sees besides, in ascending order, its own last.
     pub visible: &'a [Vec<usize>],
+    /// Slots below `n_committed` that each row does not see; where it is empty all rows see all of them.
+    pub hidden: &'a [Range<usize>],
 }
 
 /// Multiplications below which threads cost more than they bring.
@@ -44,11 +47,15 @@ const MAX_PAIRS: usize = 8;
 ///
 /// # Panics
 /// When the sizes do not fit each other, or a slot is outside the cache.
-pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: AttentionSlices<'_>, out: &mut [f32]) {
+pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: &AttentionSlices<'_>, out: &mut [f32]) {
     let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
     let n_rows = slices.visible.len();
     assert!(out.len() == n_rows * n_heads * head_dim && slices.queries.len() == out.len());
     let n_slots = slices.visible.iter().filter_map(|slots| slots.last()).max().map_or(0, |last| last + 1);
+    let AttentionSlices { hidden, n_committed, .. } = *slices;
+    assert!(
+        hidden.is_empty() || hidden.len() == n_rows && hidden.iter().all(|slots| slots.end <= n_committed)
+    );
     assert!(n_slots * n_kv_heads * head_dim <= slices.cached.values.len(), "slots outside the cache");
     let n_sharing = n_heads / n_kv_heads;
     // A row's heads are shared among the threads where there are fewer rows than threads.
@@ -128,7 +135,7 @@ const MAX_DIMS: usize = 64;
 fn attend_pairs<const N: usize>(
     tier: Tier,
     shape: AttentionShape,
-    slices: AttentionSlices<'_>,
+    slices: &AttentionSlices<'_>,
     pairs: Pairs,
     scratch: &mut Scratch,
     out: &SharedSlice<'_, f32>,
@@ -137,7 +144,7 @@ fn attend_pairs<const N: usize>(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn avx512<const N: usize>(
         shape: AttentionShape,
-        slices: AttentionSlices<'_>,
+        slices: &AttentionSlices<'_>,
         pairs: Pairs,
         scratch: &mut Scratch,
         out: &SharedSlice<'_, f32>,
@@ -150,7 +157,7 @@ fn attend_pairs<const N: usize>(
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2<const N: usize>(
         shape: AttentionShape,
-        slices: AttentionSlices<'_>,
+        slices: &AttentionSlices<'_>,
         pairs: Pairs,
         scratch: &mut Scratch,
         out: &SharedSlice<'_, f32>,
@@ -178,13 +185,13 @@ fn attend_pairs<const N: usize>(
 #[inline(always)]
 unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
     shape: AttentionShape,
-    slices: AttentionSlices<'_>,
+    slices: &AttentionSlices<'_>,
     pairs: Pairs,
     scratch: &mut Scratch,
     out: &SharedSlice<'_, f32>,
 ) {
     let AttentionShape { n_kv_heads, head_dim, .. } = shape;
-    let AttentionSlices { queries, cached, n_committed, visible } = slices;
+    let &AttentionSlices { queries, cached, n_committed, visible, hidden } = slices;
     let Pairs { kv_head, n_slots, .. } = pairs;
     let visible: [&[usize]; N] = std::array::from_fn(|pair| visible[pairs.row(pair)].as_slice());
     let Scratch { scores, query_lanes } = scratch;
@@ -225,6 +232,10 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
     for head in 0..N {
         let scores = &mut scores[head * stride..(head + 1) * stride];
         let visible = visible[head];
+        if let Some(hidden) = hidden.get(pairs.row(head)) {
+            // Their weight is zero, and adds nothing to any sum.
+            scores[hidden.clone()].fill(f32::NEG_INFINITY);
+        }
         // What the row sees of the pass closes up behind the committed slots, so that from here
         // on all depends on positions alone, not on where a row stands in the pass.
         for (idx, &slot) in visible.iter().enumerate() {
@@ -410,14 +421,16 @@ mod tests {
     /// In f64, straight from the definition. Keys and values are `[slots, n_kv_heads * head_dim]`.
     fn reference(
         shape: AttentionShape,
-        slices: AttentionSlices<'_>,
+        slices: &AttentionSlices<'_>,
         keys: &[f32],
         values: &[f32],
     ) -> Vec<f64> {
         let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
         let mut out = Vec::new();
         for (row, visible) in slices.visible.iter().enumerate() {
-            let slots: Vec<usize> = (0..slices.n_committed).chain(visible.iter().copied()).collect();
+            let is_seen = |slot: &usize| slices.hidden.get(row).is_none_or(|hidden| !hidden.contains(slot));
+            let slots: Vec<usize> =
+                (0..slices.n_committed).filter(is_seen).chain(visible.iter().copied()).collect();
             for head in 0..n_heads {
                 let kv_head = head / (n_heads / n_kv_heads);
                 let at = |slice: &[f32], slot: usize, i: usize| {
@@ -467,13 +480,14 @@ mod tests {
                 cached: cache.layer(0),
                 n_committed: 37,
                 visible: &visible,
+                hidden: &[0..0, 17..30, 16..18, 3..37],
             };
-            let expected = reference(shape, slices, &keys, &values);
+            let expected = reference(shape, &slices, &keys, &values);
             let mut first: Option<Vec<f32>> = None;
             for (tier, n_threads) in Tier::available().into_iter().flat_map(|tier| [(tier, 1), (tier, 5)]) {
                 let pool = Pool::new(n_threads);
                 let mut out = vec![0.0; queries.len()];
-                attend(&pool, tier, shape, slices, &mut out);
+                attend(&pool, tier, shape, &slices, &mut out);
                 for (got, expected) in out.iter().zip(&expected) {
                     assert!((f64::from(*got) - expected).abs() < 1e-5);
                 }
@@ -482,10 +496,11 @@ mod tests {
                 let alone = AttentionSlices {
                     queries: &queries[2 * width..3 * width],
                     visible: &visible[2..3],
+                    hidden: std::slice::from_ref(&slices.hidden[2]),
                     ..slices
                 };
                 let mut row = vec![0.0; width];
-                attend(&pool, tier, shape, AttentionSlices { n_committed: 37, ..alone }, &mut row);
+                attend(&pool, tier, shape, &alone, &mut row);
                 assert_eq!(row, out[2 * width..3 * width]);
                 assert!(first.as_ref().is_none_or(|first| *first == out), "{tier:?} differs");
                 first = Some(out);
@@ -513,10 +528,15 @@ mod tests {
             let mut visible = vec![vec![n_committed]; n_rows];
             visible[n_rows - 1] = slots.to_vec();
             let queries = [vec![0.0; (n_rows - 1) * 384], query.clone()].concat();
-            let slices =
-                AttentionSlices { queries: &queries, cached: cache.layer(0), n_committed, visible: &visible };
+            let slices = AttentionSlices {
+                queries: &queries,
+                cached: cache.layer(0),
+                n_committed,
+                visible: &visible,
+                hidden: &[],
+            };
             let mut out = vec![0.0; queries.len()];
-            attend(&pool, Tier::detect(), shape, slices, &mut out);
+            attend(&pool, Tier::detect(), shape, &slices, &mut out);
             out[(n_rows - 1) * 384..].to_vec()
         };
         let ordinary = run(28, &[28]);

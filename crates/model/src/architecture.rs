@@ -3,6 +3,7 @@
 use kernels::AttentionShape;
 
 use crate::ModelError;
+use crate::forward::MARGIN_ROWS;
 use crate::gguf::{GgufError, GgufFile};
 
 /// Architectures of the Llama family.
@@ -155,6 +156,13 @@ impl Architecture {
     pub(crate) fn attention_shape(&self) -> AttentionShape {
         let Self { n_heads, n_kv_heads, head_dim, .. } = *self;
         AttentionShape { n_heads, n_kv_heads, head_dim }
+    }
+
+    /// Memory that keys and values of a context of `max_context` tokens take, or of the longest that the model
+    /// was trained for.
+    pub fn cache_bytes(&self, max_context: usize) -> usize {
+        let n_rows = max_context.min(self.context_length) + MARGIN_ROWS;
+        2 * self.n_layers * n_rows * self.kv_width() * size_of::<f32>()
     }
 
     /// Width of the queries.

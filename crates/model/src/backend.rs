@@ -11,7 +11,9 @@ mod cpu;
 
 pub(crate) use cpu::Cpu;
 use kernels::AttentionShape;
-use speculate::{Logits, RowPlan, Wanted};
+use std::ops::Range;
+
+use speculate::{Layout, Logits, RowPlan, Wanted};
 
 use crate::ModelError;
 use crate::architecture::RopeLayout;
@@ -76,21 +78,27 @@ pub enum LinearKernels {
     Candle,
 }
 
-/// What the rows of a pass see: all committed slots, and those listed for each.
+/// What the rows of a pass see: all committed slots but those hidden from them, and the slots listed for each.
 #[derive(Default)]
 pub(crate) struct Visibility {
     pub(crate) n_committed: usize,
     pub(crate) visible: Vec<Vec<usize>>,
+    /// By row; empty where nothing is hidden from any.
+    pub(crate) hidden: Vec<Range<usize>>,
 }
 
 impl Visibility {
     /// Sets it for the rows of `plan`, which stand behind the committed ones.
-    pub(crate) fn set(&mut self, plan: &RowPlan) {
+    pub(crate) fn set(&mut self, plan: &RowPlan, layout: &Layout) {
         self.n_committed = plan.n_committed();
         self.visible.resize_with(plan.rows().len(), Vec::new);
         for (row, slots) in self.visible.iter_mut().enumerate() {
             plan.visible_into(row, slots);
             slots.iter_mut().for_each(|slot| *slot += plan.n_committed());
+        }
+        self.hidden.clear();
+        if !layout.aside.is_empty() && plan.n_committed() >= layout.aside.end {
+            self.hidden.extend(plan.rows().iter().map(|row| layout.hidden_from(row)));
         }
     }
 }
@@ -129,6 +137,14 @@ pub(crate) trait Backend: Sized + Send + Sync {
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
     fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Self::LowRank;
     fn cache(&self, n_layers: usize, capacity: usize, shape: AttentionShape) -> Self::Cache;
+    /// Says which slots of `cache` hold tokens aside.
+    fn set_aside(&self, cache: &mut Self::Cache, slots: Range<usize>);
+    /// Keeps the keys of a plan whose rows are all aside as they are before their rotation.
+    fn keep_unturned(&self, cache: &mut Self::Cache, layer: usize, plan: &RowPlan, keys: &Self::Rows);
+    /// Turns the keys of the tokens aside, in all layers, to the positions from `first` on.
+    fn turn(&self, cache: &mut Self::Cache, rope: &Rope, first: usize);
+    /// Copies the first `n` rows of `from`.
+    fn copy_prefix(&self, from: &Self::Cache, n: usize, to: &mut Self::Cache);
     /// Keeps the first `n_base` rows, and of those behind them the rows `n_base + kept`, in order.
     fn compact(&self, cache: &mut Self::Cache, n_base: usize, kept: &[usize]);
 

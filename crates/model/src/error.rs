@@ -44,6 +44,10 @@ pub enum ModelError {
     ContextFull { capacity: usize, needed: usize },
     #[error("a plan starts at row {planned} of the cache, which holds {committed}")]
     PlanOutOfStep { planned: usize, committed: usize },
+    #[error("loading was given up")]
+    Cancelled,
+    #[error("a layout contradicts the {committed} rows of the cache")]
+    LayoutOutOfStep { committed: usize },
     #[error("the compute library failed: {0}")]
     Compute(#[from] candle_core::Error),
     #[error("cannot read {}: {source}", path.display())]

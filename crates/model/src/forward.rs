@@ -1,8 +1,9 @@
 //! The Llama family, once: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use speculate::{Logits, RowInput, RowPlan};
+use speculate::{Layout, Logits, RowInput, RowPlan};
 
 use crate::adapter::{AdapterSource, LINEARS, MAX_SLOTS, SatAdapter};
 use crate::architecture::Architecture;
@@ -22,6 +23,9 @@ pub struct ModelConfig {
     pub weights: PathBuf,
     /// The SAT adapter, if there is one for this file.
     pub adapter: Option<AdapterSource>,
+    /// SHA-256 of the weight file, in hexadecimal, where it is known: an adapter is for one file only. The file
+    /// is read for it otherwise.
+    pub weights_sha256: Option<String>,
     /// Adaptive tokens in a group of a model without adapter; 0 for none. Their embedding is the mean of
     /// the prompt's, which an untrained model makes something of (arXiv 2603.17942).
     pub probe_slots: usize,
@@ -37,6 +41,7 @@ impl ModelConfig {
         Self {
             weights: weights.into(),
             adapter: None,
+            weights_sha256: None,
             probe_slots: 0,
             max_context: 8192,
             linear_kernels: LinearKernels::default(),
@@ -58,6 +63,14 @@ pub struct ModelSummary {
 }
 
 impl ModelSummary {
+    /// The architecture of the file at `weights`, from its metadata alone.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn architecture_of(weights: &std::path::Path) -> Result<Architecture, ModelError> {
+        Architecture::from_gguf(&open(weights)?)
+    }
+
     /// Checks the file at `weights` (header, metadata, names and shapes of tensors, tokenizer) and
     /// says what it holds.
     ///
@@ -103,29 +116,36 @@ impl Model {
     /// # Errors
     /// [`ModelError`].
     pub fn load(config: &ModelConfig) -> Result<Self, ModelError> {
-        Self::load_with_progress(config, &mut |_| ())
+        Self::load_with_progress(config, &mut |_| ControlFlow::Continue(()))
     }
 
-    /// Loads a model, telling `progress` the share that is done, from 0 to 1.
+    /// Loads a model, telling `progress` the share that is done, from 0 to 1. It is given up when
+    /// `progress` says so.
     ///
     /// # Errors
-    /// [`ModelError`].
+    /// [`ModelError`]; [`ModelError::Cancelled`] when it was given up.
     pub fn load_with_progress(
         config: &ModelConfig,
-        progress: &mut dyn FnMut(f32),
+        progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
     ) -> Result<Self, ModelError> {
         let file = open(&config.weights)?;
         let architecture = Architecture::from_gguf(&file)?;
-        let tokenizer = Tokenizer::from_gguf(&file, architecture.vocabulary)?;
         let context_length = config.max_context.min(architecture.context_length);
         let adapter = match &config.adapter {
-            Some(source) => Some(load_adapter(source, &config.weights, &architecture)?),
+            Some(source) => Some(load_adapter(source, config, &architecture)?),
             None => None,
         };
         let backend = Cpu::new(config.linear_kernels);
         // First, so that its unpacked form is gone when the weights come.
         let adapter = adapter.map(|adapter| AdapterWeights::load(&backend, adapter));
-        let weights = Weights::load(&backend, &file, &architecture, progress)?;
+        // The tokenizer takes about as long as a tenth of the weights; it is built beside them.
+        let (tokenizer, weights) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::from_gguf(&file, architecture.vocabulary));
+            let weights = Weights::load(&backend, &file, &architecture, progress);
+            (tokenizer.join(), weights)
+        });
+        let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let weights = weights?;
         let rope = Rope::new(
             architecture.rope_layout,
             architecture.head_dim,
@@ -198,9 +218,7 @@ impl Model {
 
     /// Memory that the cache of a sequence takes when its context is full.
     pub fn sequence_bytes(&self) -> usize {
-        let architecture = &self.llama.architecture;
-        let n_values = architecture.n_layers * (self.context_length + MARGIN_ROWS) * architecture.kv_width();
-        2 * n_values * size_of::<f32>()
+        self.llama.architecture.cache_bytes(self.context_length)
     }
 
     /// An empty sequence on this model.
@@ -216,11 +234,14 @@ impl Model {
 /// Adapters are trained for one file: deltas on other weights would draft noise.
 fn load_adapter(
     source: &AdapterSource,
-    weights: &std::path::Path,
+    config: &ModelConfig,
     architecture: &Architecture,
 ) -> Result<SatAdapter, ModelError> {
     let adapter = SatAdapter::load(source, architecture)?;
-    let got = sha256_of_file(weights)?;
+    let got = match &config.weights_sha256 {
+        Some(known) => known.clone(),
+        None => sha256_of_file(&config.weights)?,
+    };
     if adapter.base_sha256() != got {
         let (what, expected) = ("base_sha256".to_owned(), adapter.base_sha256().to_owned());
         return Err(ModelError::AdapterMismatch { what, expected, got });
@@ -280,7 +301,7 @@ pub(crate) struct Llama<B: Backend> {
     pub(crate) backend: B,
     pub(crate) architecture: Architecture,
     weights: Weights<B>,
-    rope: Rope,
+    pub(crate) rope: Rope,
     adapter: Option<AdapterWeights<B>>,
     /// Slots without training, where there is no adapter.
     probe_slots: usize,
@@ -309,10 +330,12 @@ impl<B: Backend> Llama<B> {
     }
 
     /// Runs `plan`: writes its keys and values behind the committed rows of `cache`, and the
-    /// logits that it asks for to `logits`. `probe` embeds the slots of a model without adapter.
+    /// logits that it asks for to `logits`. `layout` says
+    /// which tokens are aside; `probe` embeds the slots of a model without adapter.
     pub(crate) fn forward(
         &self,
         plan: &RowPlan,
+        layout: &Layout,
         probe: &[f32],
         cache: &mut B::Cache,
         buffers: &mut Buffers<B>,
@@ -343,7 +366,9 @@ impl<B: Backend> Llama<B> {
         let adapter = self.adapter.as_ref().filter(|_| first_adaptive < plan.rows().len());
         let norm = |weight| Norm { weight, epsilon: architecture.norm_epsilon };
 
-        pass.set(plan);
+        // A pass computes tokens aside or others, never both.
+        let is_aside = layout.aside.contains(&plan.n_committed());
+        pass.set(plan, layout);
         backend.embed(&weights.embedding, architecture.hidden, slots, plan, hidden)?;
         let mut residual = None;
         for (layer_idx, layer) in weights.layers.iter().enumerate() {
@@ -354,6 +379,9 @@ impl<B: Backend> Llama<B> {
             let layers = [with_delta(&layer.q, 0), with_delta(&layer.k, 1), with_delta(&layer.v, 2)];
             backend.project(layers, normed, [&mut *queries, &mut *keys, &mut *values])?;
             backend.rope(&self.rope, plan, queries);
+            if is_aside {
+                backend.keep_unturned(cache, layer_idx, plan, keys);
+            }
             backend.rope(&self.rope, plan, keys);
             backend.store(cache, layer_idx, plan, keys, values);
             backend.attend(cache, layer_idx, shape, pass, queries, first_adaptive, attended);

@@ -32,5 +32,5 @@ pub use error::ModelError;
 pub use forward::{Model, ModelConfig, ModelSummary};
 pub use random_model::{RandomModelConfig, write_random_model};
 pub use sequence::Sequence;
-pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError, TokenizerKind};
+pub use tokenizer::{InfillToken, StreamDecoder, Tokenizer, TokenizerError, TokenizerKind};
 pub use weights::sha256_of_file;

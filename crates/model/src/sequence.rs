@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use speculate::{Logits, RowPlan, Target};
+use speculate::{Layout, Logits, RowPlan, Target};
 
 use crate::backend::{Backend, Cpu};
 use crate::forward::{Buffers, MARGIN_ROWS};
@@ -15,6 +15,7 @@ pub struct Sequence {
     buffers: Buffers<Cpu>,
     logits: Logits,
     n_committed: usize,
+    layout: Layout,
     /// Embeddings of the slots of a model without adapter.
     probe: Vec<f32>,
 }
@@ -31,6 +32,7 @@ impl Sequence {
             buffers: Buffers::default(),
             logits: Logits::default(),
             n_committed: 0,
+            layout: Layout::default(),
             probe: Vec::new(),
         }
     }
@@ -50,17 +52,76 @@ impl Sequence {
         Ok(())
     }
 
-    /// Forgets all committed rows but the first `len`.
+    /// Forgets all committed rows but the first `len`. When those go that follow tokens aside, the layout
+    /// stays; when such a token goes, it goes too.
     pub fn truncate(&mut self, len: usize) {
         self.n_committed = self.n_committed.min(len);
+        if self.n_committed < self.layout.aside.end {
+            self.n_committed = self.n_committed.min(self.layout.aside.start);
+            self.layout = Layout::default();
+        }
     }
 
-    /// Commits `tokens` without asking for logits.
+    /// Where tokens stand from now on. Committed tokens aside stay, and take their new positions.
+    ///
+    /// # Errors
+    /// [`ModelError::LayoutOutOfStep`] when committed rows contradict it, and [`ModelError::ContextFull`].
+    pub fn set_layout(&mut self, layout: Layout) -> Result<(), ModelError> {
+        let Layout { aside, n_line, n_inner } = &layout;
+        debug_assert!(n_inner <= n_line || aside.is_empty(), "the line has its own mark");
+        let capacity = self.model.context_length() + MARGIN_ROWS;
+        if aside.end + n_line > capacity {
+            return Err(ModelError::ContextFull { capacity, needed: aside.end + n_line });
+        }
+        if layout == self.layout {
+            return Ok(());
+        }
+        let llama = self.model.llama();
+        let n_committed = self.n_committed;
+        if aside.is_empty() && self.layout.aside.is_empty() {
+            // Nothing is aside, so nothing changes.
+        } else if *aside == self.layout.aside && n_committed >= aside.end {
+            // Rows of the line see no token aside; rows behind it stand at positions that have changed.
+            if n_committed > aside.end + self.layout.n_line.min(*n_line) {
+                return Err(ModelError::LayoutOutOfStep { committed: n_committed });
+            }
+            llama.backend.turn(&mut self.cache, &llama.rope, layout.position(aside.start));
+        } else if self.layout.aside.is_empty() && n_committed <= aside.start {
+            llama.backend.set_aside(&mut self.cache, aside.clone());
+        } else {
+            return Err(ModelError::LayoutOutOfStep { committed: n_committed });
+        }
+        self.layout = layout;
+        Ok(())
+    }
+
+    /// Takes over the first `len` rows of `other`, a sequence on the same model, which must not reach into
+    /// its tokens aside.
+    pub fn copy_prefix(&mut self, other: &Self, len: usize) {
+        let len = len.min(other.n_committed);
+        let len = if other.layout.aside.is_empty() { len } else { len.min(other.layout.aside.start) };
+        self.truncate(0);
+        self.model.llama().backend.copy_prefix(&other.cache, len, &mut self.cache);
+        self.n_committed = len;
+    }
+
+    /// Commits `tokens` without asking for logits. Tokens aside come in calls of their own.
     ///
     /// # Errors
     /// See [`Target::forward`].
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<(), ModelError> {
-        let plan = RowPlan::prefill(self.n_committed, tokens);
+        let aside = self.layout.aside.clone();
+        if aside.contains(&self.n_committed) {
+            let plan = RowPlan::laid_out(self.n_committed, tokens, &self.layout.without_line());
+            self.forward(&plan)?;
+            self.n_committed += tokens.len();
+            if self.n_committed == aside.end {
+                let llama = self.model.llama();
+                llama.backend.turn(&mut self.cache, &llama.rope, self.layout.position(aside.start));
+            }
+            return Ok(());
+        }
+        let plan = self.lay_out(tokens);
         self.forward(&plan)?;
         self.n_committed += tokens.len();
         Ok(())
@@ -78,6 +139,10 @@ impl Target for Sequence {
         self.model.n_adaptive_tokens()
     }
 
+    fn lay_out(&self, tokens: &[u32]) -> RowPlan {
+        RowPlan::laid_out(self.n_committed, tokens, &self.layout)
+    }
+
     fn forward(&mut self, plan: &RowPlan) -> Result<&Logits, ModelError> {
         if plan.n_committed() != self.n_committed {
             let (planned, committed) = (plan.n_committed(), self.n_committed);
@@ -88,8 +153,14 @@ impl Target for Sequence {
         if needed > capacity {
             return Err(ModelError::ContextFull { capacity, needed });
         }
+        let aside = &self.layout.aside;
+        let crosses = |at: usize| self.n_committed < at && at < needed;
+        if !aside.is_empty() && (crosses(aside.start) || crosses(aside.end)) {
+            return Err(ModelError::LayoutOutOfStep { committed: self.n_committed });
+        }
         self.model.llama().forward(
             plan,
+            &self.layout,
             &self.probe,
             &mut self.cache,
             &mut self.buffers,

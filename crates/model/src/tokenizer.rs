@@ -64,6 +64,32 @@ pub enum TokenizerKind {
     SentencePiece,
 }
 
+/// Tokens of infilling prompts that a file may name, whatever they are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InfillToken {
+    /// Before the text before the cursor.
+    Prefix,
+    /// Before the text after the cursor.
+    Suffix,
+    /// Before what the model writes.
+    Middle,
+    /// Before the name of a repository.
+    Repository,
+    /// Before the name of a file.
+    File,
+}
+
+impl InfillToken {
+    /// Their keys, the newer ones first.
+    const KEYS: [(Self, &'static [&'static str]); 5] = [
+        (Self::Prefix, &["tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id"]),
+        (Self::Suffix, &["tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id"]),
+        (Self::Middle, &["tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"]),
+        (Self::Repository, &["tokenizer.ggml.fim_rep_token_id"]),
+        (Self::File, &["tokenizer.ggml.fim_sep_token_id"]),
+    ];
+}
+
 /// Text to tokens and back.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -72,6 +98,7 @@ pub struct Tokenizer {
     /// What each token spells; empty for special tokens.
     bytes: Vec<Box<[u8]>>,
     special: HashMap<String, u32>,
+    infill: HashMap<InfillToken, u32>,
     ends_text: Vec<bool>,
     bos: Option<u32>,
     add_bos: bool,
@@ -141,17 +168,27 @@ impl Tokenizer {
         };
         let flag = |key: &str, default: bool| if file.has(key) { file.bool(key) } else { Ok(default) };
         let is_sentence_piece = kind == TokenizerKind::SentencePiece;
+        let mut infill = HashMap::new();
+        for (token, keys) in InfillToken::KEYS {
+            for &key in keys {
+                if let Some(id) = special_id(key)? {
+                    infill.entry(token).or_insert(id);
+                }
+            }
+        }
         // No control token is ever part of code, so each of them ends a completion.
         let mut ends_text: Vec<bool> =
             (0..tokens.len()).map(|id| types[id] == TYPE_CONTROL || infilling_name(tokens[id])).collect();
         if let Some(eos) = special_id("tokenizer.ggml.eos_token_id")? {
             ends_text[eos as usize] = true;
         }
+        infill.values().for_each(|&mark| ends_text[mark as usize] = true);
         Ok(Self {
             kind,
             bpe,
             bytes,
             special,
+            infill,
             ends_text,
             bos: special_id("tokenizer.ggml.bos_token_id")?,
             add_bos: flag("tokenizer.ggml.add_bos_token", is_sentence_piece)?,
@@ -213,6 +250,11 @@ impl Tokenizer {
     /// The special token with this name.
     pub fn special(&self, name: &str) -> Option<u32> {
         self.special.get(name).copied()
+    }
+
+    /// The token that the file itself names for this place of an infilling prompt.
+    pub fn infill_token(&self, token: InfillToken) -> Option<u32> {
+        self.infill.get(&token).copied()
     }
 
     /// Whether `token` ends a completion.

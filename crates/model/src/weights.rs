@@ -1,5 +1,6 @@
 //! From the tensors of a file to the weights of the forward pass.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -41,12 +42,13 @@ impl<B: Backend> Weights<B> {
     /// Loads the tensors of `file`, telling `progress` the share that is done, from 0 to 1.
     ///
     /// # Errors
-    /// When a tensor is missing, unknown, or of another shape than `architecture` says.
+    /// When a tensor is missing, unknown, or of another shape than `architecture` says, and when `progress`
+    /// gives up.
     pub(crate) fn load(
         backend: &B,
         file: &GgufFile,
         architecture: &Architecture,
-        progress: &mut dyn FnMut(f32),
+        progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
     ) -> Result<Self, ModelError> {
         let mut loader = Loader { backend, file, n_used: 0 };
         let Architecture { n_layers, hidden, feed_forward, vocabulary, .. } = *architecture;
@@ -66,7 +68,9 @@ impl<B: Backend> Weights<B> {
                 up: loader.linear(&name("ffn_up"), feed_forward, hidden)?,
                 down: loader.linear(&name("ffn_down"), hidden, feed_forward)?,
             });
-            progress((layer + 1) as f32 / (n_layers + 1) as f32);
+            if progress((layer + 1) as f32 / (n_layers + 1) as f32).is_break() {
+                return Err(ModelError::Cancelled);
+            }
         }
         let output_norm = loader.vector("output_norm.weight", hidden)?;
         let output = match loader.entry("output.weight") {
@@ -74,7 +78,9 @@ impl<B: Backend> Weights<B> {
             None => None,
         };
         loader.finish(architecture.family, n_layers)?;
-        progress(1.0);
+        if progress(1.0).is_break() {
+            return Err(ModelError::Cancelled);
+        }
         Ok(Self { embedding, layers, output_norm, output })
     }
 }

@@ -11,4 +11,4 @@ pub use phrases::PhrasePool;
 pub use prompt_lookup::PromptLookup;
 pub use recycling::TokenRecycling;
 pub use semantic::SemanticDrafter;
-pub use suffix::{CorpusDrafter, SuffixDrafter};
+pub use suffix::{Corpus, CorpusDrafter, SuffixDrafter};

@@ -29,13 +29,15 @@ mod verify;
 mod width;
 
 pub use drafter::{AdaptiveGroup, Drafter, OrdinaryDecoding, Proposal, SharedDrafter, TwoPassSdsat};
-pub use drafters::{CorpusDrafter, PhrasePool, PromptLookup, SemanticDrafter, SuffixDrafter, TokenRecycling};
+pub use drafters::{
+    Corpus, CorpusDrafter, PhrasePool, PromptLookup, SemanticDrafter, SuffixDrafter, TokenRecycling,
+};
 pub use logits::{Logits, N_RANKED, Ranked, RowLogits, argmax, rank, ranked_probabilities};
 pub use published_tree::PublishedTree;
 pub use router::{Router, RouterConfig};
-pub use rows::{Row, RowInput, RowPlan, Wanted};
+pub use rows::{Layout, Row, RowInput, RowPlan, Wanted};
 pub use sampling::{PENALTY_WINDOW, Sampler, SamplingError, SamplingParams};
-pub use step::{StepError, StepOutcome, Target, VerifiedRow, step};
+pub use step::{StepError, StepOutcome, Target, VerifiedRow, step, step_among};
 pub use tree::{DraftNode, DraftSource, DraftTree};
 pub use verify::{Verified, sample_match};
 pub use width::{Decision, PassCosts};

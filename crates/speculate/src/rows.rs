@@ -1,5 +1,7 @@
 //! The row plan: what one forward pass computes, for every decoding mode.
 
+use std::ops::Range;
+
 /// What a row feeds into the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowInput {
@@ -18,6 +20,54 @@ pub struct Row {
     pub parent: Option<usize>,
     /// Absolute position, the parent's plus one.
     pub position: usize,
+    /// Whether it does not see the tokens that its layout sets aside. Rows that follow see them.
+    pub is_blind: bool,
+}
+
+/// Where the tokens of a context stand.
+///
+/// Text after the cursor comes before the cursor's line in the cache, so that what is typed changes the end of
+/// the cache only. Its tokens are **aside**: they neither see that line nor are seen by it, and the tokens
+/// behind the line, which see everything, find them at the positions behind it. The first of them may be there
+/// for the others aside only. Without tokens aside every token stands where it comes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Tokens aside, as indices into the context.
+    pub aside: Range<usize>,
+    /// Tokens of the line, which come right behind them.
+    pub n_line: usize,
+    /// Tokens at the beginning of those aside that no other token sees; they take no position from others.
+    pub n_inner: usize,
+}
+
+impl Layout {
+    /// The position of the token at `idx` of the context.
+    pub fn position(&self, idx: usize) -> usize {
+        let Self { aside, n_line, n_inner } = self;
+        match idx {
+            _ if aside.is_empty() || idx < aside.start => idx,
+            _ if idx < aside.end => idx + n_line - n_inner,
+            _ if idx < aside.end + n_line => idx - aside.len(),
+            _ => idx - n_inner,
+        }
+    }
+
+    /// The layout that tokens aside are computed in: as if the line were empty, so that nothing of what was
+    /// typed enters.
+    pub fn without_line(&self) -> Self {
+        Self { n_line: self.n_inner, ..self.clone() }
+    }
+
+    /// The tokens that a row behind those aside does not see.
+    pub fn hidden_from(&self, row: &Row) -> Range<usize> {
+        let end = if row.is_blind { self.aside.end } else { self.aside.start + self.n_inner };
+        self.aside.start..end
+    }
+
+    /// Whether the token at `idx` does not see those aside.
+    pub fn is_blind(&self, idx: usize) -> bool {
+        !self.aside.is_empty() && (self.aside.end..self.aside.end + self.n_line).contains(&idx)
+    }
 }
 
 /// The rows of one forward pass, in the order in which they are written to the cache.
@@ -53,10 +103,18 @@ impl RowPlan {
 
     /// A plan that only fills the cache with `tokens`, one after the other.
     pub fn prefill(n_committed: usize, tokens: &[u32]) -> Self {
+        Self::laid_out(n_committed, tokens, &Layout::default())
+    }
+
+    /// A plan that fills the cache with `tokens`, one after the other, where `layout` has them.
+    pub fn laid_out(n_committed: usize, tokens: &[u32], layout: &Layout) -> Self {
         let mut plan = Self::new(n_committed);
         let mut parent = None;
-        for &token in tokens {
-            parent = Some(plan.push_token(token, parent));
+        for (idx, &token) in tokens.iter().enumerate() {
+            let row = plan.push_token(token, parent);
+            plan.rows[row].position = layout.position(n_committed + idx);
+            plan.rows[row].is_blind = layout.is_blind(n_committed + idx);
+            parent = Some(row);
         }
         plan
     }
@@ -91,7 +149,7 @@ impl RowPlan {
             Some(parent) => self.rows[parent].position + 1,
             None => self.n_committed,
         };
-        self.rows.push(Row { input, parent, position });
+        self.rows.push(Row { input, parent, position, is_blind: false });
         self.rows.len() - 1
     }
 
@@ -161,6 +219,26 @@ impl RowPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_aside_stand_behind_the_line() {
+        // Two tokens, a mark for those aside, three aside, a line of three with its own mark, and what follows.
+        let layout = Layout { aside: 2..6, n_line: 3, n_inner: 1 };
+        let positions: Vec<usize> = (0..11).map(|idx| layout.position(idx)).collect();
+        assert_eq!(positions, [0, 1, 4, 5, 6, 7, 2, 3, 4, 8, 9]);
+        let alone: Vec<usize> = (2..6).map(|idx| layout.without_line().position(idx)).collect();
+        assert_eq!(alone, [2, 3, 4, 5]);
+        let blind: Vec<usize> = (0..11).filter(|&idx| layout.is_blind(idx)).collect();
+        assert_eq!(blind, [6, 7, 8]);
+        let mut plan = RowPlan::laid_out(7, &[1, 2, 3], &layout);
+        let draft = plan.push_token(4, Some(2));
+        assert_eq!(
+            plan.rows().iter().map(|row| layout.hidden_from(row)).collect::<Vec<_>>(),
+            [2..6, 2..6, 2..3, 2..3]
+        );
+        let rows: Vec<_> = plan.rows().iter().map(|row| (row.position, row.is_blind)).collect();
+        assert_eq!((rows, draft), (vec![(3, true), (4, true), (8, false), (9, false)], 3));
+    }
 
     #[test]
     fn rows_see_their_ancestors_only() {

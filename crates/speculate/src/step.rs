@@ -1,8 +1,8 @@
 //! One step: a forward pass that verifies drafts, emits at least one token, and may draft ahead.
 
 use crate::{
-    Decision, DraftTree, Logits, PENALTY_WINDOW, Proposal, Ranked, RowPlan, Sampler, SamplingError,
-    sample_match,
+    Decision, DraftTree, Logits, PENALTY_WINDOW, Proposal, Ranked, RowLogits, RowPlan, Sampler,
+    SamplingError, rank, sample_match,
 };
 
 /// The model whose distribution must be preserved, with its cache.
@@ -21,6 +21,11 @@ pub trait Target {
     /// # Errors
     /// When the plan does not fit the model or the device fails.
     fn forward(&mut self, plan: &RowPlan) -> Result<&Logits, Self::Error>;
+
+    /// A plan for `tokens`, one after the other behind the committed rows.
+    fn lay_out(&self, tokens: &[u32]) -> RowPlan {
+        RowPlan::prefill(self.n_committed(), tokens)
+    }
 
     /// Commits these rows of the last plan, in this order, and forgets its other rows.
     fn commit(&mut self, rows: &[usize]);
@@ -88,7 +93,7 @@ pub fn step<T: Target>(
     let pending = &context[context.len() - n_pending..];
     let Proposal { drafts, adaptive_groups, decision } = proposal;
 
-    let mut plan = RowPlan::prefill(target.n_committed(), pending);
+    let mut plan = target.lay_out(pending);
     let root_row = n_pending - 1;
     let row_of = |node: Option<usize>| node.map_or(root_row, |node| root_row + 1 + node);
     for node in drafts.nodes() {
@@ -146,4 +151,41 @@ pub fn step<T: Target>(
     let mut tokens: Vec<u32> = verified.path.iter().map(|&node| drafts.nodes()[node].token).collect();
     tokens.push(verified.next);
     Ok(StepOutcome { tokens, accepted_path: verified.path, drafts, slots, rows, n_rows, decision })
+}
+
+/// Runs one forward pass over the last `n_pending` tokens of `context` and draws the token after them among
+/// those of which `is_allowed` says so. No drafts: what is allowed changes with every token.
+///
+/// # Errors
+/// [`StepError`]; [`SamplingError::NoFiniteLogit`] when nothing is allowed.
+///
+/// # Panics
+/// When there are no pending tokens, or more than the context has.
+pub fn step_among<T: Target>(
+    target: &mut T,
+    context: &[u32],
+    n_pending: usize,
+    sampler: &Sampler,
+    is_allowed: impl Fn(u32) -> bool,
+) -> Result<StepOutcome, StepError<T::Error>> {
+    assert!(n_pending > 0, "a step needs a token to start from");
+    let pending = &context[context.len() - n_pending..];
+    let mut plan = target.lay_out(pending);
+    let root_row = n_pending - 1;
+    plan.want_logits(root_row);
+    let position = plan.rows()[root_row].position + 1;
+    let logits = target.forward(&plan).map_err(StepError::Target)?;
+    let row = logits.row(0);
+    let all = row.full.ok_or(SamplingError::LogitsNotAskedFor { position })?;
+    let allow = |(token, &logit): (usize, &f32)| match is_allowed(token as u32) {
+        true => logit,
+        false => f32::NEG_INFINITY,
+    };
+    let allowed: Vec<f32> = all.iter().enumerate().map(allow).collect();
+    let ranked = rank(&allowed);
+    let token = sampler.draw(RowLogits { ranked: &ranked, full: Some(&allowed) }, position, context)?;
+    target.commit(&(0..n_pending).collect::<Vec<_>>());
+    let before = context.len().checked_sub(2).map(|idx| context[idx]);
+    let rows = vec![VerifiedRow { before, token: pending[root_row], ranked }];
+    Ok(StepOutcome { tokens: vec![token], rows, n_rows: n_pending, ..StepOutcome::default() })
 }

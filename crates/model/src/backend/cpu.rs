@@ -5,6 +5,7 @@
 //! switch kernels with their number.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use candle_core::quantized::{GgmlDType, QuantizedType};
 use candle_core::{CpuStorage, Error};
@@ -56,6 +57,14 @@ impl Cpu {
     /// What measurements are valid for.
     pub(crate) fn fingerprint(&self) -> String {
         format!("CPU {}, {} threads", self.tier.name(), self.pool.n_threads())
+    }
+
+    /// Rotates the heads of a row to `position`.
+    fn rotate(&self, rope: &Rope, position: usize, values: &mut [f32]) {
+        let n_pairs = rope.rope_dim / 2;
+        let table = position * n_pairs..(position + 1) * n_pairs;
+        let (cos, sin) = (&rope.cos[table.clone()], &rope.sin[table]);
+        kernels::rotate(self.tier, rope.layout == RopeLayout::Half, rope.head_dim, cos, sin, values);
     }
 
     /// One layer of the reference.
@@ -245,6 +254,22 @@ impl Backend for Cpu {
         cache.compact(n_base, kept);
     }
 
+    fn set_aside(&self, cache: &mut KvCache, slots: Range<usize>) {
+        cache.set_aside(slots);
+    }
+
+    fn keep_unturned(&self, cache: &mut KvCache, layer: usize, plan: &RowPlan, keys: &HostRows) {
+        cache.keep_unturned(layer, plan.n_committed(), &keys.values);
+    }
+
+    fn turn(&self, cache: &mut KvCache, rope: &Rope, first: usize) {
+        cache.turn(|row, keys| self.rotate(rope, first + row, keys));
+    }
+
+    fn copy_prefix(&self, from: &KvCache, n: usize, to: &mut KvCache) {
+        to.copy_prefix(from, n);
+    }
+
     fn embed(
         &self,
         table: &Matrix,
@@ -385,12 +410,8 @@ impl Backend for Cpu {
     }
 
     fn rope(&self, rope: &Rope, plan: &RowPlan, rows: &mut HostRows) {
-        let n_pairs = rope.rope_dim / 2;
-        let is_half = rope.layout == RopeLayout::Half;
         for (row, values) in plan.rows().iter().zip(rows.values.chunks_exact_mut(rows.width)) {
-            let table = row.position * n_pairs..(row.position + 1) * n_pairs;
-            let (cos, sin) = (&rope.cos[table.clone()], &rope.sin[table]);
-            kernels::rotate(self.tier, is_half, rope.head_dim, cos, sin, values);
+            self.rotate(rope, row.position, values);
         }
     }
 
@@ -411,14 +432,15 @@ impl Backend for Cpu {
         out.linear.first_adaptive = first_adaptive;
         out.n_rows = queries.values.len() / queries.width;
         out.linear.values.resize(queries.values.len(), 0.0);
-        let super::Visibility { n_committed, visible } = pass;
+        let super::Visibility { n_committed, visible, hidden } = pass;
         let slices = AttentionSlices {
             queries: &queries.values,
             cached: cache.layer(layer),
             n_committed: *n_committed,
             visible,
+            hidden,
         };
-        kernels::attend(&self.pool, self.tier, shape, slices, &mut out.linear.values);
+        kernels::attend(&self.pool, self.tier, shape, &slices, &mut out.linear.values);
         out.linear.quantize(&self.pool, self.tier, queries.width);
     }
 
