@@ -6,6 +6,7 @@ mod page;
 mod peers;
 mod plots;
 mod prompts;
+mod quality;
 mod random_model;
 
 use clap::{Args, Subcommand};
@@ -59,6 +60,8 @@ enum BenchCommand {
     Cost(cost::CostArguments),
     /// Compare the ways of decoding on the same prompts
     Decode(decode::DecodeArguments),
+    /// Compare what is completed with what stood there, and with llama.cpp's
+    Quality(quality::QualityArguments),
     /// Compare forward passes with llama.cpp and candle on the same file
     Peers(peers::PeersArguments),
     /// Write a page of results from the JSON that the other measurements print
@@ -71,6 +74,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     match &arguments.command {
         BenchCommand::Cost(arguments) => cost::run(arguments),
         BenchCommand::Decode(arguments) => decode::run(arguments),
+        BenchCommand::Quality(arguments) => quality::run(arguments),
         BenchCommand::Peers(arguments) => peers::run(arguments),
         BenchCommand::Page(arguments) => page::run(arguments),
         BenchCommand::RandomModel(arguments) => random_model::run(arguments),

@@ -1,11 +1,14 @@
 //! `sateen complete`
 
 use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::Args;
-use engine::{CompletionRequest, Engine, EngineConfig, ModelLibrary, SamplingParams, byte_offset};
+use clap::{Args, ValueEnum};
+use engine::{
+    CompletionRequest, ContextFile, Engine, EngineConfig, Extent, ModelLibrary, PromptBudget, SamplingParams,
+    SuffixVisibility, byte_offset,
+};
 
 use crate::speculation::SpeculationArgument;
 use crate::terminal::printable;
@@ -47,9 +50,24 @@ pub(crate) struct CompleteArguments {
     /// Above 1 makes recent tokens less likely
     #[arg(long, default_value_t = 1.0)]
     repetition_penalty: f32,
-    /// Another file to draft from; may be given several times
+    /// Another file that is open: what is like the text at the cursor goes into the prompt, and all of it is
+    /// drafted from; may be given several times
     #[arg(long = "open-file", value_name = "FILE")]
     other_files: Vec<PathBuf>,
+    /// Name of the repository, for models that are told
+    #[arg(long, default_value = "")]
+    repository: String,
+    /// Path of the file as the model is told; that of the file without it
+    #[arg(long)]
+    path: Option<String>,
+    /// Where to end: with the line or the block, always with the line, or where the model does
+    #[arg(long, value_enum, default_value = "auto")]
+    extent: ExtentArgument,
+    /// Other completions of the same place
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    alternatives: usize,
+    #[command(flatten)]
+    budget: BudgetArguments,
     /// Print a line per forward pass on standard error: how wide it was, and why
     #[arg(long)]
     explain: bool,
@@ -59,6 +77,56 @@ pub(crate) struct CompleteArguments {
     /// Print one JSON object at the end instead of streaming the text
     #[arg(long)]
     json: bool,
+}
+
+/// Where a completion ends, as the command line names it.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExtentArgument {
+    /// With the line where something follows the cursor on it, else with the block
+    Auto,
+    /// With the line
+    Line,
+    /// Where the model ends
+    Raw,
+}
+
+impl From<ExtentArgument> for Extent {
+    fn from(argument: ExtentArgument) -> Self {
+        match argument {
+            ExtentArgument::Auto => Self::Auto,
+            ExtentArgument::Line => Self::Line,
+            ExtentArgument::Raw => Self::Raw,
+        }
+    }
+}
+
+/// How much the model is told.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct BudgetArguments {
+    /// Most tokens before the cursor
+    #[arg(long, default_value_t = PromptBudget::default().prefix_tokens)]
+    prefix_tokens: usize,
+    /// Most tokens after the cursor
+    #[arg(long, default_value_t = PromptBudget::default().suffix_tokens)]
+    suffix_tokens: usize,
+    /// Most tokens of other files
+    #[arg(long, default_value_t = PromptBudget::default().other_tokens)]
+    other_tokens: usize,
+    /// Let the text after the cursor see the cursor's line, as the model was trained: each keystroke then
+    /// computes that text anew
+    #[arg(long)]
+    suffix_as_trained: bool,
+}
+
+impl From<BudgetArguments> for PromptBudget {
+    fn from(arguments: BudgetArguments) -> Self {
+        let BudgetArguments { prefix_tokens, suffix_tokens, other_tokens, suffix_as_trained } = arguments;
+        let visibility = match suffix_as_trained {
+            true => SuffixVisibility::AsTrained,
+            false => SuffixVisibility::BlindToLine,
+        };
+        Self { prefix_tokens, suffix_tokens, other_tokens, visibility }
+    }
 }
 
 pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
@@ -89,7 +157,12 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
             seed: arguments.seed,
         },
         speculation: arguments.speculation.into(),
+        path: arguments.path.clone().or_else(|| arguments.file.as_deref().map(path_for_model)),
+        repository: arguments.repository.clone(),
         other_files: read_other_files(&arguments.other_files)?,
+        budget: arguments.budget.into(),
+        extent: arguments.extent.into(),
+        n_alternatives: arguments.alternatives,
         ..CompletionRequest::new(prefix, suffix)
     };
     let streams = !arguments.json;
@@ -114,6 +187,11 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
         serde_json::to_writer(&mut stdout, &completion)?;
     }
     writeln!(stdout)?;
+    if streams {
+        for (idx, text) in completion.alternatives.iter().enumerate() {
+            writeln!(stdout, "--- alternative {}\n{text}", idx + 1)?;
+        }
+    }
     if streams && std::io::stderr().is_terminal() {
         eprintln!(
             "{} tokens in {} forward passes ({:.2} each), {:.1} tokens/s after the first, which took {:.0} ms",
@@ -127,9 +205,22 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read_other_files(paths: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+/// What the model is told of a path: no more than what lies below the current folder, else the name.
+fn path_for_model(path: &Path) -> String {
+    let folder = std::env::current_dir().and_then(|folder| folder.canonicalize());
+    let inside = folder.and_then(|folder| Ok(path.canonicalize()?.strip_prefix(&folder).map(Path::to_owned)));
+    let path = match inside {
+        Ok(Ok(path)) => path,
+        _ => PathBuf::from(path.file_name().unwrap_or_default()),
+    };
+    path.to_string_lossy().replace('\\', "/")
+}
+
+fn read_other_files(paths: &[PathBuf]) -> anyhow::Result<Vec<ContextFile>> {
     let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(ContextFile { path: path_for_model(path), text })
     };
     paths.iter().map(read).collect()
 }

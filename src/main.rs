@@ -62,6 +62,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(ErrorCode::DownloadFailed) => 5,
         Some(ErrorCode::NoSpace) => 6,
         Some(ErrorCode::Io) => 7,
+        Some(ErrorCode::NoMemory) => 8,
+        Some(ErrorCode::Busy) => 9,
         Some(ErrorCode::Internal) => 70,
         None => 1,
     }

@@ -1,11 +1,11 @@
 //! The state behind the window: one engine, the model library, the open files.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::{
     CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, EngineState, InstalledModel,
-    ModelLibrary, Outcome, StepEvent,
+    ModelLibrary, Priority, Submission,
 };
 use serde::Serialize;
 use tauri::{AppHandle, Emitter};
@@ -28,16 +28,16 @@ pub(crate) struct Application {
     library: Result<ModelLibrary, String>,
     documents: Documents,
     initial_file: Mutex<Option<PathBuf>>,
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<Engine>>,
+    /// The model that was asked for last.
+    model_id: Arc<Mutex<Option<String>>>,
     failure: Mutex<Option<String>>,
     completion: Mutex<CancelToken>,
     installation: Mutex<CancelToken>,
 }
 
-struct Running {
-    engine: Engine,
-    model_id: String,
-}
+/// The editor, as the engine knows it.
+const EDITOR: &str = "window";
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -52,6 +52,7 @@ impl Application {
             documents: Documents::default(),
             initial_file: Mutex::new(initial_file),
             running: Mutex::default(),
+            model_id: Arc::default(),
             failure: Mutex::default(),
             completion: Mutex::default(),
             installation: Mutex::default(),
@@ -83,8 +84,8 @@ impl Application {
 
     pub(crate) fn state(&self) -> ApplicationState {
         match (&*lock(&self.running), &*lock(&self.failure)) {
-            (Some(running), _) => {
-                ApplicationState { engine: running.engine.state(), model_id: Some(running.model_id.clone()) }
+            (Some(engine), _) => {
+                ApplicationState { engine: engine.state(), model_id: lock(&self.model_id).clone() }
             }
             (None, Some(reason)) => {
                 ApplicationState { engine: EngineState::Failed { reason: reason.clone() }, model_id: None }
@@ -93,34 +94,33 @@ impl Application {
         }
     }
 
-    /// Replaces the running engine by one with `model`.
+    /// Has the engine run `model`, in the place of another. Returns at once.
     pub(crate) fn load(&self, model: &InstalledModel) -> Result<(), EngineError> {
-        let previous = lock(&self.running).take();
-        // Frees the memory of the old model before the new one is loaded.
-        drop(previous);
+        let mut running = lock(&self.running);
         *lock(&self.failure) = None;
-        let (app, model_id) = (self.app.clone(), model.id.clone());
-        let on_state = move |engine: EngineState| {
-            let state = ApplicationState { engine, model_id: Some(model_id.clone()) };
-            // Fails only when the window is gone, and then there is nobody to tell.
-            let _ = app.emit("application_state", state);
-        };
-        let engine = Engine::start(EngineConfig::of(model), on_state)?;
-        *lock(&self.running) = Some(Running { engine, model_id: model.id.clone() });
+        *lock(&self.model_id) = Some(model.id.clone());
+        match &*running {
+            Some(engine) => engine.load(EngineConfig::of(model)),
+            None => {
+                let (app, model_id) = (self.app.clone(), self.model_id.clone());
+                let on_state = move |engine: EngineState| {
+                    let model_id = lock(&model_id).clone();
+                    // Fails only when the window is gone, and then there is nobody to tell.
+                    let _ = app.emit("application_state", ApplicationState { engine, model_id });
+                };
+                *running = Some(Engine::start(EngineConfig::of(model), on_state)?);
+            }
+        }
         Ok(())
     }
 
-    /// Asks for a completion; earlier ones are cancelled.
-    pub(crate) fn submit(
-        &self,
-        request: CompletionRequest,
-        on_step: impl FnMut(StepEvent) + Send + 'static,
-        on_end: impl FnOnce(Result<Outcome, EngineError>) + Send + 'static,
-    ) -> Result<(), EngineError> {
+    /// Asks for a completion in the editor; it takes the place of earlier ones.
+    pub(crate) fn submit(&self, request: CompletionRequest) -> Result<Submission, EngineError> {
         let running = lock(&self.running);
-        let running = running.as_ref().ok_or(EngineError::NoModel)?;
-        *lock(&self.completion) = running.engine.submit(request, on_step, on_end);
-        Ok(())
+        let engine = running.as_ref().ok_or(EngineError::NoModel)?;
+        let submission = engine.submit(EDITOR, Priority::Editor, request);
+        *lock(&self.completion) = submission.cancel_token();
+        Ok(submission)
     }
 
     pub(crate) fn cancel_completion(&self) {

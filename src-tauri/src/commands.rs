@@ -1,7 +1,7 @@
 //! What the window can ask for. Each command checks what it gets like any other outside input.
 
 use engine::{
-    Catalog, CatalogEntry, Completion, CompletionRequest, EngineError, ErrorCode, InstallProgress,
+    Catalog, CatalogEntry, Completion, CompletionRequest, EngineError, ErrorCode, Event, InstallProgress,
     InstalledModel, Outcome, PackageClient, StepEvent,
 };
 use serde::{Deserialize, Serialize};
@@ -13,9 +13,6 @@ use ts_rs::TS;
 use crate::application::{Application, ApplicationState};
 use crate::documents::{Document, MAX_FILE_BYTES};
 use crate::error::CommandError;
-
-/// Ghost text is one block of code: a blank line ends it.
-const GHOST_TEXT_STOP: &str = "\n\n";
 
 type CommandResult<T> = Result<T, CommandError>;
 
@@ -34,10 +31,12 @@ pub(crate) struct ModelList {
 pub(crate) struct CompleteArguments {
     prefix: String,
     suffix: String,
+    /// Name of the file.
+    path: Option<String>,
     max_tokens: u32,
 }
 
-/// How a completion went on. The window gets one message per forward pass.
+/// How a completion went on. The window gets one message per forward pass, or fewer when it is slow.
 #[derive(Clone, Debug, Serialize, TS)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[ts(export)]
@@ -46,8 +45,10 @@ pub(crate) enum CompletionEvent {
     Step(StepEvent),
     /// It ended.
     Ended(Completion),
-    /// It was cancelled before it had begun.
-    NotStarted,
+    /// A newer request took its place.
+    Superseded,
+    /// It was cancelled.
+    Cancelled,
     /// It failed.
     Failed(CommandError),
 }
@@ -106,28 +107,28 @@ pub(crate) fn complete(
     arguments: CompleteArguments,
     on_event: Channel<CompletionEvent>,
 ) -> CommandResult<()> {
-    let CompleteArguments { prefix, suffix, max_tokens } = arguments;
-    let request = CompletionRequest {
-        max_tokens: max_tokens as usize,
-        stop: vec![GHOST_TEXT_STOP.to_owned()],
-        ..CompletionRequest::new(prefix, suffix)
-    };
-    let on_step = {
-        let on_event = on_event.clone();
-        move |step| {
-            // When the window is gone the next request, or the end of the app, ends this one.
-            let _ = on_event.send(CompletionEvent::Step(step));
+    let CompleteArguments { prefix, suffix, path, max_tokens } = arguments;
+    let request =
+        CompletionRequest { max_tokens: max_tokens as usize, path, ..CompletionRequest::new(prefix, suffix) };
+    let mut submission = application.submit(request)?;
+    let forward = move || {
+        while let Some(event) = submission.next_event() {
+            let event = match event {
+                Event::Step(step) => CompletionEvent::Step(step),
+                Event::Ended(Ok(Outcome::Ended(completion))) => CompletionEvent::Ended(*completion),
+                Event::Ended(Ok(Outcome::Superseded)) => CompletionEvent::Superseded,
+                Event::Ended(Ok(Outcome::Cancelled)) => CompletionEvent::Cancelled,
+                Event::Ended(Err(error)) => CompletionEvent::Failed(error.into()),
+            };
+            // Without a window there is nobody to complete for, and dropping the submission cancels it.
+            if on_event.send(event).is_err() {
+                return;
+            }
         }
     };
-    let on_end = move |result: Result<Outcome, EngineError>| {
-        let event = match result {
-            Ok(Outcome::Ended(completion)) => CompletionEvent::Ended(*completion),
-            Ok(Outcome::NotStarted) => CompletionEvent::NotStarted,
-            Err(error) => CompletionEvent::Failed(error.into()),
-        };
-        let _ = on_event.send(event);
-    };
-    Ok(application.submit(request, on_step, on_end)?)
+    let thread = std::thread::Builder::new().name("completion".to_owned()).spawn(forward);
+    thread.map_err(|source| EngineError::Io { path: "a thread".into(), source })?;
+    Ok(())
 }
 
 #[tauri::command]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use engine::{
-    CancelToken, Completion, CompletionRequest, Engine, EngineConfig, Model, ModelLibrary, PassCosts,
-    PromptBudget, PublishedTree, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
+    Completion, CompletionRequest, Engine, EngineConfig, Extent, Model, ModelLibrary, PassCosts,
+    PublishedTree, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +132,7 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
     // Nothing learnt before helps any of them.
     let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
-    let costs = if arguments.flat_costs { PassCosts::flat() } else { measure_pass_costs(&model)? };
+    let costs = if arguments.flat_costs { PassCosts::flat() } else { measure_pass_costs(&model, &|| false)? };
     let mut modes = modes(arguments, &model, &costs)?;
     for (idx, prompt) in prompts.iter().enumerate() {
         if !arguments.json {
@@ -207,11 +207,11 @@ fn complete(mode: &mut Mode, prompt: &Prompt, arguments: &DecodeArguments) -> an
             ..SamplingParams::default()
         },
         speculation: mode.speculation,
+        // All that the model writes: how fast it is, not where a person would stop.
+        extent: Extent::Raw,
         ..CompletionRequest::new(prompt.prefix.as_str(), prompt.suffix.as_str())
     };
-    let cancel = CancelToken::default();
-    let completion = mode.session.complete(&request, PromptBudget::default(), &cancel, &mut |_| ())?;
-    mode.completions.push(completion);
+    mode.completions.push(mode.session.complete(&request)?);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
+use engine::ContextFile;
 use serde::Deserialize;
 
 /// Largest file of prompts, and largest source file that is read, in bytes.
@@ -20,6 +21,8 @@ const STRIDE_LINES: usize = 12;
 const N_AHEAD: usize = 4;
 /// Share of their word triples that must.
 const MIN_AKIN: f64 = 0.6;
+/// Places of a kind in one file.
+const MAX_SPANS: usize = 6;
 /// Bytes of other files that a prompt comes with.
 const MAX_OTHER_BYTES: usize = 128 << 10;
 
@@ -30,6 +33,80 @@ pub(crate) enum Places {
     All,
     /// Of those, where code like the next lines stands elsewhere in the folder: as in editing
     Akin,
+    /// Within the brackets of a call
+    Calls,
+    /// Behind the first word of an import
+    Imports,
+    /// At the last lines of blocks
+    Blocks,
+    /// Behind some token of a line
+    Lines,
+}
+
+/// A place within a text: what stands there is between the two.
+type Span = (usize, usize);
+
+/// The places of one kind in `text`.
+fn spans(text: &str, places: Places) -> Vec<Span> {
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let line_end = |at: usize| text[at..].find('\n').map_or(text.len(), |n| at + n);
+    let mut found = Vec::new();
+    for (idx, &start) in starts.iter().enumerate() {
+        let end = line_end(start);
+        let line = &text[start..end];
+        let indent = line.len() - line.trim_start().len();
+        let is_comment =
+            ["//", "#", "*", "/*", "\"\"\""].iter().any(|mark| line.trim_start().starts_with(mark));
+        if line.trim().is_empty() || is_comment {
+            continue;
+        }
+        match places {
+            Places::Calls => found.extend(call(line).map(|(from, to)| (start + from, start + to))),
+            Places::Imports => {
+                let words = ["import ", "from ", "use ", "pub use "];
+                let word = words.iter().find(|word| line.trim_start().starts_with(**word));
+                found.extend(word.map(|word| (start + indent + word.len(), end)));
+            }
+            Places::Blocks => {
+                // The last line of a block and the one before it, where the next line is indented less.
+                let next = starts.get(idx + 1).map(|&at| &text[at..line_end(at)]);
+                let falls = next.is_some_and(|next| {
+                    !next.trim().is_empty() && next.len() - next.trim_start().len() < indent
+                });
+                let from = starts[idx.saturating_sub(1)];
+                let first = &text[from..line_end(from)];
+                let same = first.len() - first.trim_start().len() == indent && !first.trim().is_empty();
+                found.extend((falls && same && from < start).then_some((from + indent, end)));
+            }
+            Places::Lines => {
+                // Behind the first word boundary in the middle of the line.
+                let middle = indent + (line.len() - indent) / 3;
+                let at = line.char_indices().map(|(at, _)| at).find(|&at| {
+                    at > middle && !line[at..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                });
+                found.extend(at.filter(|at| line.len() - at > 3).map(|at| (start + at, end)));
+            }
+            Places::All | Places::Akin => (),
+        }
+    }
+    found
+}
+
+/// The arguments of the first call in a line that is more than a pair of brackets.
+fn call(line: &str) -> Option<Span> {
+    let open = line.match_indices('(').map(|(at, _)| at).find(|&at| {
+        let is_call = line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        is_call && !line[at + 1..].starts_with(')')
+    })?;
+    let mut depth = 0;
+    for (at, c) in line[open..].char_indices() {
+        depth += isize::from("([{".contains(c)) - isize::from(")]}".contains(c));
+        if depth == 0 {
+            return Some((open + 1, open + at));
+        }
+    }
+    None
 }
 
 /// A place to complete at.
@@ -37,7 +114,13 @@ pub(crate) enum Places {
 pub(crate) struct Prompt {
     pub(crate) prefix: String,
     pub(crate) suffix: String,
-    pub(crate) other_files: Vec<String>,
+    /// What stood there; empty where that is not known.
+    pub(crate) middle: String,
+    /// A Python program that checks the whole, and the function that it checks.
+    pub(crate) test: Option<(String, String)>,
+    /// Path in the folder.
+    pub(crate) path: Option<String>,
+    pub(crate) other_files: Vec<ContextFile>,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +128,10 @@ struct Line {
     prompt: String,
     #[serde(default)]
     suffix: String,
+    #[serde(default)]
+    canonical_solution: String,
+    test: Option<String>,
+    entry_point: Option<String>,
 }
 
 /// The prompts in `path`: a file with a JSON object per line (`prompt`, and perhaps `suffix`), gzipped or
@@ -68,9 +155,11 @@ fn of_file(path: &Path) -> anyhow::Result<Vec<Prompt>> {
     }
     .with_context(cannot_read)?;
     let parse = |(idx, line): (usize, &str)| -> anyhow::Result<Prompt> {
-        let Line { prompt, suffix } = serde_json::from_str(line)
+        let Line { prompt, suffix, canonical_solution, test, entry_point } = serde_json::from_str(line)
             .with_context(|| format!("{}, line {}: not a prompt", path.display(), idx + 1))?;
-        Ok(Prompt { prefix: prompt, suffix, other_files: Vec::new() })
+        let middle = canonical_solution;
+        let test = test.zip(entry_point);
+        Ok(Prompt { prefix: prompt, suffix, middle, test, path: None, other_files: Vec::new() })
     };
     text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
 }
@@ -101,13 +190,22 @@ fn triples(text: &str) -> HashSet<[&str; 3]> {
     words.windows(3).map(|three| [three[0], three[1], three[2]]).collect()
 }
 
+fn context_files(which: &[usize], names: &[String], texts: &[String]) -> Vec<ContextFile> {
+    let file = |&idx: &usize| ContextFile { path: names[idx].clone(), text: texts[idx].clone() };
+    which.iter().map(file).collect()
+}
+
 fn of_folder(folder: &Path, places: Places) -> anyhow::Result<Vec<Prompt>> {
     let mut paths = Vec::new();
     sources(folder, &mut paths)?;
     if paths.is_empty() {
         bail!("{} holds no source files ({})", folder.display(), SOURCE_ENDINGS.join(", "));
     }
-    let texts: Vec<String> = paths.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+    let read = |path: &PathBuf| {
+        let name = path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned();
+        Some((name, std::fs::read_to_string(path).ok()?))
+    };
+    let (names, texts): (Vec<String>, Vec<String>) = paths.iter().filter_map(read).unzip();
     let triples_of: Vec<HashSet<[&str; 3]>> = texts.iter().map(|text| triples(text)).collect();
     let mut prompts = Vec::new();
     for (idx, text) in texts.iter().enumerate() {
@@ -121,6 +219,22 @@ fn of_folder(folder: &Path, places: Places) -> anyhow::Result<Vec<Prompt>> {
             n_bytes += texts[other].len();
             n_bytes <= MAX_OTHER_BYTES
         });
+        if !matches!(places, Places::All | Places::Akin) {
+            let spans = spans(text, places);
+            // No file has more to say than another.
+            let n = spans.len().min(MAX_SPANS);
+            for (from, to) in (0..n).map(|i| spans[i * spans.len() / n]) {
+                prompts.push(Prompt {
+                    prefix: text[..from].to_owned(),
+                    suffix: text[to..].to_owned(),
+                    middle: text[from..to].to_owned(),
+                    test: None,
+                    path: Some(names[idx].clone()),
+                    other_files: context_files(&others, &names, &texts),
+                });
+            }
+            continue;
+        }
         let lines: Vec<usize> = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .filter(|&at| at < text.len())
@@ -142,8 +256,14 @@ fn of_folder(folder: &Path, places: Places) -> anyhow::Result<Vec<Prompt>> {
                     continue;
                 }
             }
-            let other_files = others.iter().map(|&other| texts[other].clone()).collect();
-            prompts.push(Prompt { prefix: prefix.to_owned(), suffix: suffix.to_owned(), other_files });
+            prompts.push(Prompt {
+                prefix: prefix.to_owned(),
+                suffix: suffix.to_owned(),
+                middle: text[start + indent..end].to_owned(),
+                test: None,
+                path: Some(names[idx].clone()),
+                other_files: context_files(&others, &names, &texts),
+            });
         }
     }
     Ok(prompts)

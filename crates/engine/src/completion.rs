@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use speculate::SamplingParams;
 use ts_rs::TS;
 
-use crate::EngineError;
+use crate::{ContextFile, EngineError, Extent, PromptBudget};
 
 /// Largest number of tokens in a completion.
 pub(crate) const MAX_TOKENS: usize = 4096;
@@ -17,6 +17,10 @@ pub(crate) const MAX_TEXT_BYTES: usize = 16 << 20;
 
 /// Largest size of the other open files together, in bytes.
 pub(crate) const MAX_OTHER_BYTES: usize = 1 << 20;
+/// Longest path, and longest name of a repository, in bytes.
+pub(crate) const MAX_NAME_BYTES: usize = 1024;
+/// Most completions besides the first: as many likely tokens are known after a row.
+pub(crate) const MAX_ALTERNATIVES: usize = speculate::N_RANKED - 1;
 
 /// How to decode. The text is the same in every way; only the time differs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, TS)]
@@ -62,8 +66,21 @@ pub struct CompletionRequest {
     pub prefix: String,
     /// Text after the cursor.
     pub suffix: String,
-    /// Texts of other open files. They are drafted from, and are not part of the prompt.
-    pub other_files: Vec<String>,
+    /// Path of the file, from the root of its repository: the model is told.
+    pub path: Option<String>,
+    /// Name of the repository.
+    pub repository: String,
+    /// Other open files. What is like the text at the cursor becomes part of the prompt, as far as the budget
+    /// goes; all of them are drafted from.
+    pub other_files: Vec<ContextFile>,
+    /// Places that were edited lately, the latest first: part of the prompt whatever they are like.
+    pub recent_edits: Vec<ContextFile>,
+    /// How much of all this the model is told.
+    pub budget: PromptBudget,
+    /// Where the completion ends.
+    pub extent: Extent,
+    /// Completions that begin otherwise, besides the first; they share its prefill.
+    pub n_alternatives: usize,
     /// Most tokens to generate.
     pub max_tokens: usize,
     /// Texts that end the completion; they are not part of it.
@@ -80,7 +97,13 @@ impl CompletionRequest {
         Self {
             prefix: prefix.into(),
             suffix: suffix.into(),
+            path: None,
+            repository: String::new(),
             other_files: Vec::new(),
+            recent_edits: Vec::new(),
+            budget: PromptBudget::default(),
+            extent: Extent::default(),
+            n_alternatives: 0,
             max_tokens: 64,
             stop: Vec::new(),
             sampling: SamplingParams::default(),
@@ -109,9 +132,20 @@ impl CompletionRequest {
                 format!("{} bytes", stop.len()),
             )?;
         }
-        let others = self.other_files.iter().map(String::len).sum::<usize>();
-        let bound = format!("at most {MAX_OTHER_BYTES} bytes together");
-        check("other_files", others <= MAX_OTHER_BYTES, bound, format!("{others} bytes"))?;
+        let n_bytes =
+            |files: &[ContextFile]| files.iter().map(|file| file.text.len() + file.path.len()).sum::<usize>();
+        for (field, files) in [("other_files", &self.other_files), ("recent_edits", &self.recent_edits)] {
+            let (n, bound) = (n_bytes(files), format!("at most {MAX_OTHER_BYTES} bytes together"));
+            check(field, n <= MAX_OTHER_BYTES, bound, format!("{n} bytes"))?;
+        }
+        for (field, name) in
+            [("path", self.path.as_deref().unwrap_or_default()), ("repository", &self.repository)]
+        {
+            let bound = format!("at most {MAX_NAME_BYTES} bytes");
+            check(field, name.len() <= MAX_NAME_BYTES, bound, format!("{} bytes", name.len()))?;
+        }
+        let (n, bound) = (self.n_alternatives, format!("at most {MAX_ALTERNATIVES}"));
+        check("n_alternatives", n <= MAX_ALTERNATIVES, bound, n.to_string())?;
         for (field, text) in [("prefix", &self.prefix), ("suffix", &self.suffix)] {
             let bound = format!("at most {MAX_TEXT_BYTES} bytes");
             check(field, text.len() <= MAX_TEXT_BYTES, bound, format!("{} bytes", text.len()))?;
@@ -146,6 +180,22 @@ pub struct StepEvent {
     pub explanation: Option<String>,
 }
 
+impl StepEvent {
+    /// Adds what the pass after this one brought.
+    pub(crate) fn append(&mut self, next: Self) {
+        for piece in next.pieces {
+            match self.pieces.last_mut() {
+                Some(last) if last.drafted == piece.drafted => last.text.push_str(&piece.text),
+                _ => self.pieces.push(piece),
+            }
+        }
+        self.n_drafted += next.n_drafted;
+        self.n_accepted += next.n_accepted;
+        self.n_rows += next.n_rows;
+        self.explanation = next.explanation.or(self.explanation.take());
+    }
+}
+
 /// Why a completion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[serde(rename_all = "snake_case")]
@@ -159,10 +209,12 @@ pub enum StopReason {
     StopString,
     /// The completion reached the text that already follows the cursor.
     FollowingText,
+    /// The end of the line, for a cursor within one.
+    EndOfLine,
+    /// The end of the block.
+    EndOfBlock,
     /// The model's context is full.
     ContextLimit,
-    /// Somebody cancelled it.
-    Cancelled,
 }
 
 /// A completion and how it came about.
@@ -203,6 +255,8 @@ pub struct Completion {
     pub n_reused_tokens: usize,
     /// Why it ended.
     pub stop_reason: StopReason,
+    /// Other completions of the same place, without those that say the same.
+    pub alternatives: Vec<String>,
     /// The tokens themselves.
     #[serde(skip)]
     #[ts(skip)]
@@ -222,8 +276,10 @@ pub struct AcceptedDrafts {
 /// How a request ended, if it did not fail.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// It ran to its end, or was cancelled on the way (see [`Completion::stop_reason`]).
+    /// It ran to its end.
     Ended(Box<Completion>),
-    /// It was cancelled before it had begun.
-    NotStarted,
+    /// A newer request of the same client took its place.
+    Superseded,
+    /// It was cancelled.
+    Cancelled,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{Model, Sequence};
+use model::{Model, ModelError, Sequence};
 use serde::{Deserialize, Serialize};
 use speculate::{PassCosts, RowPlan, Target};
 
@@ -133,8 +133,11 @@ const POLICY_TIME: Duration = Duration::from_millis(1500);
 /// pass for each number of rows.
 ///
 /// # Errors
-/// Those of the model.
-pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> {
+/// Those of the model; [`ModelError::Cancelled`] when `is_cancelled` says so between two passes.
+pub fn measure_pass_costs(
+    model: &Arc<Model>,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<PassCosts, EngineError> {
     let started = Instant::now();
     let mut timer = PassTimer::new(model)?;
     let mut plans = POLICY_ROW_COUNTS.map(|n_rows| pass(model, n_rows, 0)).to_vec();
@@ -150,6 +153,9 @@ pub fn measure_pass_costs(model: &Arc<Model>) -> Result<PassCosts, EngineError> 
         for (plan, fastest) in plans.iter().zip(&mut fastest) {
             // The same kind of pass twice, as decoding runs them: the first leaves the caches as it does.
             for is_timed in [false, round > 0] {
+                if is_cancelled() {
+                    return Err(ModelError::Cancelled.into());
+                }
                 let ms = timer.time(plan)?;
                 if is_timed {
                     // Whatever disturbed the slower ones would disturb any width alike.
@@ -233,7 +239,7 @@ impl PassTimer {
 
 /// Commits `n_tokens` in passes as a session makes them.
 fn prefill(sequence: &mut Sequence, n_tokens: usize) -> Result<(), EngineError> {
-    for chunk in tokens(&sequence.model().clone(), n_tokens).chunks(crate::session::PREFILL_ROWS) {
+    for chunk in tokens(&sequence.model().clone(), n_tokens).chunks(crate::generation::PREFILL_ROWS) {
         sequence.prefill(chunk)?;
     }
     Ok(())

@@ -1,19 +1,25 @@
-//! The engine: a thread that owns a model and answers requests, the newest first.
+//! The engine: a thread that owns a model, and answers the requests of several clients.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod events;
+mod worker;
+
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use model::{Model, ModelConfig};
+use model::Model;
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-use crate::adapters::built_in_for;
-use crate::completion::{Completion, CompletionRequest, Outcome, StepEvent};
-use crate::learned::LearnedFiles;
-use crate::prompt::PromptBudget;
-use crate::{CancelToken, EngineError, InstalledModel, ModelLibrary, Session, SessionConfig};
+use crate::completion::{Completion, CompletionRequest, StepEvent};
+use crate::{CancelToken, EngineError, InstalledModel, ModelLibrary};
+pub use events::{Event, Submission};
+use worker::{Job, Worker};
+
+/// Most requests under way.
+const MAX_JOBS: usize = 64;
 
 /// What an engine runs.
 #[derive(Clone, Debug)]
@@ -24,12 +30,15 @@ pub struct EngineConfig {
     pub weights: PathBuf,
     /// SHA-256 of the weight file; it finds the SAT adapter.
     pub sha256: String,
-    /// Longest context in tokens.
+    /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
-    /// Most tokens of a prompt.
-    pub budget: PromptBudget,
+    /// Memory that the caches of keys and values may take together; a model whose context does not fit is
+    /// refused. Without it, a gigabyte, or what one context takes.
+    pub cache_bytes: Option<u64>,
     /// Where what is measured and learnt of the model is kept; nothing is kept without it.
     pub learned: Option<PathBuf>,
+    /// Idle time after which the model's memory is given back; the next request loads it again.
+    pub unload_after: Option<Duration>,
 }
 
 impl EngineConfig {
@@ -44,8 +53,9 @@ impl EngineConfig {
             weights: weights.into(),
             sha256: sha256.into(),
             max_context: 4096,
-            budget: PromptBudget::default(),
+            cache_bytes: None,
             learned: None,
+            unload_after: None,
         }
     }
 
@@ -54,6 +64,20 @@ impl EngineConfig {
         let learned = ModelLibrary::learned_folder(&model.path);
         Self { learned, ..Self::new(&model.name, &model.path, &model.sha256) }
     }
+}
+
+/// How urgent a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export)]
+pub enum Priority {
+    /// Nobody waits for it: caches that are filled ahead.
+    Background,
+    /// Text in an editor.
+    #[default]
+    Editor,
+    /// A window that someone has just opened for it.
+    Popup,
 }
 
 /// A model that is ready.
@@ -88,6 +112,11 @@ pub enum EngineState {
     Ready(LoadedModel),
     /// Working on a request.
     Thinking(LoadedModel),
+    /// The model was idle and gave its memory back; the next request loads it.
+    Unloaded {
+        /// Name of the model.
+        name: String,
+    },
     /// The model could not be loaded.
     Failed {
         /// Why.
@@ -95,32 +124,36 @@ pub enum EngineState {
     },
 }
 
-/// Adaptive tokens in a group of a model without adapter.
-const PROBE_SLOTS: usize = 4;
+/// What the engine's thread is to do.
+enum Order {
+    Load(Box<EngineConfig>),
+    Unload,
+    Work,
+}
 
-/// Entries that token recycling learns before they are written down.
-const SAVE_EVERY: usize = 2_000;
-
-struct Job {
-    request: CompletionRequest,
-    cancel: CancelToken,
-    on_step: Box<dyn FnMut(StepEvent) + Send>,
-    on_end: Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>,
+#[derive(Default)]
+struct Inbox {
+    orders: VecDeque<Order>,
+    jobs: Vec<Job>,
+    is_stopping: bool,
 }
 
 struct Shared {
     model: Mutex<Option<Arc<Model>>>,
     state: Mutex<EngineState>,
     changed: Condvar,
-    newest: Mutex<CancelToken>,
+    /// Held for a moment only, by whoever holds it.
+    inbox: Mutex<Inbox>,
+    has_orders: Condvar,
+    /// The newest request of each client, and how to end it.
+    clients: Mutex<Vec<(String, CancelToken)>>,
+    n_passes: AtomicU64,
 }
 
 /// A running engine. Dropping it cancels the work and ends its thread.
 pub struct Engine {
-    jobs: Option<Sender<Box<Job>>>,
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
-    stop: CancelToken,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -143,21 +176,49 @@ impl Engine {
             model: Mutex::default(),
             state: Mutex::new(loading),
             changed: Condvar::new(),
-            newest: Mutex::default(),
+            inbox: Mutex::default(),
+            has_orders: Condvar::new(),
+            clients: Mutex::default(),
+            n_passes: AtomicU64::new(0),
         });
-        let (jobs, received) = channel();
-        let stop = CancelToken::default();
-        let worker =
-            Worker { config, shared: shared.clone(), on_state: Box::new(on_state), stop: stop.clone() };
-        let thread =
-            std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker.run(&received));
+        let worker = Worker::new(shared.clone(), config, on_state);
+        let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker.run());
         let thread = thread.map_err(EngineError::io("the engine's thread"))?;
-        Ok(Self { jobs: Some(jobs), shared, thread: Some(thread), stop })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// What the engine is doing.
     pub fn state(&self) -> EngineState {
         lock(&self.shared.state).clone()
+    }
+
+    /// Forward passes so far, those of prompts included.
+    pub fn n_passes(&self) -> u64 {
+        self.shared.n_passes.load(Ordering::Relaxed)
+    }
+
+    fn order(&self, order: Order) {
+        let name = match &order {
+            Order::Load(config) => Some(config.model_name.clone()),
+            Order::Unload | Order::Work => None,
+        };
+        lock(&self.shared.inbox).orders.push_back(order);
+        if let Some(name) = name {
+            // From now on nobody finds the old model ready.
+            *lock(&self.shared.state) = EngineState::Loading { name, progress: 0.0 };
+        }
+        self.shared.has_orders.notify_all();
+    }
+
+    /// Has another model loaded in the place of this one, and returns at once. Loading that is under way is
+    /// given up; requests that are under way begin anew on the new model.
+    pub fn load(&self, config: EngineConfig) {
+        self.order(Order::Load(Box::new(config)));
+    }
+
+    /// Has the model's memory given back, and returns at once. The next request loads it again.
+    pub fn unload(&self) {
+        self.order(Order::Unload);
     }
 
     /// Waits until the model is loaded, and gives it: sessions of one's own can be made on it.
@@ -175,160 +236,67 @@ impl Engine {
                 EngineState::Failed { reason } => {
                     return Err(EngineError::NotReady { state: reason.clone() });
                 }
-                EngineState::Loading { .. } | EngineState::NoModel => {
+                EngineState::Loading { .. } | EngineState::NoModel | EngineState::Unloaded { .. } => {
                     state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
     }
 
-    /// Asks for a completion and cancels every earlier request: the newest wins. `on_step` is
-    /// told after every forward pass, `on_end` once, both from the engine's thread. The token
-    /// cancels the request within one forward pass.
-    pub fn submit(
-        &self,
-        request: CompletionRequest,
-        on_step: impl FnMut(StepEvent) + Send + 'static,
-        on_end: impl FnOnce(Result<Outcome, EngineError>) + Send + 'static,
-    ) -> CancelToken {
+    /// Asks for a completion. The newest request of a `client` takes the place of its older ones; requests of
+    /// different clients share the engine pass by pass, the more urgent first.
+    pub fn submit(&self, client: &str, priority: Priority, request: CompletionRequest) -> Submission {
         let cancel = CancelToken::default();
-        std::mem::replace(&mut *lock(&self.shared.newest), cancel.clone()).cancel();
-        let job = Box::new(Job {
-            request,
-            cancel: cancel.clone(),
-            on_step: Box::new(on_step),
-            on_end: Box::new(on_end),
-        });
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
-        if let Some(Err(error)) = sent {
-            (error.0.on_end)(Err(EngineError::Stopped));
+        let (submission, events) = Submission::new(cancel.clone());
+        if let Err(error) = request.check() {
+            events.end(Err(error));
+            return submission;
         }
-        cancel
+        {
+            let mut clients = lock(&self.shared.clients);
+            clients.retain(|(_, cancel)| !cancel.is_cancelled());
+            match clients.iter_mut().find(|(name, _)| name == client) {
+                Some((_, newest)) => std::mem::replace(newest, cancel.clone()).supersede(),
+                None => clients.push((client.to_owned(), cancel.clone())),
+            }
+            if clients.len() > MAX_JOBS {
+                // The client that has been silent longest; if it still waits, it is told so.
+                clients.remove(0);
+            }
+        }
+        let mut inbox = lock(&self.shared.inbox);
+        if inbox.jobs.len() >= MAX_JOBS {
+            drop(inbox);
+            events.end(Err(EngineError::Busy { bound: MAX_JOBS }));
+            return submission;
+        }
+        inbox.jobs.push(Job { priority, request, cancel, events });
+        drop(inbox);
+        self.shared.has_orders.notify_all();
+        submission
     }
 
-    /// Completes `request` and waits for the end.
+    /// Completes `request` for a client of its own and waits for the end.
     ///
     /// # Errors
     /// [`EngineError`].
     pub fn complete(
         &self,
         request: CompletionRequest,
-        on_step: impl FnMut(StepEvent) + Send + 'static,
+        on_step: impl FnMut(StepEvent),
     ) -> Result<Completion, EngineError> {
-        let (sender, receiver) = channel();
-        self.submit(request, on_step, move |result| {
-            // The receiver waits below for as long as the sender lives.
-            let _ = sender.send(result);
-        });
-        match receiver.recv() {
-            Ok(Ok(Outcome::Ended(completion))) => Ok(*completion),
-            Ok(Ok(Outcome::NotStarted)) | Err(_) => Err(EngineError::Stopped),
-            Ok(Err(error)) => Err(error),
-        }
+        self.submit("", Priority::default(), request).completion(on_step)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stop.cancel();
-        lock(&self.shared.newest).cancel();
-        self.jobs = None;
+        lock(&self.shared.inbox).is_stopping = true;
+        lock(&self.shared.clients).iter().for_each(|(_, cancel)| cancel.cancel());
+        self.shared.has_orders.notify_all();
         if let Some(thread) = self.thread.take() {
             // The thread catches panics of its work, so there is nothing to learn from joining.
             let _ = thread.join();
         }
-    }
-}
-
-struct Worker {
-    config: EngineConfig,
-    shared: Arc<Shared>,
-    on_state: Box<dyn Fn(EngineState) + Send>,
-    stop: CancelToken,
-}
-
-impl Worker {
-    fn set_state(&self, state: EngineState) {
-        *lock(&self.shared.state) = state.clone();
-        self.shared.changed.notify_all();
-        (self.on_state)(state);
-    }
-
-    fn run(self, jobs: &Receiver<Box<Job>>) {
-        let model = match self.guard(|| self.load()) {
-            Ok(model) => model,
-            Err(error) => {
-                let reason = error.to_string();
-                self.set_state(EngineState::Failed { reason: reason.clone() });
-                while let Ok(job) = jobs.recv() {
-                    (job.on_end)(Err(EngineError::NotReady { state: reason.clone() }));
-                }
-                return;
-            }
-        };
-        *lock(&self.shared.model) = Some(model.clone());
-        let files = self.config.learned.as_deref();
-        let files = files.and_then(|folder| LearnedFiles::new(folder, &self.config.sha256));
-        let new_session = || {
-            let costs = files.as_ref().and_then(|files| files.costs(&model));
-            let recycling = files.as_ref().map(|files| files.recycling(&model)).unwrap_or_default();
-            Session::with(&model, SessionConfig { costs, recycling })
-        };
-        let mut session = new_session();
-        let mut n_saved = session.n_recycled();
-        let mut save = |session: &Session, is_last: bool| {
-            let n_new = session.n_recycled().abs_diff(n_saved);
-            if let Some(files) = files.as_ref().filter(|_| n_new > if is_last { 0 } else { SAVE_EVERY }) {
-                files.save_recycling(&session.save_recycling());
-                n_saved = session.n_recycled();
-            }
-        };
-        let loaded = LoadedModel {
-            name: self.config.model_name.clone(),
-            n_adaptive_tokens: if model.has_adapter() { model.n_adaptive_tokens() } else { 0 },
-            prompt_format: session.format().name().to_owned(),
-            device: model.device(),
-        };
-        self.set_state(EngineState::Ready(loaded.clone()));
-        while let Ok(mut job) = jobs.recv() {
-            if job.cancel.is_cancelled() || self.stop.is_cancelled() {
-                (job.on_end)(Ok(Outcome::NotStarted));
-                continue;
-            }
-            self.set_state(EngineState::Thinking(loaded.clone()));
-            let budget = self.config.budget;
-            let result = self.guard(|| session.complete(&job.request, budget, &job.cancel, &mut job.on_step));
-            if matches!(result, Err(EngineError::Panic { .. })) {
-                // Whatever the panic left behind, a new session does not have it.
-                session = new_session();
-            }
-            self.set_state(EngineState::Ready(loaded.clone()));
-            (job.on_end)(result.map(|completion| Outcome::Ended(Box::new(completion))));
-            save(&session, false);
-        }
-        save(&session, true);
-    }
-
-    fn load(&self) -> Result<Arc<Model>, EngineError> {
-        let config = ModelConfig {
-            adapter: built_in_for(&self.config.sha256),
-            probe_slots: PROBE_SLOTS,
-            max_context: self.config.max_context,
-            ..ModelConfig::new(&self.config.weights)
-        };
-        let name = self.config.model_name.clone();
-        let model = Model::load_with_progress(&config, &mut |progress| {
-            self.set_state(EngineState::Loading { name: name.clone(), progress });
-        })?;
-        Ok(Arc::new(model))
-    }
-
-    /// Turns a panic into that request's error; the thread and the model survive it.
-    fn guard<T>(&self, work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
-        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-            let message = panic.downcast_ref::<String>().cloned();
-            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
-            Err(EngineError::Panic { message: message.unwrap_or_else(|| "unknown".to_owned()) })
-        })
     }
 }

@@ -23,6 +23,10 @@ pub enum ErrorCode {
     DownloadFailed,
     /// The disk is full.
     NoSpace,
+    /// The model does not fit into memory.
+    NoMemory,
+    /// Too many requests at a time.
+    Busy,
     /// A file that cannot be read or written.
     Io,
     /// A defect of ours.
@@ -72,6 +76,18 @@ pub enum EngineError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("this system names no folder for the data of programs; set SATEEN_DATA_DIR")]
     NoDataFolder,
+    #[error(
+        "{model} needs {needed} bytes of memory, {available} are free; a smaller context or a smaller model fits"
+    )]
+    NoMemory { model: String, needed: u64, available: u64 },
+    #[error(
+        "the cache of {max_context} tokens takes {needed} bytes, its budget is {budget}; a smaller context fits"
+    )]
+    CacheBudget { max_context: usize, needed: u64, budget: u64 },
+    #[error("all caches are in use")]
+    NoSequence,
+    #[error("at most {bound} requests wait at a time")]
+    Busy { bound: usize },
     #[error("the engine has stopped")]
     Stopped,
     #[error("the model is not ready: {state}")]
@@ -97,6 +113,8 @@ impl EngineError {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorCode::NoSpace,
             Self::Io { .. } | Self::NoDataFolder => ErrorCode::Io,
             Self::NotReady { .. } => ErrorCode::ModelMissing,
+            Self::NoMemory { .. } | Self::CacheBudget { .. } => ErrorCode::NoMemory,
+            Self::NoSequence | Self::Busy { .. } => ErrorCode::Busy,
             Self::Catalog(_) | Self::NotMeasured | Self::Stopped | Self::Panic { .. } => ErrorCode::Internal,
         }
     }

@@ -320,6 +320,6 @@ impl<'a> Installing<'a> {
         let weights = self.library.weights_path(id);
         std::fs::rename(&self.part_path, &weights).map_err(EngineError::io(&weights))?;
         let _ = std::fs::remove_file(&self.resume_path);
-        self.library.remember(id, sha256, *size_bytes)
+        self.library.remember(id, sha256)
     }
 }

@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model::Model;
+use model::{Model, ModelError};
 use serde::{Deserialize, Serialize};
 use speculate::{PassCosts, TokenRecycling};
 
+use crate::EngineError;
 use crate::cost::measure_pass_costs;
 
 /// Goes up when kernels change so much that old measurements mislead.
@@ -60,7 +61,14 @@ impl LearnedFiles {
     }
 
     /// What passes of `model` cost: from the file, or measured and written there.
-    pub(crate) fn costs(&self, model: &Arc<Model>) -> Option<PassCosts> {
+    ///
+    /// # Errors
+    /// [`ModelError::Cancelled`] when `is_cancelled` says so while it is measured.
+    pub(crate) fn costs(
+        &self,
+        model: &Arc<Model>,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Option<PassCosts>, EngineError> {
         let device = model.device_fingerprint();
         // A file for each way of running, so that they do not take each other's place.
         let slug = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
@@ -73,9 +81,14 @@ impl LearnedFiles {
             Some(costs.with_adaptive(1, adaptive_ms))
         });
         if known.is_some() {
-            return known;
+            return Ok(known);
         }
-        let costs = measure_pass_costs(model).ok()?;
+        let costs = match measure_pass_costs(model, is_cancelled) {
+            Ok(costs) => costs,
+            Err(error @ EngineError::Model(ModelError::Cancelled)) => return Err(error),
+            // Widths are guessed.
+            Err(_) => return Ok(None),
+        };
         let file = CostsFile {
             version: COSTS_VERSION,
             device,
@@ -86,7 +99,7 @@ impl LearnedFiles {
             // Measured again next time.
             let _ = self.write(&kind, &bytes);
         }
-        Some(costs)
+        Ok(Some(costs))
     }
 
     /// What token recycling has learnt.
@@ -127,9 +140,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let files = LearnedFiles::new(folder.path(), &"ab".repeat(32)).expect("a hash");
         let model = tiny();
-        let measured = files.costs(&model).expect("measures");
+        let measured = files.costs(&model, &|| false).expect("measures").expect("costs");
         // A measurement never gives the same numbers twice, to so many digits.
-        let read = files.costs(&model).expect("reads");
+        let read = files.costs(&model, &|| false).expect("reads").expect("costs");
         for (a, b) in read.points().iter().zip(measured.points()) {
             assert!(a.0 == b.0 && (a.1 - b.1).abs() < 1e-9 * b.1);
         }
@@ -137,11 +150,14 @@ mod tests {
             std::fs::read_dir(folder.path()).expect("the folder").next().expect("a file").expect("it").path();
         let text = std::fs::read_to_string(&path).expect("the file");
         std::fs::write(&path, text.replace("CPU", "another device")).expect("writes");
-        assert_ne!(files.costs(&model).expect("measures again"), PassCosts::flat());
+        assert_ne!(
+            files.costs(&model, &|| false).expect("measures again").expect("costs"),
+            PassCosts::flat()
+        );
         assert!(std::fs::read_to_string(&path).expect("the file").contains("CPU"));
         for broken in ["", "{", "{\"version\":1,\"device\":\"CPU\",\"points\":[[1,-1]]}"] {
             std::fs::write(&path, broken).expect("writes");
-            assert!(files.costs(&model).is_some());
+            assert!(files.costs(&model, &|| false).expect("measures").is_some());
         }
     }
 

@@ -1,38 +1,45 @@
 //! Completions: prompts, sessions, the decode loop, stop rules, the catalogue of models.
 //!
-//! The principal type is [`Engine`], a thread that owns one model and answers one request at a
-//! time, the newest first. The command line, the app and every other way in call the same
+//! The principal type is [`Engine`], a thread that owns one model and shares its forward passes among the
+//! requests of several clients. The command line, the app and every other way in call the same
 //! functions, so no feature exists in one of them only.
 
 mod adapters;
 mod cancel;
 mod catalog;
 mod completion;
+mod context;
 mod cost;
 mod drafting;
 mod engine;
 mod error;
+mod generation;
 mod install;
 mod learned;
 mod library;
+mod memory;
 mod output;
 mod prompt;
 mod run;
 mod sequences;
 mod session;
+mod syntax;
 
 pub use cancel::CancelToken;
 pub use catalog::{Catalog, CatalogEntry, Part};
 pub use completion::{
     AcceptedDrafts, Completion, CompletionRequest, Outcome, Piece, Speculation, StepEvent, StopReason,
 };
+pub use context::{ContextFile, PromptBudget};
 pub use cost::{CostTable, PassCost, PassTimer, PrefillCost, Roofline, measure_cost, measure_pass_costs};
-pub use engine::{Engine, EngineConfig, EngineState, LoadedModel};
+pub use engine::{Engine, EngineConfig, EngineState, Event, LoadedModel, Priority, Submission};
 pub use error::{EngineError, ErrorCode};
 pub use install::{InstallProgress, InstallStage, PackageClient, install};
 pub use library::{AddMode, InstalledModel, LibraryListing, ModelLibrary};
+pub use memory::{MemoryNeeded, available_memory};
 pub use model::gguf::TensorType;
 pub use model::{Family, Model, RandomModelConfig, write_random_model};
-pub use prompt::{PromptBudget, PromptFormat, byte_offset};
+pub use output::{Extent, shown_text};
+pub use prompt::{Prompt, PromptFormat, SuffixVisibility, byte_offset};
 pub use session::{Session, SessionConfig};
 pub use speculate::{PassCosts, PublishedTree, SamplingParams};

@@ -2,8 +2,9 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
-use model::{Family, ModelSummary, sha256_of_file};
+use model::{ModelSummary, sha256_of_file};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -67,11 +68,43 @@ pub struct ModelLibrary {
     folder: PathBuf,
 }
 
+/// Goes up when what is remembered changes its meaning.
+const RECORD_VERSION: u32 = 2;
+
 /// What is remembered of a model beside its file, so that listing it costs nothing.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
+    version: u32,
+    /// The file that this is about.
+    stamp: FileStamp,
     sha256: String,
+    name: Option<String>,
+    architecture: String,
+    quantization: String,
+    n_parameters: u64,
+    prompt_format: String,
+}
+
+/// What changes when a file does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct FileStamp {
     size_bytes: u64,
+    /// Nanoseconds since 1970.
+    modified_ns: u128,
+    inode: u64,
+}
+
+impl FileStamp {
+    fn of(path: &Path) -> Result<Self, EngineError> {
+        let metadata = std::fs::metadata(path).map_err(EngineError::io(path))?;
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        let modified_ns = modified.map_or(0, |since| since.as_nanos());
+        Ok(Self { size_bytes: metadata.len(), modified_ns, inode })
+    }
 }
 
 /// Checks that `id` names a file in the library and nothing outside it.
@@ -153,37 +186,61 @@ impl ModelLibrary {
         if !path.exists() {
             return Err(EngineError::NotInstalled { id: id.to_owned() });
         }
-        let (summary, tokenizer) = ModelSummary::read(&path)?;
-        let size_bytes = std::fs::metadata(&path).map_err(EngineError::io(&path))?.len();
-        let record = std::fs::read(self.record_path(id)).ok();
-        let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let sha256 = match record.filter(|record| record.size_bytes == size_bytes) {
-            Some(record) => record.sha256,
-            // A file that was put there by hand: look once, remember for the next time.
-            None => {
-                let sha256 = sha256_of_file(&path)?;
-                self.remember(id, &sha256, size_bytes)?;
-                sha256
-            }
+        let stamp = FileStamp::of(&path)?;
+        let known = self.record(id).filter(|record| record.stamp == stamp);
+        let record = match known {
+            Some(record) => record,
+            // A file that is new, or another than it was: look once, remember for the next time.
+            None => self.read_and_remember(id, stamp, None)?,
         };
-        let in_catalog = Catalog::built_in().models.into_iter().find(|entry| entry.sha256 == sha256);
-        let name = in_catalog.as_ref().map(|entry| entry.name.clone()).or(summary.name);
-        let adaptive_tokens = if built_in_for(&sha256).is_some() { "adapter" } else { "none" };
+        let in_catalog = Catalog::built_in().models.into_iter().find(|entry| entry.sha256 == record.sha256);
+        let name = in_catalog.as_ref().map(|entry| entry.name.clone()).or(record.name);
+        let adaptive_tokens = if built_in_for(&record.sha256).is_some() { "adapter" } else { "none" };
         Ok(InstalledModel {
             id: id.to_owned(),
             name: name.unwrap_or_else(|| id.to_owned()),
             path,
-            size_bytes,
-            sha256,
-            architecture: match summary.architecture.family {
-                Family::Llama => "llama".to_owned(),
-                Family::Qwen2 => "qwen2".to_owned(),
-            },
-            quantization: in_catalog.map_or(summary.quantization, |entry| entry.quantization),
-            n_parameters: summary.n_parameters,
-            prompt_format: PromptFormat::of(&tokenizer).name().to_owned(),
+            size_bytes: record.stamp.size_bytes,
+            sha256: record.sha256,
+            architecture: record.architecture,
+            quantization: in_catalog.map_or(record.quantization, |entry| entry.quantization),
+            n_parameters: record.n_parameters,
+            prompt_format: record.prompt_format,
             adaptive_tokens: adaptive_tokens.to_owned(),
         })
+    }
+
+    fn record(&self, id: &str) -> Option<Record> {
+        let bytes = std::fs::read(self.record_path(id)).ok()?;
+        serde_json::from_slice::<Record>(&bytes).ok().filter(|record| record.version == RECORD_VERSION)
+    }
+
+    /// Checks the file of `id`, and notes what it holds. `sha256` is given where it was computed already.
+    fn read_and_remember(
+        &self,
+        id: &str,
+        stamp: FileStamp,
+        sha256: Option<&str>,
+    ) -> Result<Record, EngineError> {
+        let path = self.weights_path(id);
+        let (summary, tokenizer) = ModelSummary::read(&path)?;
+        let sha256 = match sha256 {
+            Some(sha256) => sha256.to_owned(),
+            None => sha256_of_file(&path)?,
+        };
+        let record = Record {
+            version: RECORD_VERSION,
+            stamp,
+            sha256,
+            name: summary.name,
+            architecture: summary.architecture.family.name().to_owned(),
+            quantization: summary.quantization,
+            n_parameters: summary.n_parameters,
+            prompt_format: PromptFormat::of(&tokenizer).name(),
+        };
+        // A folder that is full or read-only costs the same look next time, and nothing else.
+        let _ = write_whole(&self.record_path(id), &record);
+        Ok(record)
     }
 
     /// The model `id`, or the default model without one.
@@ -259,8 +316,7 @@ impl ModelLibrary {
         if path.symlink_metadata().is_err() {
             return Err(EngineError::NotInstalled { id: id.to_owned() });
         }
-        let record = std::fs::read(self.record_path(id)).ok();
-        let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        let record = self.record(id);
         std::fs::remove_file(&path).map_err(EngineError::io(&path))?;
         let _ = std::fs::remove_file(self.record_path(id));
         let folder = Self::learned_folder(&path);
@@ -285,10 +341,13 @@ impl ModelLibrary {
         Ok(())
     }
 
-    /// Notes what was checked of a model, in one piece.
-    pub(crate) fn remember(&self, id: &str, sha256: &str, size_bytes: u64) -> Result<(), EngineError> {
-        let record = Record { sha256: sha256.to_owned(), size_bytes };
-        write_whole(&self.record_path(id), &record)
+    /// Notes what was checked of a model whose hash is known.
+    ///
+    /// # Errors
+    /// What is wrong with its file.
+    pub(crate) fn remember(&self, id: &str, sha256: &str) -> Result<(), EngineError> {
+        let stamp = FileStamp::of(&self.weights_path(id))?;
+        self.read_and_remember(id, stamp, Some(sha256)).map(|_| ())
     }
 }
 

@@ -1,144 +1,294 @@
 //! From the text around a cursor to the tokens of a prompt.
 
-use model::{Tokenizer, TokenizerError, TokenizerKind};
+use model::{InfillToken, Tokenizer, TokenizerError, TokenizerKind};
+use speculate::Layout;
 
-/// How a model wants to be asked for the middle of a text.
+/// A piece of an infilling prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PromptFormat {
-    /// `<|fim_prefix|>` prefix `<|fim_suffix|>` suffix `<|fim_middle|>` (Qwen2.5-Coder).
-    QwenInfill,
-    /// Start of sequence, `▁<PRE>` `▁<SUF>` suffix `▁<MID>` prefix, the suffix without the space that
-    /// SentencePiece puts before a text: suffix first, as Code Llama was trained half the time (arXiv
-    /// 2308.12950, §2.3). A keystroke then changes the end of the prompt only.
-    CodeLlamaInfill,
-    /// The text before the cursor, for models that cannot fill in.
-    PrefixOnly,
+enum Part {
+    /// The token that says that the text before the cursor follows.
+    PrefixMark,
+    /// The token that says that the text after the cursor follows.
+    SuffixMark,
+    /// The token behind which the model writes.
+    MiddleMark,
+    /// The text before the cursor.
+    Before,
+    /// The text after the cursor.
+    After,
 }
 
-/// Most tokens of a prompt. Text is dropped far from the cursor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PromptBudget {
-    /// Tokens before the cursor.
-    pub prefix_tokens: usize,
-    /// Tokens after the cursor.
-    pub suffix_tokens: usize,
+use Part::{After, Before, MiddleMark, PrefixMark, SuffixMark};
+
+/// How a family of models is asked for the middle of a text.
+#[derive(Debug)]
+struct InfillFormat {
+    /// For people.
+    name: &'static str,
+    /// Names of the marks of prefix, suffix and middle; the last is empty where there is none.
+    marks: [&'static str; 3],
+    order: &'static [Part],
+    /// Names of the tokens before the name of a repository and before that of a file.
+    repository: [&'static str; 2],
 }
 
-impl Default for PromptBudget {
-    fn default() -> Self {
-        Self { prefix_tokens: 768, suffix_tokens: 256 }
-    }
+const PREFIX_FIRST: &[Part] = &[PrefixMark, Before, SuffixMark, After, MiddleMark];
+const SUFFIX_FIRST: &[Part] = &[SuffixMark, After, PrefixMark, Before, MiddleMark];
+
+/// The formats by the names of their tokens, the more particular ones first. Sources: the model cards, and for
+/// Code Llama arXiv 2308.12950, §2.3: suffix first is what it was trained on half the time, and a keystroke then
+/// changes the end of the prompt only.
+const FORMATS: &[InfillFormat] = &[
+    InfillFormat {
+        name: "Qwen",
+        marks: ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+        order: PREFIX_FIRST,
+        repository: ["<|repo_name|>", "<|file_sep|>"],
+    },
+    InfillFormat {
+        name: "CodeGemma",
+        marks: ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+        order: PREFIX_FIRST,
+        repository: ["", "<|file_separator|>"],
+    },
+    InfillFormat {
+        name: "Granite",
+        marks: ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+        order: PREFIX_FIRST,
+        repository: ["", ""],
+    },
+    InfillFormat {
+        name: "StarCoder2",
+        marks: ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+        order: PREFIX_FIRST,
+        repository: ["<repo_name>", "<file_sep>"],
+    },
+    InfillFormat {
+        name: "StarCoder",
+        marks: ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+        order: PREFIX_FIRST,
+        repository: ["<reponame>", "<filename>"],
+    },
+    InfillFormat {
+        name: "StarCoder",
+        marks: ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+        order: PREFIX_FIRST,
+        repository: ["", ""],
+    },
+    InfillFormat {
+        name: "Code Llama",
+        marks: ["▁<PRE>", "▁<SUF>", "▁<MID>"],
+        order: &[PrefixMark, SuffixMark, After, MiddleMark, Before],
+        repository: ["", ""],
+    },
+    InfillFormat {
+        name: "DeepSeek",
+        marks: ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"],
+        order: PREFIX_FIRST,
+        repository: ["", ""],
+    },
+    InfillFormat {
+        name: "Codestral",
+        marks: ["[PREFIX]", "[SUFFIX]", ""],
+        order: &[SuffixMark, After, PrefixMark, Before],
+        repository: ["", ""],
+    },
+    InfillFormat {
+        name: "Seed-Coder",
+        marks: ["<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"],
+        order: SUFFIX_FIRST,
+        repository: ["", ""],
+    },
+];
+
+/// How a model is asked: with its own tokens, or with the text before the cursor alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptFormat {
+    name: &'static str,
+    /// `None` for models that cannot fill in.
+    infill: Option<Infill>,
+    /// The tokens before the name of a repository, where there is one, and before that of a file.
+    repository: Option<(Option<u32>, u32)>,
 }
 
-/// Text is cut to this many bytes per token of its budget before it is tokenized.
-const BYTES_PER_TOKEN: usize = 8;
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Infill {
+    prefix: u32,
+    suffix: u32,
+    middle: Option<u32>,
+    order: &'static [Part],
+}
+
+/// Whether the text after the cursor sees the line that the cursor stands in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SuffixVisibility {
+    /// It does, as the models were trained; each keystroke computes it anew.
+    AsTrained,
+    /// Its rows are computed once for a line, without that line, and a keystroke costs what was typed.
+    #[default]
+    BlindToLine,
+}
+
+/// Tokens after the cursor below which they are computed anew with each keystroke: that costs little, and is
+/// how models were trained.
+pub(crate) const MIN_ASIDE_TOKENS: usize = 48;
+
+/// The tokens of a prompt, and where they stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// In the order in which they are computed.
+    pub tokens: Vec<u32>,
+    /// Which of them are aside.
+    pub layout: Layout,
+}
+
+/// The texts that a prompt is made of, cut to what the model is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PromptTexts<'a> {
+    /// Name of the repository.
+    pub(crate) repository: &'a str,
+    /// Names and texts of other files.
+    pub(crate) others: Vec<(&'a str, &'a str)>,
+    /// Name of the file.
+    pub(crate) path: Option<&'a str>,
+    /// Tokens of the text before the cursor's line.
+    pub(crate) before: Vec<u32>,
+    /// That line, up to the cursor.
+    pub(crate) line: &'a str,
+    /// Tokens of the text after the cursor.
+    pub(crate) after: Vec<u32>,
+    pub(crate) visibility: SuffixVisibility,
+}
 
 impl PromptFormat {
-    /// The format of a model, by the special tokens it has.
+    /// The format of a model: by the marks that its file names, else by the tokens it has.
     pub fn of(tokenizer: &Tokenizer) -> Self {
-        let has = |names: [&str; 3]| names.iter().all(|name| tokenizer.special(name).is_some());
-        match tokenizer.kind() {
-            TokenizerKind::SentencePiece if has(CODE_LLAMA) => Self::CodeLlamaInfill,
-            TokenizerKind::ByteLevelQwen2 if has(QWEN) => Self::QwenInfill,
-            _ => Self::PrefixOnly,
+        let special = |name: &str| if name.is_empty() { None } else { tokenizer.special(name) };
+        let named = |token| tokenizer.infill_token(token);
+        let has = |format: &&InfillFormat| {
+            let [prefix, suffix, middle] = format.marks.map(special);
+            let has_marks =
+                prefix.is_some() && suffix.is_some() && (middle.is_some() || format.marks[2].is_empty());
+            has_marks && format.repository.iter().all(|name| name.is_empty() || special(name).is_some())
+        };
+        let known = FORMATS.iter().find(has);
+        // The file's own word counts for the tokens; the order comes from the table where they are known.
+        let of_file = match (named(InfillToken::Prefix), named(InfillToken::Suffix)) {
+            (Some(prefix), Some(suffix)) => Some((prefix, suffix, named(InfillToken::Middle))),
+            _ => None,
+        };
+        let of_table = known.and_then(|format| {
+            let [prefix, suffix, middle] = format.marks.map(special);
+            Some((prefix?, suffix?, middle))
+        });
+        let order = known.map_or(PREFIX_FIRST, |format| format.order);
+        let infill =
+            of_file.or(of_table).map(|(prefix, suffix, middle)| Infill { prefix, suffix, middle, order });
+        let infill = infill.filter(|infill| infill.middle.is_some() || !order.contains(&MiddleMark));
+        let [repository, file] = known.map_or([None, None], |format| format.repository.map(special));
+        let repository = named(InfillToken::Repository).or(repository);
+        let file = named(InfillToken::File).or(file);
+        Self {
+            name: match (&infill, known) {
+                (None, _) => "prefix only",
+                (Some(_), Some(format)) => format.name,
+                (Some(_), None) => "fill-in",
+            },
+            repository: file.filter(|_| infill.is_some()).map(|file| (repository, file)),
+            infill,
         }
     }
 
-    /// Whether the text after the cursor stands before the text that a keystroke changes.
-    pub fn is_suffix_first(self) -> bool {
-        self == Self::CodeLlamaInfill
+    /// Whether the model can fill in.
+    pub fn can_infill(&self) -> bool {
+        self.infill.is_some()
+    }
+
+    /// Whether the model knows how several files look.
+    pub fn has_repository(&self) -> bool {
+        self.repository.is_some()
     }
 
     /// A name for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::QwenInfill => "fill-in (Qwen)",
-            Self::CodeLlamaInfill => "fill-in (Code Llama)",
-            Self::PrefixOnly => "prefix only",
+    pub fn name(&self) -> String {
+        match self.infill {
+            Some(_) => format!("fill-in ({})", self.name),
+            None => self.name.to_owned(),
         }
     }
 
-    /// The tokens that ask for the text between `prefix` and `suffix`. A blank suffix asks for a
+    /// The tokens that ask for the text between those of `texts`. Without text after the cursor they ask for a
     /// plain continuation. User text never becomes a special token.
     ///
     /// # Errors
     /// Those of the tokenizer.
-    pub fn render(
-        self,
+    pub(crate) fn render(
+        &self,
         tokenizer: &Tokenizer,
-        prefix: &str,
-        suffix: &str,
-        budget: PromptBudget,
-    ) -> Result<Vec<u32>, TokenizerError> {
-        let prefix = tail_from_a_line(prefix, budget.prefix_tokens * BYTES_PER_TOKEN);
-        let suffix = head(suffix, budget.suffix_tokens * BYTES_PER_TOKEN);
-        let mut before = tokenizer.encode(prefix)?;
-        drop_front(&mut before, budget.prefix_tokens);
-        let mut after = match self {
-            Self::PrefixOnly => Vec::new(),
-            _ if suffix.trim().is_empty() => Vec::new(),
-            _ => tokenizer.encode_inside(suffix)?,
-        };
-        after.truncate(budget.suffix_tokens);
-
-        let names = match self {
-            _ if after.is_empty() => None,
-            Self::QwenInfill => Some(QWEN),
-            Self::CodeLlamaInfill => Some(CODE_LLAMA),
-            Self::PrefixOnly => None,
-        };
+        texts: PromptTexts<'_>,
+    ) -> Result<Prompt, TokenizerError> {
+        let PromptTexts { repository, others, path, before, line, after, visibility } = texts;
         let mut tokens: Vec<u32> = tokenizer.start_of_sequence().into_iter().collect();
-        match names.map(|names| names.map(|name| tokenizer.special(name))) {
-            Some([Some(pre), Some(suf), Some(mid)]) if self.is_suffix_first() => {
-                tokens.extend([pre, suf]);
-                tokens.extend(after);
-                tokens.push(mid);
-                tokens.extend(before);
+        if let Some((repository_mark, file_mark)) = self.repository
+            && (path.is_some() || !others.is_empty())
+        {
+            if let Some(mark) = repository_mark {
+                tokens.push(mark);
+                tokens.extend(tokenizer.encode_inside(&format!("{repository}\n"))?);
             }
-            Some([Some(pre), Some(suf), Some(mid)]) => {
-                tokens.push(pre);
-                tokens.extend(before);
-                tokens.push(suf);
-                tokens.extend(after);
-                tokens.push(mid);
+            for (path, text) in others {
+                tokens.push(file_mark);
+                tokens.extend(tokenizer.encode_inside(&format!("{path}\n{text}\n"))?);
             }
-            _ => tokens.extend(before),
+            tokens.push(file_mark);
+            tokens.extend(tokenizer.encode_inside(&format!("{}\n", path.unwrap_or("untitled")))?);
         }
-        Ok(tokens)
+        // Tokens do not reach over the start of the line, so that what is typed changes the tokens of its line.
+        let of_line =
+            if before.is_empty() { tokenizer.encode(line)? } else { tokenizer.encode_inside(line)? };
+        let Some(infill) = self.infill.as_ref().filter(|_| !after.is_empty()) else {
+            tokens.extend(before);
+            tokens.extend(of_line);
+            return Ok(Prompt { tokens, layout: Layout::default() });
+        };
+        let order = infill.order;
+        let is_prefix_first = order == PREFIX_FIRST;
+        let is_aside =
+            is_prefix_first && visibility == SuffixVisibility::BlindToLine && after.len() >= MIN_ASIDE_TOKENS;
+        let mut layout = Layout::default();
+        if is_aside {
+            tokens.push(infill.prefix);
+            tokens.extend(before);
+            let start = tokens.len();
+            // A mark of their own: the line's mark sees the line, and they must not.
+            tokens.push(infill.suffix);
+            tokens.extend(after);
+            layout = Layout { aside: start..tokens.len(), n_line: of_line.len() + 1, n_inner: 1 };
+            tokens.extend(of_line);
+            tokens.push(infill.suffix);
+            tokens.extend(infill.middle);
+            return Ok(Prompt { tokens, layout });
+        }
+        for part in order {
+            match part {
+                PrefixMark => tokens.push(infill.prefix),
+                SuffixMark => tokens.push(infill.suffix),
+                MiddleMark => tokens.extend(infill.middle),
+                After => tokens.extend(&after),
+                Before => {
+                    tokens.extend(&before);
+                    tokens.extend(&of_line);
+                }
+            }
+        }
+        Ok(Prompt { tokens, layout })
     }
 }
 
-const QWEN: [&str; 3] = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"];
-const CODE_LLAMA: [&str; 3] = ["▁<PRE>", "▁<SUF>", "▁<MID>"];
-
-/// The end of `text`, from the start of a line. The start moves in large strides only, so that
-/// the prompts of successive keystrokes begin alike and their common part stays in the cache.
-fn tail_from_a_line(text: &str, max_bytes: usize) -> &str {
-    if text.len() <= max_bytes {
-        return text;
-    }
-    let stride = (max_bytes / 2).max(1);
-    let earliest = (text.len() - max_bytes).next_multiple_of(stride);
-    let earliest = (earliest..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
-    let rest = &text[earliest..];
-    match rest.find('\n') {
-        Some(newline) if newline + 1 < rest.len() => &rest[newline + 1..],
-        _ => rest,
-    }
-}
-
-fn head(text: &str, max_bytes: usize) -> &str {
-    let end = (0..=max_bytes.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    &text[..end]
-}
-
-/// Drops tokens from the front, again in large strides.
-fn drop_front(tokens: &mut Vec<u32>, max_tokens: usize) {
-    if tokens.len() > max_tokens {
-        let stride = (max_tokens / 4).max(1);
-        let excess = (tokens.len() - max_tokens).next_multiple_of(stride);
-        tokens.drain(..excess.min(tokens.len().saturating_sub(1)));
-    }
+/// Whether a tokenizer keeps line breaks apart from what follows them, so that a text can be tokenized in
+/// pieces that end with a line.
+pub(crate) fn splits_at_lines(kind: TokenizerKind) -> bool {
+    kind != TokenizerKind::ByteLevelSmolLm
 }
 
 /// The byte offset of a place in `text`, as editors count: `line` from 1, `column` from 1 in
@@ -177,24 +327,6 @@ mod tests {
         ];
         for ((line, column), expected) in cases {
             assert_eq!(byte_offset(text, line, column), expected, "{line}:{column}");
-        }
-    }
-
-    #[test]
-    fn the_kept_tail_starts_at_a_line_and_moves_in_strides() {
-        let text: String = (0..1000).map(|n| format!("line {n}\n")).collect();
-        let tail = tail_from_a_line(&text, 1000);
-        assert!(tail.len() <= 1000 && tail.starts_with("line ") && text.ends_with(tail));
-        let longer = format!("{text}abc");
-        assert_eq!(tail_from_a_line(&longer, 1000), format!("{tail}abc"), "a keystroke keeps the start");
-    }
-
-    #[test]
-    fn cuts_keep_characters_whole() {
-        let text = "🦀".repeat(100);
-        for max_bytes in 0..50 {
-            assert!(head(&text, max_bytes).len() <= max_bytes);
-            assert!(tail_from_a_line(&text, max_bytes).len() <= max_bytes.max(4));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use speculate::{DraftSource, StepOutcome};
 
 use crate::completion::{AcceptedDrafts, Completion, CompletionRequest, Piece, StepEvent, StopReason};
-use crate::output::OutputFilter;
+use crate::output::{Around, OutputFilter};
 
 /// One completion in the making.
 pub(crate) struct Run {
@@ -21,16 +21,19 @@ pub(crate) struct Run {
     accepted_per_slot: Vec<usize>,
     drafted_per_slot: Vec<usize>,
     n_prompt_tokens: usize,
-    pub(crate) n_reused_tokens: usize,
+    n_reused_tokens: usize,
+    /// Bytes at the beginning that stand before the cursor already.
+    n_healed: usize,
     started: Instant,
     /// When the first step was over, and the tokens that it brought.
     first_step: Option<(Instant, usize)>,
 }
 
 impl Run {
-    pub(crate) fn new(request: &CompletionRequest, n_prompt_tokens: usize, started: Instant) -> Self {
+    /// `n_healed` bytes are written that stand before the cursor already.
+    pub(crate) fn new(request: &CompletionRequest, n_prompt_tokens: usize, n_healed: usize) -> Self {
         Self {
-            filter: Some(OutputFilter::new(&request.stop, &request.suffix)),
+            filter: Some(OutputFilter::new(request.extent, &request.stop, Around::of(request))),
             text: String::new(),
             tokens: Vec::new(),
             n_steps: 0,
@@ -42,9 +45,15 @@ impl Run {
             drafted_per_slot: Vec::new(),
             n_prompt_tokens,
             n_reused_tokens: 0,
-            started,
+            n_healed,
+            started: Instant::now(),
             first_step: None,
         }
+    }
+
+    /// Tokens of the prompt that were in a cache.
+    pub(crate) fn reused(&mut self, n_tokens: usize) {
+        self.n_reused_tokens = n_tokens;
     }
 
     /// Tokens so far.
@@ -77,7 +86,10 @@ impl Run {
                 break;
             }
             let Some(filter) = &mut self.filter else { break };
-            let (new, reason) = filter.push(tokenizer.bytes(token), drafted);
+            let bytes = tokenizer.bytes(token);
+            let n_healed = self.n_healed.min(bytes.len());
+            self.n_healed -= n_healed;
+            let (new, reason) = filter.push(&bytes[n_healed..], drafted);
             pieces.extend(new);
             if reason.is_some() {
                 ended = reason;
@@ -99,11 +111,9 @@ impl Run {
         (StepEvent { pieces, n_drafted, n_accepted, n_rows: outcome.n_rows, explanation }, ended)
     }
 
-    /// What the filter still held, after an end that was not its own finding.
+    /// What the filter still held.
     pub(crate) fn finish_text(&mut self, reason: StopReason) -> Vec<Piece> {
-        let found_by_filter = matches!(reason, StopReason::StopString | StopReason::FollowingText);
-        let filter = self.filter.take().filter(|_| !found_by_filter);
-        let rest = filter.map(OutputFilter::finish).unwrap_or_default();
+        let rest = self.filter.take().map(|filter| filter.finish(reason)).unwrap_or_default();
         self.text.extend(rest.iter().map(|piece| piece.text.as_str()));
         rest
     }
@@ -134,6 +144,7 @@ impl Run {
             n_prompt_tokens: self.n_prompt_tokens,
             n_reused_tokens: self.n_reused_tokens,
             stop_reason,
+            alternatives: Vec::new(),
             text: self.text,
             drafted_per_slot: self.drafted_per_slot,
             tokens: self.tokens,

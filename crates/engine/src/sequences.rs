@@ -2,70 +2,142 @@
 
 use std::sync::Arc;
 
-use model::{Model, Sequence};
+use model::{Model, ModelError, Sequence};
+use speculate::{Layout, Target};
 
-/// Memory that the caches of a session may take together.
-const MEMORY_BYTES: usize = 1 << 30;
+use crate::prompt::Prompt;
+
 /// Most sequences, whatever the memory.
 const MAX_SEQUENCES: usize = 8;
-/// Tokens in common below which a prompt is taken for another file's.
+/// Tokens that a prompt must share with a cache for that to be worth anything.
 const MIN_COMMON: usize = 16;
+/// A cache is another prompt's when more than this many of its tokens would go, and more than stay.
+const MIN_LOST: usize = 128;
 
 /// A sequence, and the tokens that its cache holds.
 pub(crate) struct CachedSequence {
     pub(crate) sequence: Sequence,
     pub(crate) tokens: Vec<u32>,
+    layout: Layout,
     last_used: u64,
 }
 
 impl CachedSequence {
-    fn n_common(&self, prompt: &[u32]) -> usize {
-        self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count()
+    /// Tokens of the cache that are where `prompt` wants them, at most all of the prompt but its last.
+    fn n_common(&self, prompt: &Prompt) -> usize {
+        let body = &prompt.tokens[..prompt.tokens.len().saturating_sub(1)];
+        let n = self.tokens.iter().zip(body).take_while(|(a, b)| a == b).count();
+        let (ours, theirs) = (&self.layout, &prompt.layout);
+        let start = match (ours.aside.is_empty(), theirs.aside.is_empty()) {
+            (true, true) => return n,
+            (false, true) => ours.aside.start,
+            (true, false) => theirs.aside.start,
+            (false, false) => ours.aside.start.min(theirs.aside.start),
+        };
+        let is_same = ours.aside == theirs.aside && ours.n_inner == theirs.n_inner && n >= theirs.aside.end;
+        // Rows behind a line stand elsewhere when the line has another length.
+        let n_line = ours.n_line.min(theirs.n_line);
+        if is_same { n.min(theirs.aside.end + n_line) } else { n.min(start) }
+    }
+
+    /// Drops what differs from `prompt`, and takes its layout.
+    fn begin(&mut self, prompt: &Prompt) -> Result<(), ModelError> {
+        let n = self.n_common(prompt);
+        self.sequence.truncate(n);
+        self.tokens.truncate(self.sequence.n_committed());
+        self.sequence.set_layout(prompt.layout.clone())?;
+        self.layout = prompt.layout.clone();
+        Ok(())
     }
 }
 
 /// The sequences of a session.
 pub(crate) struct SequencePool {
     model: Arc<Model>,
-    sequences: Vec<CachedSequence>,
+    /// Those that no completion uses.
+    free: Vec<CachedSequence>,
+    n_made: usize,
     max_sequences: usize,
     n_uses: u64,
 }
 
 impl SequencePool {
-    pub(crate) fn new(model: &Arc<Model>) -> Self {
-        let max_sequences = (MEMORY_BYTES / model.sequence_bytes().max(1)).clamp(1, MAX_SEQUENCES);
-        Self { model: model.clone(), sequences: Vec::new(), max_sequences, n_uses: 0 }
+    /// Sequences that take `memory_bytes` together at most, but always one.
+    pub(crate) fn new(model: &Arc<Model>, memory_bytes: usize) -> Self {
+        let max_sequences = (memory_bytes / model.sequence_bytes().max(1)).clamp(1, MAX_SEQUENCES);
+        Self { model: model.clone(), free: Vec::new(), n_made: 0, max_sequences, n_uses: 0 }
+    }
+
+    /// Whether [`take`](Self::take) has one to give.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.n_made < self.max_sequences
     }
 
     /// The sequence that has most of `prompt` already, with what differs dropped: its cache holds the
-    /// longest common prefix, at most all of `prompt` but its last token. Where none has any of it a
-    /// new one is made, or the one that was left alone longest begins anew.
-    pub(crate) fn for_prompt(&mut self, prompt: &[u32]) -> &mut CachedSequence {
+    /// longest common prefix, at most all of `prompt` but its last token. Where that would cost another
+    /// prompt's tokens, what is common is copied to a new one, or to the one that was left alone longest.
+    /// `None` when all are in use.
+    pub(crate) fn take(&mut self, prompt: &Prompt) -> Result<Option<CachedSequence>, ModelError> {
         self.n_uses += 1;
-        let body = &prompt[..prompt.len().saturating_sub(1)];
-        let best = (0..self.sequences.len()).max_by_key(|&idx| {
-            let cached = &self.sequences[idx];
-            (cached.n_common(body), cached.last_used)
+        let body_len = prompt.tokens.len().saturating_sub(1);
+        let best = (0..self.free.len()).max_by_key(|&idx| {
+            let cached = &self.free[idx];
+            (cached.n_common(prompt), cached.last_used)
         });
-        let is_akin = |idx: &usize| {
-            let cached = &self.sequences[*idx];
-            cached.n_common(body) >= MIN_COMMON.min(body.len()) || cached.tokens.is_empty()
+        let n_best = best.map_or(0, |idx| self.free[idx].n_common(prompt));
+        let is_own = |idx: usize| {
+            let n_lost = self.free[idx].tokens.len() - n_best;
+            self.free[idx].tokens.is_empty() || n_best > 0 && (n_lost <= MIN_LOST || n_lost <= n_best)
         };
-        let idx = match best.filter(is_akin) {
+        let idx = match best.filter(|&idx| is_own(idx)) {
             Some(idx) => idx,
-            None if self.sequences.len() < self.max_sequences => {
-                let sequence = self.model.sequence();
-                self.sequences.push(CachedSequence { sequence, tokens: Vec::new(), last_used: 0 });
-                self.sequences.len() - 1
+            None => {
+                let idx = if self.n_made < self.max_sequences {
+                    let sequence = self.model.sequence();
+                    let layout = Layout::default();
+                    self.free.push(CachedSequence { sequence, tokens: Vec::new(), layout, last_used: 0 });
+                    self.n_made += 1;
+                    self.free.len() - 1
+                } else {
+                    let oldest = (0..self.free.len()).min_by_key(|&idx| self.free[idx].last_used);
+                    let Some(oldest) = oldest else { return Ok(None) };
+                    oldest
+                };
+                if let Some(best) = best.filter(|&best| best != idx && n_best >= MIN_COMMON.min(body_len)) {
+                    self.copy(best, idx, prompt, n_best);
+                }
+                idx
             }
-            None => (0..self.sequences.len()).min_by_key(|&idx| self.sequences[idx].last_used).unwrap_or(0),
         };
-        let cached = &mut self.sequences[idx];
+        let mut cached = self.free.swap_remove(idx);
         cached.last_used = self.n_uses;
-        let n_common = cached.n_common(body);
-        cached.sequence.truncate(n_common);
-        cached.tokens.truncate(n_common);
-        cached
+        match cached.begin(prompt) {
+            Ok(()) => Ok(Some(cached)),
+            Err(error) => {
+                self.give_back(cached);
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies the tokens before those aside, which is what different places of a file have in common.
+    fn copy(&mut self, from: usize, to: usize, prompt: &Prompt, n_common: usize) {
+        let aside = &prompt.layout.aside;
+        let n = if aside.is_empty() { n_common } else { n_common.min(aside.start) };
+        let [from, to] = match self.free.get_disjoint_mut([from, to]) {
+            Ok(pair) => pair,
+            // The same one, or none: nothing to copy.
+            Err(_) => return,
+        };
+        to.sequence.copy_prefix(&from.sequence, n);
+        let n = to.sequence.n_committed();
+        to.tokens.clear();
+        to.tokens.extend_from_slice(&from.tokens[..n]);
+        to.layout = Layout::default();
+    }
+
+    /// Gives a sequence back; what it holds may serve the next prompt.
+    pub(crate) fn give_back(&mut self, cached: CachedSequence) {
+        self.free.push(cached);
     }
 }

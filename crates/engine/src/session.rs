@@ -1,33 +1,38 @@
-//! The session: a model with its caches and drafters, and the decode loop.
+//! The session: a model with its caches and drafters, and the completions that run on them.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use model::Model;
-use speculate::{PassCosts, PublishedTree, Sampler, Target, TokenRecycling, step};
+use speculate::{PassCosts, PublishedTree, TokenRecycling};
 
-use crate::completion::{Completion, CompletionRequest, Speculation, StepEvent, StopReason};
+use crate::completion::{Completion, CompletionRequest, Outcome, Speculation, StepEvent};
+use crate::context::{self, ContextTexts};
 use crate::drafting::Drafting;
-use crate::prompt::{PromptBudget, PromptFormat};
-use crate::run::Run;
+use crate::generation::{Generation, Progress};
+use crate::prompt::{Prompt, PromptFormat};
 use crate::sequences::SequencePool;
 use crate::{CancelToken, EngineError};
 
-/// Rows of a prefill pass. A cancel waits for one pass at most.
-pub(crate) const PREFILL_ROWS: usize = 32;
-/// Seconds that the text after the cursor may take: where the prompt has it behind the text before, each
-/// keystroke computes it anew.
-const SUFFIX_SECONDS: f64 = 0.12;
-/// The suffix is cut to a power of two between these, so that it stays the same from run to run.
-const SUFFIX_TOKENS: std::ops::RangeInclusive<usize> = 32..=4096;
+/// Memory that the caches of a session may take together, where nothing else is said.
+pub(crate) const DEFAULT_CACHE_BYTES: usize = 1 << 30;
+/// Tokens that a prompt leaves for the completion at least, where the context is short.
+const MIN_COMPLETION_TOKENS: usize = 64;
 
 /// What a session knows from elsewhere.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SessionConfig {
     /// What passes cost on this device; a guess without it.
     pub costs: Option<PassCosts>,
     /// What token recycling has learnt in earlier sessions.
     pub recycling: TokenRecycling,
+    /// Memory that the caches may take together.
+    pub cache_bytes: usize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self { costs: None, recycling: TokenRecycling::default(), cache_bytes: DEFAULT_CACHE_BYTES }
+    }
 }
 
 /// A model with the tokens that its caches hold, and drafters that learn.
@@ -36,7 +41,6 @@ pub struct Session {
     format: PromptFormat,
     sequences: SequencePool,
     drafting: Drafting,
-    costs: Option<PassCosts>,
 }
 
 impl Session {
@@ -47,13 +51,12 @@ impl Session {
 
     /// A session on `model`.
     pub fn with(model: &Arc<Model>, config: SessionConfig) -> Self {
-        let SessionConfig { costs, recycling } = config;
+        let SessionConfig { costs, recycling, cache_bytes } = config;
         Self {
             model: model.clone(),
             format: PromptFormat::of(model.tokenizer()),
-            sequences: SequencePool::new(model),
-            drafting: Drafting::new(model.n_adaptive_tokens(), costs.clone(), recycling),
-            costs,
+            sequences: SequencePool::new(model, cache_bytes),
+            drafting: Drafting::new(model.n_adaptive_tokens(), costs, recycling),
         }
     }
 
@@ -63,8 +66,8 @@ impl Session {
     }
 
     /// How the model is asked for the middle of a text.
-    pub fn format(&self) -> PromptFormat {
-        self.format
+    pub fn format(&self) -> &PromptFormat {
+        &self.format
     }
 
     /// How two-pass SDSAT drafts: with at most so many slots (0 decodes ordinarily), and with a tree of
@@ -83,109 +86,134 @@ impl Session {
         self.drafting.recycling().lock().len()
     }
 
-    /// The budget of a prompt on this device and for this model's context.
-    fn budget(&self, budget: PromptBudget, max_tokens: usize) -> PromptBudget {
-        let room = self.model.context_length().saturating_sub(max_tokens.min(64)).max(2);
-        // Where the suffix comes first it stays in the cache.
-        let costs = self.costs.as_ref().filter(|_| !self.format.is_suffix_first());
-        let suffix_by_time = costs.map_or(usize::MAX, |costs| {
-            let n_tokens = SUFFIX_SECONDS * 1000.0 / costs.of(PREFILL_ROWS) * PREFILL_ROWS as f64;
-            let power = (n_tokens.max(1.0) as usize).checked_ilog2().unwrap_or(0);
-            (1usize << power.min(20)).clamp(*SUFFIX_TOKENS.start(), *SUFFIX_TOKENS.end())
-        });
-        PromptBudget {
-            prefix_tokens: budget.prefix_tokens.min(room * 3 / 4).max(1),
-            suffix_tokens: budget.suffix_tokens.min(room / 4).min(suffix_by_time),
-        }
-    }
-
-    /// Completes `request`, telling `on_step` after every forward pass. The part of the prompt
-    /// that a cache holds from earlier requests is not computed again.
+    /// What the model is asked for `request`, a function of the request and the model's file alone.
     ///
     /// # Errors
-    /// A request outside its limits, or a failing model. The session stays usable.
-    pub fn complete(
-        &mut self,
-        request: &CompletionRequest,
-        budget: PromptBudget,
-        cancel: &CancelToken,
-        on_step: &mut dyn FnMut(StepEvent),
-    ) -> Result<Completion, EngineError> {
-        let started = Instant::now();
-        request.check()?;
-        let sampler = Sampler::new(request.sampling.clone())?;
-        let model = self.model.clone();
-        let tokenizer = model.tokenizer();
-        let budget = self.budget(budget, request.max_tokens);
-        let mut context = self.format.render(tokenizer, &request.prefix, &request.suffix, budget)?;
-        if context.is_empty() {
-            context.extend(tokenizer.special("<|endoftext|>"));
+    /// Those of the tokenizer, and an empty prompt for a model that has no token for it.
+    pub fn prompt(&self, request: &CompletionRequest) -> Result<Prompt, EngineError> {
+        let tokenizer = self.model.tokenizer();
+        let room = self.model.context_length().saturating_sub(request.max_tokens.min(MIN_COMPLETION_TOKENS));
+        let texts = ContextTexts {
+            prefix: &request.prefix,
+            suffix: &request.suffix,
+            path: request.path.as_deref(),
+            repository: &request.repository,
+            other_files: &request.other_files,
+            recent_edits: &request.recent_edits,
+        };
+        let mut prompt = context::build(&self.format, tokenizer, texts, request.budget.within(room.max(2)))?;
+        if prompt.tokens.is_empty() {
+            prompt.tokens.extend(tokenizer.special("<|endoftext|>"));
         }
-        if context.is_empty() {
+        if prompt.tokens.is_empty() {
             let (field, bound) = ("prefix", "not empty for this model".to_owned());
             return Err(EngineError::InvalidRequest { field, bound, got: "0 bytes".to_owned() });
         }
+        Ok(prompt)
+    }
+
+    /// Begins a completion, which [`advance`](Self::advance) carries on.
+    pub(crate) fn begin(&mut self, request: CompletionRequest) -> Result<Generation, EngineError> {
+        request.check()?;
+        let mut prompt = self.prompt(&request)?;
+        let healing = self.heal(&request, &mut prompt);
+        let model = self.model.clone();
         if matches!(request.speculation, Speculation::Free | Speculation::Auto) {
-            self.drafting.set_documents(&request.other_files, |text| tokenizer.encode(text))?;
+            self.drafting
+                .set_documents(&request.other_files, |text| model.tokenizer().encode_inside(text))?;
         }
+        let drafter = self.drafting.take(request.speculation);
+        Generation::new(request, prompt, healing, drafter)
+    }
 
-        let mut run = Run::new(request, context.len(), started);
-        let cached = self.sequences.for_prompt(&context);
-        run.n_reused_tokens = cached.tokens.len();
-        cached.sequence.probe_with(&context)?;
-        // The last rows of the prompt ride on the first step: they decide the first token, and draft.
-        let body = &context[cached.tokens.len()..];
-        let n_first = (body.len() - 1) % PREFILL_ROWS + 1;
-        for chunk in body[..body.len() - n_first].chunks(PREFILL_ROWS) {
-            if cancel.is_cancelled() {
-                return Ok(run.end(StopReason::Cancelled));
-            }
-            cached.sequence.prefill(chunk)?;
-            cached.tokens.extend(chunk);
+    /// Where a plain continuation follows a word that is being typed, its last token is written anew: the
+    /// text may go on with another. Models that fill in were trained on places within words.
+    fn heal(&self, request: &CompletionRequest, prompt: &mut Prompt) -> Vec<u8> {
+        let tokenizer = self.model.tokenizer();
+        let is_plain = !self.format.can_infill() || request.suffix.trim().is_empty();
+        let last = prompt.tokens.last().map(|&token| tokenizer.bytes(token).to_vec()).unwrap_or_default();
+        let ends_line = request.prefix.ends_with(['\n', '\r']);
+        if !is_plain || ends_line || last.is_empty() || prompt.tokens.len() < 2 {
+            return Vec::new();
         }
+        prompt.tokens.pop();
+        last
+    }
 
-        let drafter = self.drafting.of(request.speculation);
-        drafter.begin(&context);
-        let reason = loop {
-            let n_left = request.max_tokens - run.n_tokens();
-            let room = model.context_length().saturating_sub(context.len());
-            if n_left == 0 {
-                break StopReason::MaxTokens;
-            }
-            if room == 0 {
-                break StopReason::ContextLimit;
-            }
+    /// Whether a completion without cache can get one.
+    pub(crate) fn has_room(&self) -> bool {
+        self.sequences.has_room()
+    }
+
+    /// Runs one forward pass of `generation`.
+    ///
+    /// # Errors
+    /// Those of the model; [`EngineError::NoSequence`] when it needs a cache and all are in use.
+    pub(crate) fn advance(&mut self, generation: &mut Generation) -> Result<Progress, EngineError> {
+        if !generation.has_sequence() {
+            let cached = self.sequences.take(generation.context())?.ok_or(EngineError::NoSequence)?;
+            generation.resume(cached)?;
+        }
+        generation.advance(&self.model)
+    }
+
+    /// Takes the cache of a completion away, for another that is more urgent.
+    pub(crate) fn suspend(&mut self, generation: &mut Generation) {
+        if let Some(cached) = generation.suspend() {
+            self.sequences.give_back(cached);
+        }
+    }
+
+    /// Ends a completion, and keeps what it leaves for the next. `None` when it was not at its end.
+    pub(crate) fn end(&mut self, generation: Generation) -> Option<Completion> {
+        let speculation = generation.request().speculation;
+        let (cached, drafter, completion) = generation.into_parts();
+        if let Some(cached) = cached {
+            self.sequences.give_back(cached);
+        }
+        self.drafting.give_back(speculation, drafter);
+        completion
+    }
+
+    /// Completes `request`.
+    ///
+    /// # Errors
+    /// Those of [`complete_with`](Self::complete_with).
+    pub fn complete(&mut self, request: &CompletionRequest) -> Result<Completion, EngineError> {
+        match self.complete_with(request, &CancelToken::default(), &mut |_| ())? {
+            Outcome::Ended(completion) => Ok(*completion),
+            Outcome::Superseded | Outcome::Cancelled => Err(EngineError::Stopped),
+        }
+    }
+
+    /// Completes `request`, telling `on_step` after every forward pass of the decode loop. The part of the
+    /// prompt that a cache holds from earlier requests is not computed again.
+    ///
+    /// # Errors
+    /// A request outside its limits, or a failing model. The session stays usable.
+    pub fn complete_with(
+        &mut self,
+        request: &CompletionRequest,
+        cancel: &CancelToken,
+        on_step: &mut dyn FnMut(StepEvent),
+    ) -> Result<Outcome, EngineError> {
+        let mut generation = self.begin(request.clone())?;
+        let has_ended = loop {
             if cancel.is_cancelled() {
-                break StopReason::Cancelled;
+                break Ok(());
             }
-            let n_pending = context.len() - cached.sequence.n_committed();
-            let mut proposal = drafter.propose(&context, n_pending);
-            let max_drafts = n_left.min(room) - 1;
-            proposal.truncate_depth(max_drafts);
-            if max_drafts == 0 {
-                proposal.adaptive_groups.clear();
-            }
-            let has_groups = !proposal.adaptive_groups.is_empty();
-            let step_started = Instant::now();
-            let outcome = step(&mut cached.sequence, &context, n_pending, proposal, &sampler)?;
-            if n_pending == 1 && !has_groups {
-                drafter.observe_time(outcome.n_rows, step_started.elapsed().as_secs_f64() * 1000.0);
-            }
-            context.extend(&outcome.tokens);
-            drafter.observe(&context, &outcome);
-            let n_committed = cached.sequence.n_committed();
-            cached.tokens.extend(&context[cached.tokens.len()..n_committed]);
-            let (event, ended) = run.take(tokenizer, &outcome, n_pending);
-            on_step(event);
-            if let Some(reason) = ended {
-                break reason;
+            match self.advance(&mut generation) {
+                Ok(Progress::Prefilled) => (),
+                Ok(Progress::Step(event)) => on_step(event),
+                Ok(Progress::Ended(event)) => {
+                    on_step(event);
+                    break Ok(());
+                }
+                Err(error) => break Err(error),
             }
         };
-        drafter.end(&context);
-        let rest = run.finish_text(reason);
-        if !rest.is_empty() {
-            on_step(StepEvent { pieces: rest, ..StepEvent::default() });
-        }
-        Ok(run.end(reason))
+        let completion = self.end(generation);
+        has_ended?;
+        Ok(completion.map_or(Outcome::Cancelled, |completion| Outcome::Ended(Box::new(completion))))
     }
 }

@@ -6,9 +6,7 @@ mod common;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use engine::{
-    CancelToken, Completion, CompletionRequest, Engine, PromptBudget, SamplingParams, Session, Speculation,
-};
+use engine::{Completion, CompletionRequest, Engine, Extent, SamplingParams, Session, Speculation};
 
 const MAX_TOKENS: usize = 64;
 
@@ -79,12 +77,10 @@ fn check(id: &str, slice: usize) {
                                 max_tokens: MAX_TOKENS,
                                 sampling: sampling.clone(),
                                 speculation,
+                                extent: Extent::Raw,
                                 ..CompletionRequest::new(prompt.as_str(), "")
                             };
-                            let cancel = CancelToken::default();
-                            sessions[session]
-                                .complete(&request, PromptBudget::default(), &cancel, &mut |_| ())
-                                .expect("the prompt fits")
+                            sessions[session].complete(&request).expect("the prompt fits")
                         };
                         let ordinary = complete(0, Speculation::Off);
                         assert_eq!(ordinary.n_steps, ordinary.n_tokens);

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use engine::{
-    CancelToken, CompletionRequest, Model, PassTimer, PromptBudget, Session, SessionConfig, Speculation,
-    measure_pass_costs,
+    CompletionRequest, Extent, Model, PassTimer, Session, SessionConfig, Speculation, measure_pass_costs,
 };
 
 use super::{DecodeTime, Peer};
@@ -19,7 +18,8 @@ pub(super) struct Ours {
 
 impl Ours {
     pub(super) fn new(model: Arc<Model>) -> anyhow::Result<Self> {
-        let config = SessionConfig { costs: Some(measure_pass_costs(&model)?), ..SessionConfig::default() };
+        let config =
+            SessionConfig { costs: Some(measure_pass_costs(&model, &|| false)?), ..SessionConfig::default() };
         let session = Session::with(&model, config);
         Ok(Self { model, session })
     }
@@ -48,10 +48,10 @@ impl Peer for Ours {
         let request = CompletionRequest {
             max_tokens,
             speculation,
+            extent: Extent::Raw,
             ..CompletionRequest::new(prompt.prefix.as_str(), "")
         };
-        let cancel = CancelToken::default();
-        let completion = self.session.complete(&request, PromptBudget::default(), &cancel, &mut |_| ())?;
+        let completion = self.session.complete(&request)?;
         let ms = completion.total_ms - completion.ttft_ms;
         Ok(DecodeTime { n_tokens: (completion.tokens_per_s * ms / 1000.0).round() as usize, ms })
     }

@@ -44,6 +44,8 @@ export function loadModel(id: string): Promise<void> {
 export interface CompletionContext {
   prefix: string;
   suffix: string;
+  /** Name of the file, which tells the model the language. */
+  path: string | null;
 }
 
 export function complete(

@@ -43,6 +43,7 @@ const ENDED: Completion = {
   n_prompt_tokens: 1,
   n_reused_tokens: 0,
   stop_reason: "end_of_text",
+  alternatives: [],
 };
 
 function step(text: string): CompletionEvent {
@@ -60,7 +61,12 @@ describe("the completer", () => {
     vi.resetAllMocks();
     backend = new Recorder();
     isReady = true;
-    const completer = new Completer(backend, listener, { debounceMs: 100, maxTokens: 8, isReady: () => isReady });
+    const completer = new Completer(backend, listener, {
+      debounceMs: 100,
+      maxTokens: 8,
+      path: () => "a.py",
+      isReady: () => isReady,
+    });
     view = new EditorView({ state: EditorState.create({ doc: "\nrest", extensions: [completer.extension] }) });
     completer.attach(view);
   });
@@ -97,7 +103,7 @@ describe("the completer", () => {
     vi.advanceTimersByTime(60);
     expect(backend.requests).toHaveLength(0);
     vi.advanceTimersByTime(60);
-    expect(backend.requests.map((request) => request.context)).toEqual([{ prefix: "ab", suffix: "\nrest" }]);
+    expect(backend.requests.map((request) => request.context)).toEqual([{ prefix: "ab", suffix: "\nrest", path: "a.py" }]);
   });
 
   it("cancels the work on older text and ignores its answers", () => {

@@ -24,6 +24,8 @@ export interface CompleterConfig {
   /** Pause in typing before a completion is asked for, in milliseconds. */
   debounceMs: number;
   maxTokens: number;
+  /** Name of the file, if it has one. */
+  path(): string | null;
   /** Whether a model is ready. */
   isReady(): boolean;
 }
@@ -63,7 +65,11 @@ export class Completer {
     view.dispatch({ effects: clearGhost.of(null) });
     const { state } = view;
     const pos = state.selection.main.head;
-    const context = { prefix: state.doc.sliceString(0, pos), suffix: state.doc.sliceString(pos) };
+    const context = {
+      prefix: state.doc.sliceString(0, pos),
+      suffix: state.doc.sliceString(pos),
+      path: this.config.path(),
+    };
     const request = ++this.newest;
     this.isRunning = true;
     this.backend
@@ -128,9 +134,10 @@ export class Completer {
       }
       case "ended":
         this.isRunning = false;
-        if (event.stop_reason !== "cancelled") this.listener.onEnded(event);
+        this.listener.onEnded(event);
         break;
-      case "not_started":
+      case "superseded":
+      case "cancelled":
         this.isRunning = false;
         break;
       case "failed":

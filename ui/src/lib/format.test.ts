@@ -36,6 +36,7 @@ describe("words and figures", () => {
       n_prompt_tokens: 9,
       n_reused_tokens: 0,
       stop_reason: "end_of_text",
+      alternatives: [],
     };
     expect(figuresOf(completion).map((figure) => figure.text)).toEqual(["3.0 per pass", "12 ms"]);
     expect(figuresOf(completion)[0]?.title).toContain("2 of 4 drafts accepted, 2 from suffix");

@@ -28,6 +28,8 @@ export function statusOf(state: ApplicationState | null): Status {
       return { kind: "ready", text: `Ready · ${engine.name} · ${engine.device}` };
     case "thinking":
       return { kind: "busy", text: `Thinking · ${engine.name} · ${engine.device}` };
+    case "unloaded":
+      return { kind: "ready", text: `Resting · ${engine.name} loads again when it is needed` };
     case "failed":
       return { kind: "failed", text: `The model cannot be used: ${engine.reason}` };
   }

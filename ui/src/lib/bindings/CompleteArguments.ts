@@ -3,4 +3,8 @@
 /**
  * The text around the cursor.
  */
-export type CompleteArguments = { prefix: string, suffix: string, max_tokens: number, };
+export type CompleteArguments = { prefix: string, suffix: string, 
+/**
+ * Name of the file.
+ */
+path: string | null, max_tokens: number, };

@@ -71,4 +71,8 @@ n_reused_tokens: number,
 /**
  * Why it ended.
  */
-stop_reason: StopReason, };
+stop_reason: StopReason, 
+/**
+ * Other completions of the same place, without those that say the same.
+ */
+alternatives: Array<string>, };

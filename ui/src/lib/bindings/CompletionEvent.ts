@@ -4,6 +4,6 @@ import type { Completion } from "./Completion";
 import type { StepEvent } from "./StepEvent";
 
 /**
- * How a completion went on. The window gets one message per forward pass.
+ * How a completion went on. The window gets one message per forward pass, or fewer when it is slow.
  */
-export type CompletionEvent = { "event": "step" } & StepEvent | { "event": "ended" } & Completion | { "event": "not_started" } | { "event": "failed" } & CommandError;
+export type CompletionEvent = { "event": "step" } & StepEvent | { "event": "ended" } & Completion | { "event": "superseded" } | { "event": "cancelled" } | { "event": "failed" } & CommandError;

@@ -1,0 +1,89 @@
+//! Whether a model fits into memory, before anything is allocated for it.
+
+use model::ModelSummary;
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+use crate::{EngineConfig, EngineError};
+
+/// Memory beside weights and caches: buffers, tables, the program itself.
+const OTHER_BYTES: u64 = 96 << 20;
+/// What packed weights take of the size of their file at most.
+const PACKED_SHARE: f64 = 1.1;
+
+/// Memory that a model takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export)]
+pub struct MemoryNeeded {
+    /// Weights.
+    #[ts(type = "number")]
+    pub weight_bytes: u64,
+    /// Keys and values of one context at its full length.
+    #[ts(type = "number")]
+    pub cache_bytes: u64,
+    /// All of it, with buffers.
+    #[ts(type = "number")]
+    pub total_bytes: u64,
+}
+
+impl MemoryNeeded {
+    /// For the model of `config`, from the header of its file.
+    ///
+    /// # Errors
+    /// When the file is no usable model.
+    pub fn of(config: &EngineConfig) -> Result<Self, EngineError> {
+        let architecture = ModelSummary::architecture_of(&config.weights)?;
+        let n_bytes = std::fs::metadata(&config.weights).map_err(EngineError::io(&config.weights))?.len();
+        let weight_bytes = (n_bytes as f64 * PACKED_SHARE) as u64;
+        let cache_bytes = architecture.cache_bytes(config.max_context) as u64;
+        let total_bytes = weight_bytes + cache_bytes + OTHER_BYTES;
+        Ok(Self { weight_bytes, cache_bytes, total_bytes })
+    }
+}
+
+/// Memory that programs can still have, in bytes; `None` where the system does not say.
+pub fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Refuses a model whose caches exceed their budget, or that would not fit into memory.
+pub(crate) fn check_memory(config: &EngineConfig) -> Result<(), EngineError> {
+    let needed = MemoryNeeded::of(config)?;
+    check(config, needed, available_memory())
+}
+
+fn check(config: &EngineConfig, needed: MemoryNeeded, available: Option<u64>) -> Result<(), EngineError> {
+    let max_context = config.max_context;
+    if let Some(budget) = config.cache_bytes.filter(|&budget| needed.cache_bytes > budget) {
+        return Err(EngineError::CacheBudget { max_context, needed: needed.cache_bytes, budget });
+    }
+    match available {
+        Some(available) if needed.total_bytes > available => Err(EngineError::NoMemory {
+            model: config.model_name.clone(),
+            needed: needed.total_bytes,
+            available,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_cannot_fit_is_refused_in_words() {
+        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let config = EngineConfig::new("Tiny", tiny, "");
+        let needed = MemoryNeeded::of(&config).expect("the tiny model");
+        assert!(needed.cache_bytes > 0 && needed.total_bytes > needed.weight_bytes + needed.cache_bytes);
+        assert!(check(&config, needed, None).is_ok() && check(&config, needed, Some(1 << 40)).is_ok());
+        let error = check(&config, needed, Some(1 << 20)).expect_err("too little memory").to_string();
+        assert!(error.starts_with("Tiny needs ") && error.contains("1048576 are free"), "{error}");
+        let small = EngineConfig { cache_bytes: Some(1000), ..config };
+        let error = check(&small, needed, None).expect_err("over the budget").to_string();
+        assert!(error.contains("4096 tokens") && error.contains("1000"), "{error}");
+    }
+}
