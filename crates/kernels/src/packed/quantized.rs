@@ -282,26 +282,39 @@ fn write_block(format: QuantizedFormat, tile: &mut [u8], row: usize, block: usiz
         tile[place.scales + row] = content.scales[0] as u8;
         tile[place.scales + TILE + row] = content.scales[1] as u8;
     }
-    let bits = format.bits();
     let codes = &mut tile[place.codes..place.codes + format.code_bytes()];
-    for (input, &code) in content.codes.iter().enumerate() {
-        let (group, at) = (input / 4, 4 * row + input % 4);
-        if bits == 8 {
-            codes[group * 64 + at] = code;
-            continue;
-        }
-        if bits < 4 {
-            codes[group % 2 * 64 + at] |= (code & 3) << (group / 2 * 2);
-            if bits == 3 {
-                codes[128 + at] |= code >> 2 << group;
+    // A group is four codes, a byte each: shifts move all four, which never reach into their neighbour.
+    let groups: [u32; BLOCK / 4] = std::array::from_fn(|group| {
+        let codes = &content.codes[4 * group..4 * group + 4];
+        u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]])
+    });
+    let low = |group: usize, n_bits: usize| groups[group] & (0x0101_0101 * ((1 << n_bits) - 1));
+    let high = |group: usize, from: usize, n_bits: usize| {
+        groups[group] >> from & (0x0101_0101 * ((1 << n_bits) - 1))
+    };
+    let mut write = |vector: usize, word: u32| {
+        let at = vector * 4 * TILE + 4 * row;
+        codes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    };
+    match format.bits() {
+        8 => (0..8).for_each(|group| write(group, groups[group])),
+        2 | 3 => {
+            for vector in 0..2 {
+                write(vector, (0..4).fold(0, |word, i| word | low(2 * i + vector, 2) << (2 * i)));
             }
-            continue;
+            if format.bits() == 3 {
+                write(2, (0..8).fold(0, |word, group| word | high(group, 2, 1) << group));
+            }
         }
-        let nibble = if group < 4 { code & 15 } else { (code & 15) << 4 };
-        codes[group % 4 * 64 + at] |= nibble;
-        if bits > 4 {
-            let (vector, shift) = high_bits_at(bits, group);
-            codes[256 + vector * 64 + at] |= code >> 4 << shift;
+        bits => {
+            (0..4).for_each(|group| write(group, low(group, 4) | low(group + 4, 4) << 4));
+            // The bits above the fourth.
+            let n_bits = bits - 4;
+            for vector in 0..n_bits {
+                let groups = (0..8).filter(|&group| high_bits_at(bits, group).0 == vector);
+                let add = |word, group| word | high(group, 4, n_bits) << high_bits_at(bits, group).1;
+                write(4 + vector, groups.fold(0, add));
+            }
         }
     }
 }
