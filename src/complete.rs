@@ -111,7 +111,7 @@ pub(crate) struct BudgetArguments {
     suffix_tokens: usize,
     /// Most tokens of other files
     #[arg(long, default_value_t = PromptBudget::default().other_tokens)]
-    other_tokens: usize,
+    pub(crate) other_tokens: usize,
     /// Let the text after the cursor see the cursor's line, as the model was trained: each keystroke then
     /// computes that text anew
     #[arg(long)]

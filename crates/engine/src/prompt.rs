@@ -124,14 +124,17 @@ struct Infill {
 pub enum SuffixVisibility {
     /// It does, as the models were trained; each keystroke computes it anew.
     AsTrained,
-    /// Its rows are computed once for a line, without that line, and a keystroke costs what was typed.
+    /// What is right behind the cursor does; the rest is computed once for a line, without that line, and a
+    /// keystroke costs what was typed and what is right behind it.
     #[default]
     BlindToLine,
 }
 
-/// Tokens after the cursor below which they are computed anew with each keystroke: that costs little, and is
-/// how models were trained.
-pub(crate) const MIN_ASIDE_TOKENS: usize = 48;
+/// Tokens right behind the cursor that are computed anew with each keystroke, as models were trained; with what
+/// is typed they fit into one pass.
+pub(crate) const NEAR_TOKENS: usize = 48;
+/// Tokens behind those below which they are computed anew too: that costs little.
+pub(crate) const MIN_ASIDE_TOKENS: usize = 32;
 
 /// The tokens of a prompt, and where they stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -254,18 +257,20 @@ impl PromptFormat {
         let order = infill.order;
         let is_prefix_first = order == PREFIX_FIRST;
         let is_aside =
-            is_prefix_first && visibility == SuffixVisibility::BlindToLine && after.len() >= MIN_ASIDE_TOKENS;
+            is_prefix_first && visibility == SuffixVisibility::BlindToLine && after.len() >= NEAR_TOKENS + MIN_ASIDE_TOKENS;
         let mut layout = Layout::default();
         if is_aside {
             tokens.push(infill.prefix);
             tokens.extend(before);
             let start = tokens.len();
-            // A mark of their own: the line's mark sees the line, and they must not.
+            // A mark and near tokens of their own: those of the line see the line, and they must not.
             tokens.push(infill.suffix);
-            tokens.extend(after);
-            layout = Layout { aside: start..tokens.len(), n_line: of_line.len() + 1, n_inner: 1 };
+            tokens.extend(&after);
+            let (n_inner, n_line) = (1 + NEAR_TOKENS, of_line.len() + 1 + NEAR_TOKENS);
+            layout = Layout { aside: start..tokens.len(), n_line, n_inner };
             tokens.extend(of_line);
             tokens.push(infill.suffix);
+            tokens.extend(&after[..NEAR_TOKENS]);
             tokens.extend(infill.middle);
             return Ok(Prompt { tokens, layout });
         }
@@ -288,7 +293,7 @@ impl PromptFormat {
 /// Whether a tokenizer keeps line breaks apart from what follows them, so that a text can be tokenized in
 /// pieces that end with a line.
 pub(crate) fn splits_at_lines(kind: TokenizerKind) -> bool {
-    kind != TokenizerKind::ByteLevelSmolLm
+    kind != TokenizerKind::ByteLevelStarCoder
 }
 
 /// The byte offset of a place in `text`, as editors count: `line` from 1, `column` from 1 in

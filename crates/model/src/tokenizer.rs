@@ -17,6 +17,13 @@ use crate::gguf::{GgufError, GgufFile};
 
 /// The split of Qwen2 and Qwen2.5, as published with the models.
 const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// That of Qwen3.5: marks belong to letters.
+const QWEN35_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// That of Llama 3: digits by threes.
+const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Those of DeepSeek-Coder, one after the other.
+const DEEPSEEK_CODER_SPLITS: [&str; 4] =
+    [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥\u{800}-一가-\u{d7ff}]+"];
 /// SentencePiece writes spaces as this character.
 const SPM_SPACE: char = '\u{2581}';
 
@@ -53,13 +60,19 @@ pub enum TokenizerError {
     Library(String),
 }
 
-/// The two kinds of byte-pair encoding in use.
+/// The kinds of byte-pair encoding in use: what text is split into before pairs are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenizerKind {
     /// Bytes as characters, split with the pattern of Qwen2.
     ByteLevelQwen2,
-    /// Bytes as characters, single digits, then the split of GPT-2 (SmolLM).
-    ByteLevelSmolLm,
+    /// The same with the pattern of Qwen3.5.
+    ByteLevelQwen35,
+    /// The same with the pattern of Llama 3; a piece that is a token as it is stays one.
+    ByteLevelLlama3,
+    /// The same with the patterns of DeepSeek-Coder.
+    ByteLevelDeepSeekCoder,
+    /// Bytes as characters, single digits, then the split of GPT-2 (StarCoder, SmolLM).
+    ByteLevelStarCoder,
     /// SentencePiece pieces with byte fallback (Llama 2, Code Llama).
     SentencePiece,
 }
@@ -114,8 +127,13 @@ impl Tokenizer {
         let model = file.string("tokenizer.ggml.model")?;
         let pre = if file.has("tokenizer.ggml.pre") { file.string("tokenizer.ggml.pre")? } else { "default" };
         let kind = match (model, pre) {
-            ("gpt2", "qwen2") => TokenizerKind::ByteLevelQwen2,
-            ("gpt2", "smollm") => TokenizerKind::ByteLevelSmolLm,
+            ("gpt2", "qwen2" | "deepseek-r1-qwen") => TokenizerKind::ByteLevelQwen2,
+            ("gpt2", "qwen35") => TokenizerKind::ByteLevelQwen35,
+            ("gpt2", "llama-bpe" | "llama3" | "llama-v3") => TokenizerKind::ByteLevelLlama3,
+            ("gpt2", "deepseek-coder") => TokenizerKind::ByteLevelDeepSeekCoder,
+            ("gpt2", "smollm" | "starcoder" | "refact" | "codeshell" | "command-r") => {
+                TokenizerKind::ByteLevelStarCoder
+            }
             ("llama", _) => TokenizerKind::SentencePiece,
             _ => {
                 let (model, pre) = (model.to_owned(), pre.to_owned());
@@ -303,14 +321,26 @@ fn byte_level(
         return Err(TokenizerError::NoByteTokens);
     }
     let vocabulary: Vocab = ids.iter().map(|(token, &id)| ((*token).to_owned(), id)).collect();
-    let bpe = BPE::builder().vocab_and_merges(vocabulary, merges).build().map_err(library)?;
+    let keeps_tokens = kind == TokenizerKind::ByteLevelLlama3;
+    let bpe = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(keeps_tokens);
+    let bpe = bpe.build().map_err(library)?;
+    let isolate = |pattern: &str| -> Result<PreTokenizerWrapper, TokenizerError> {
+        let pattern = SplitPattern::Regex(pattern.to_owned());
+        Ok(Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(library)?.into())
+    };
+    let bytes = |splits: bool| ByteLevel::new(false, true, splits).into();
     let split: Vec<PreTokenizerWrapper> = match kind {
-        TokenizerKind::ByteLevelQwen2 => {
-            let pattern = SplitPattern::Regex(QWEN2_SPLIT.to_owned());
-            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(library)?;
-            vec![split.into(), ByteLevel::new(false, true, false).into()]
+        TokenizerKind::ByteLevelQwen2 => vec![isolate(QWEN2_SPLIT)?, bytes(false)],
+        TokenizerKind::ByteLevelQwen35 => vec![isolate(QWEN35_SPLIT)?, bytes(false)],
+        TokenizerKind::ByteLevelLlama3 => vec![isolate(LLAMA3_SPLIT)?, bytes(false)],
+        TokenizerKind::ByteLevelDeepSeekCoder => {
+            let mut splits = DEEPSEEK_CODER_SPLITS.map(isolate).into_iter().collect::<Result<Vec<_>, _>>()?;
+            splits.extend([Digits::new(true).into(), bytes(false)]);
+            splits
         }
-        _ => vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()],
+        TokenizerKind::ByteLevelStarCoder | TokenizerKind::SentencePiece => {
+            vec![Digits::new(true).into(), bytes(true)]
+        }
     };
     let mut tokenizer = tokenizers::Tokenizer::new(bpe);
     tokenizer.with_pre_tokenizer(Some(Sequence::new(split)));
