@@ -8,12 +8,13 @@ mod plots;
 mod prompts;
 mod quality;
 mod random_model;
+mod typing;
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
 /// When and where a measurement was made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Setting {
     /// Day, in UTC.
     date: String,
@@ -62,6 +63,8 @@ enum BenchCommand {
     Decode(decode::DecodeArguments),
     /// Compare what is completed with what stood there, and with llama.cpp's
     Quality(quality::QualityArguments),
+    /// Type a file anew, and measure what a person would feel
+    Typing(typing::TypingArguments),
     /// Compare forward passes with llama.cpp and candle on the same file
     Peers(peers::PeersArguments),
     /// Write a page of results from the JSON that the other measurements print
@@ -75,6 +78,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         BenchCommand::Cost(arguments) => cost::run(arguments),
         BenchCommand::Decode(arguments) => decode::run(arguments),
         BenchCommand::Quality(arguments) => quality::run(arguments),
+        BenchCommand::Typing(arguments) => typing::run(arguments),
         BenchCommand::Peers(arguments) => peers::run(arguments),
         BenchCommand::Page(arguments) => page::run(arguments),
         BenchCommand::RandomModel(arguments) => random_model::run(arguments),

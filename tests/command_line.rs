@@ -175,3 +175,40 @@ fn models_are_added_listed_and_removed() {
     assert_eq!(bad.status.code(), Some(4));
     assert!(text(&bad.stderr).contains("not a GGUF file"), "{}", text(&bad.stderr));
 }
+
+/// Quality and typing are measured on what a user names, and say what they found.
+#[test]
+fn quality_and_typing_are_measured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let prompts = folder.path().join("places.jsonl");
+    let place = serde_json::json!({
+        "prompt": "def one():\n    return ", "suffix": "", "canonical_solution": "1\n",
+        "test": "def check(f):\n    assert f() == 1\n", "entry_point": "one",
+    });
+    std::fs::write(&prompts, format!("{place}\n{place}\n")).expect("writes");
+    let source = folder.path().join("source.py");
+    let line = |n: usize| format!("value_{n} = compute(value_{n}, {n})\n");
+    std::fs::write(&source, (0..40).map(line).collect::<String>()).expect("writes");
+    std::fs::write(folder.path().join("other.py"), "value_1 = compute(value_1, 1)\n").expect("writes");
+    let run = |arguments: &[&str]| -> Value {
+        let output = sateen(&[&["bench"], arguments, &["--model", "smollm2-135m", "--json"]].concat(), "");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let quality = run(&["quality", prompts.to_str().expect("UTF-8"), "--run-tests", "--max-tokens", "8"]);
+    let result = &quality["results"][0];
+    assert_eq!(quality["n_places"], 2);
+    assert_eq!(result["n_exact"], result["n_passed"], "what is exact passes, and nothing else can here");
+    assert!(result["n_balanced"].as_u64() <= Some(2) && result["median_ms"].as_f64() > Some(0.0));
+    let folder = folder.path().to_str().expect("UTF-8");
+    let calls = run(&["quality", folder, "--places", "calls", "--limit", "3", "--max-tokens", "8"]);
+    assert_eq!((&calls["n_places"], calls["results"].as_array().map(Vec::len)), (&3.into(), Some(2)));
+    let typing = run(&["typing", source.to_str().expect("UTF-8"), "--lines", "2", "--max-tokens", "8"]);
+    let n = |key: &str| typing[key].as_u64().expect("a number");
+    assert!(
+        n("n_keystrokes") > 40
+            && n("n_requests") > 0
+            && n("n_requests") + n("n_predicted") <= n("n_keystrokes") * 2
+    );
+    assert!(n("n_wasted_passes") <= n("n_passes"));
+}

@@ -137,8 +137,8 @@ pub(crate) fn run(arguments: &QualityArguments) -> anyhow::Result<()> {
     let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
     let mut session = Session::new(&model);
-    let has_others = arguments.budget.other_tokens > 0
-        && prompts.iter().any(|prompt| !prompt.other_files.is_empty());
+    let has_others =
+        arguments.budget.other_tokens > 0 && prompts.iter().any(|prompt| !prompt.other_files.is_empty());
     let names: &[&str] = if has_others { &["with other files", "this file alone"] } else { &["sateen"] };
     let mut ours: Vec<Tally> = names.iter().map(|name| Tally::new(name)).collect();
     let mut peers =

@@ -76,6 +76,8 @@ pub(crate) struct ContextTexts<'a> {
 
 /// Text is cut to this many bytes per token of its budget before it is tokenized.
 const BYTES_PER_TOKEN: usize = 8;
+/// Share of the prefix's budget that the cursor's line gets.
+const LINE_SHARE: usize = 8;
 /// Share of the prefix's budget that the beginning of a long file gets.
 const HEAD_SHARE: usize = 6;
 /// Lines of a chunk of another file.
@@ -107,10 +109,10 @@ pub(crate) fn build(
         true => budget.visibility,
         false => SuffixVisibility::AsTrained,
     };
-    // A line that is longer than the budget is cut itself.
-    let line = tail(line, budget.prefix_tokens * BYTES_PER_TOKEN);
-    let n_line = line.len() / TYPICAL_BYTES;
-    let before = tokens_before(tokenizer, before, path, budget.prefix_tokens.saturating_sub(n_line))?;
+    // Both have their share whatever the other takes: what is typed must not move what stands before it.
+    let for_line = if before.is_empty() { budget.prefix_tokens } else { budget.prefix_tokens / LINE_SHARE };
+    let line = tail(line, for_line.max(1) * TYPICAL_BYTES);
+    let before = tokens_before(tokenizer, before, path, budget.prefix_tokens.saturating_sub(for_line))?;
     let after = match format.can_infill() && !suffix.trim().is_empty() {
         true => tokens_after(tokenizer, suffix, budget.suffix_tokens)?,
         false => Vec::new(),

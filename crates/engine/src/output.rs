@@ -42,15 +42,6 @@ impl<'a> Around<'a> {
     }
 }
 
-/// What a rule says after a character.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Verdict {
-    /// Characters that are part of the completion, whatever comes.
-    n_safe: usize,
-    /// The completion has ended.
-    end: Option<StopReason>,
-}
-
 #[derive(Debug)]
 enum Rule {
     Raw,
@@ -116,17 +107,30 @@ impl OutputFilter {
             self.text.truncate(self.text.len() - stop.len());
             return Some(StopReason::StopString);
         }
-        let Verdict { n_safe, end } = match &mut self.rule {
-            Rule::Raw => Verdict { n_safe: self.text.len(), end: None },
+        let end = match &mut self.rule {
+            Rule::Raw => None,
             Rule::Line(rule) => rule.push(&mut self.text),
             Rule::Block(rule) => rule.push(&mut self.text),
         };
         if end.is_some() {
             return end;
         }
-        let undecided = self.stops.iter().map(|stop| overlap(&self.text, stop)).max().unwrap_or(0);
-        self.release(n_safe.min(self.text.len() - undecided), pieces);
+        // The text may end here, or before any stop string that has begun.
+        let begun = self.stops.iter().map(|stop| overlap(&self.text, stop)).chain([0]);
+        let n_safe = begun.map(|n| self.n_safe(&self.text[..self.text.len() - n])).min();
+        self.release(n_safe.unwrap_or(0), pieces);
         None
+    }
+
+    /// Characters of `text` that are part of the completion, whatever comes behind it.
+    fn n_safe(&self, text: &[char]) -> usize {
+        let n = match &self.rule {
+            Rule::Raw => return text.len(),
+            Rule::Line(rule) => rule.n_safe(text),
+            Rule::Block(rule) => rule.n_safe(text),
+        };
+        // White space may turn out to be at the end.
+        trimmed_len(&text[..n.min(text.len())])
     }
 
     /// The rest, when the completion has ended for `reason`.
@@ -138,6 +142,7 @@ impl OutputFilter {
             Rule::Line(rule) => rule.finish(&mut self.text),
             Rule::Block(rule) => rule.finish(&mut self.text, reason),
         }
+        debug_assert!(self.n_released <= self.text.len(), "what was shown cannot be taken back");
         self.is_drafted.resize(self.text.len(), false);
         let mut pieces = Vec::new();
         self.release(self.text.len(), &mut pieces);

@@ -256,8 +256,9 @@ impl PromptFormat {
         };
         let order = infill.order;
         let is_prefix_first = order == PREFIX_FIRST;
-        let is_aside =
-            is_prefix_first && visibility == SuffixVisibility::BlindToLine && after.len() >= NEAR_TOKENS + MIN_ASIDE_TOKENS;
+        let is_aside = is_prefix_first
+            && visibility == SuffixVisibility::BlindToLine
+            && after.len() >= NEAR_TOKENS + MIN_ASIDE_TOKENS;
         let mut layout = Layout::default();
         if is_aside {
             tokens.push(infill.prefix);

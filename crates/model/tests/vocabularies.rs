@@ -19,7 +19,8 @@ fn folder() -> PathBuf {
 fn check(name: &str, kind: TokenizerKind) {
     let read = |ending: &str| {
         let path = folder().join(format!("ggml-vocab-{name}.gguf{ending}"));
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `make vocabularies` once", path.display()))
+        std::fs::read(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}: run `make vocabularies` once", path.display()))
     };
     let path = folder().join(format!("ggml-vocab-{name}.gguf"));
     let file = GgufFile::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -33,7 +34,8 @@ fn check(name: &str, kind: TokenizerKind) {
     assert!(inputs.len() >= outputs.len() && outputs.len() > 30, "{} and {}", inputs.len(), outputs.len());
     let mut n_wrong = 0;
     for (text, expected) in inputs.iter().zip(&outputs) {
-        let expected: Vec<u32> = expected.split_whitespace().map(|id| id.parse().expect("a number")).collect();
+        let expected: Vec<u32> =
+            expected.split_whitespace().map(|id| id.parse().expect("a number")).collect();
         let got = tokenizer.encode(text).expect("encodes");
         if got != expected {
             println!("{name}: {text:?}\n  expected {expected:?}\n  got      {got:?}");

@@ -1,7 +1,7 @@
 //! Where a completion of several lines ends.
 
 use super::surroundings::{Cursor, Surroundings, indentation};
-use super::{Verdict, trimmed_len};
+use super::trimmed_len;
 use crate::StopReason;
 use crate::syntax::{Event, Scanner, opener_of};
 
@@ -68,17 +68,18 @@ impl BlockEnd {
         }
     }
 
-    pub(super) fn push(&mut self, text: &mut Vec<char>) -> Verdict {
-        let Some(&character) = text.last() else { return Verdict::default() };
+    /// Takes the last character of `text`. Says whether it ended the completion.
+    pub(super) fn push(&mut self, text: &mut Vec<char>) -> Option<StopReason> {
+        let character = *text.last()?;
         let event = self.scanner.push(character);
         if character == '\n' {
             let line: String = text[self.line_start..text.len() - 1].iter().collect();
             if let Some(end) = self.judge(&line) {
                 text.truncate(end);
-                return Verdict { n_safe: 0, end: Some(StopReason::EndOfBlock) };
+                return Some(StopReason::EndOfBlock);
             }
             if self.n_repeated >= MIN_REPEATED_LINES {
-                return Verdict { n_safe: 0, end: Some(StopReason::FollowingText) };
+                return Some(StopReason::FollowingText);
             }
             self.line_start = text.len();
             self.closes_outer = false;
@@ -88,18 +89,24 @@ impl BlockEnd {
             if self.around.unclosed.last().copied() != opener_of(character) {
                 let is_alone = text[self.line_start..text.len() - 1].iter().all(|c| c.is_whitespace());
                 text.truncate(if is_alone { self.before_line() } else { text.len() - 1 });
-                return Verdict { n_safe: 0, end: Some(StopReason::EndOfBlock) };
+                return Some(StopReason::EndOfBlock);
             }
             self.around.unclosed.pop();
             self.closes_outer = true;
         }
-        let n_safe = match self.n_lines {
-            0 if self.may_end(&text[self.line_start..]) => self.before_line(),
-            0 => trimmed_len(text),
-            _ if self.n_repeated > 0 => self.repeated_start,
-            _ => self.before_line(),
-        };
-        Verdict { n_safe, end: None }
+        None
+    }
+
+    /// Characters that no later line takes away.
+    pub(super) fn n_safe(&self, text: &[char]) -> usize {
+        // A line whose indentation has been set by another may be behind the end.
+        let is_first = self.n_lines == 0 && (self.line_start == 0 || self.base.is_none());
+        match is_first {
+            true if self.may_end(&text[self.line_start.min(text.len())..]) => self.before_line(),
+            true => text.len(),
+            false if self.n_repeated > 0 => self.repeated_start,
+            false => self.before_line(),
+        }
     }
 
     pub(super) fn finish(&mut self, text: &mut Vec<char>, reason: StopReason) {

@@ -1,7 +1,7 @@
 //! Where a completion within a line ends.
 
 use super::surroundings::Surroundings;
-use super::{Verdict, overlap, trimmed_len};
+use super::{overlap, trimmed_len};
 use crate::StopReason;
 use crate::syntax::{Event, Scanner, closer_of, opener_of};
 
@@ -27,31 +27,30 @@ impl LineEnd {
         Self { around, scanner, unclosed, has_met_closer: false }
     }
 
-    pub(super) fn push(&mut self, text: &mut Vec<char>) -> Verdict {
-        let ended = |reason| Verdict { n_safe: 0, end: Some(reason) };
-        let Some(&character) = text.last() else { return Verdict::default() };
+    /// Takes the last character of `text`. Says whether it ended the completion.
+    pub(super) fn push(&mut self, text: &mut Vec<char>) -> Option<StopReason> {
+        let character = *text.last()?;
         if character == '\n' {
             text.pop();
-            return ended(StopReason::EndOfLine);
+            return Some(StopReason::EndOfLine);
         }
         match self.scanner.push(character) {
-            Event::EndedString if self.around.closed_quote.is_some() => {
-                self.has_met_closer = true;
-                return ended(StopReason::FollowingText);
-            }
+            Event::EndedString if self.around.closed_quote.is_some() => self.has_met_closer = true,
             Event::Unmatched if self.unclosed.last().copied() == opener_of(character) => {
                 self.unclosed.pop();
             }
-            Event::Unmatched => {
-                self.has_met_closer = true;
-                return ended(StopReason::FollowingText);
-            }
+            Event::Unmatched => self.has_met_closer = true,
             _ => (),
         }
+        self.has_met_closer.then_some(StopReason::FollowingText)
+    }
+
+    /// Characters that no repetition of the rest takes away.
+    pub(super) fn n_safe(&self, text: &[char]) -> usize {
+        let rest = &self.around.rest;
         // White space at the end may hide a repetition.
         let trimmed = &text[..trimmed_len(text)];
-        let n_safe = trimmed.len() - overlap(trimmed, &self.around.rest);
-        Verdict { n_safe: n_safe.min(text.len() - overlap(text, &self.around.rest)), end: None }
+        (trimmed.len() - overlap(trimmed, rest)).min(text.len() - overlap(text, rest))
     }
 
     pub(super) fn finish(&mut self, text: &mut Vec<char>) {

@@ -182,3 +182,25 @@ fn half_characters_wait() {
     filter.push(&"🦀".as_bytes()[..2], false);
     assert_eq!(filter.finish(StopReason::EndOfText)[0].text, "\u{fffd}");
 }
+
+/// Whatever is written wherever: nothing that was shown is taken back, and tokens make no difference.
+#[test]
+fn random_texts_are_cut_alike_however_they_come() {
+    let mut state = 11u64;
+    let mut next = move |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    const PIECES: [&str; 22] = [
+        "a", "bc", " ", "    ", "(", ")", "[", "]", "{", "}", "\n", "\n", "\"", "'", ";", ",", ":", "def f",
+        "```", "#", "return x", "é",
+    ];
+    for _ in 0..20_000 {
+        let mut text = |max: usize| (0..next(max)).map(|_| PIECES[next(PIECES.len())]).collect::<String>();
+        let (prefix, suffix, written) = (text(12), text(12), text(16));
+        let reason = [StopReason::EndOfText, StopReason::MaxTokens][next(2)];
+        let extent = [Extent::Auto, Extent::Line, Extent::Raw][next(3)];
+        let stops: &[&str] = if next(3) == 0 { &["\n\n", "return"] } else { &[] };
+        run(extent, stops, (&prefix, &suffix), &written, reason);
+    }
+}
