@@ -55,6 +55,8 @@ pub struct Architecture {
     pub rope_dim: usize,
     /// Base of the rotary frequencies.
     pub rope_base: f64,
+    /// Positions are divided by this (linear scaling; 1 without).
+    pub rope_scale: f64,
     /// Which values rotate together.
     pub rope_layout: RopeLayout,
     /// Epsilon of RMSNorm.
@@ -63,6 +65,27 @@ pub struct Architecture {
     pub context_length: usize,
     /// Rows of the embedding table.
     pub vocabulary: usize,
+}
+
+/// The factor of linear scaling: `rope.scaling.factor`, or in older files `rope.scale_linear`. The scaling of
+/// Llama 3 comes as a tensor of its own (`rope_freqs.weight`), with no type or with `llama3`.
+fn rope_scale(file: &GgufFile, key: &dyn Fn(&str) -> String) -> Result<f64, ModelError> {
+    let kind = match file.has(&key("rope.scaling.type")) {
+        true => file.string(&key("rope.scaling.type"))?,
+        false => "",
+    };
+    let factor = match kind {
+        "" if file.has(&key("rope.scale_linear")) => key("rope.scale_linear"),
+        "linear" => key("rope.scaling.factor"),
+        "" | "none" | "llama3" => return Ok(1.0),
+        _ => return Err(ModelError::UnsupportedFeature { feature: format!("rotary scaling `{kind}`") }),
+    };
+    match file.float(&factor)? {
+        scale if (1.0..=1024.0).contains(&scale) => Ok(scale),
+        scale => {
+            Err(GgufError::OutOfRange { key: factor, range: "from 1 to 1024", got: scale.to_string() }.into())
+        }
+    }
 }
 
 impl Architecture {
@@ -113,11 +136,7 @@ impl Architecture {
             let range = "even and at most the width of a head";
             return Err(GgufError::OutOfRange { key, range, got: rope_dim.to_string() }.into());
         }
-        let scaling = key("rope.scaling.type");
-        if file.has(&scaling) && file.string(&scaling)? != "none" {
-            let feature = format!("rotary scaling `{}`", file.string(&scaling)?);
-            return Err(ModelError::UnsupportedFeature { feature });
-        }
+        let rope_scale = rope_scale(file, &key)?;
         let rope_base = match file.has(&key("rope.freq_base")) {
             true => file.float(&key("rope.freq_base"))?,
             false => 10_000.0,
@@ -142,6 +161,7 @@ impl Architecture {
             head_dim,
             rope_dim,
             rope_base,
+            rope_scale,
             rope_layout: match family {
                 Family::Llama => RopeLayout::Interleaved,
                 Family::Qwen2 => RopeLayout::Half,

@@ -16,7 +16,7 @@ use std::ops::Range;
 use speculate::{Layout, Logits, RowPlan, Wanted};
 
 use crate::ModelError;
-use crate::architecture::RopeLayout;
+use crate::architecture::{Architecture, RopeLayout};
 use crate::gguf::TensorType;
 use crate::weights::Linear;
 
@@ -43,18 +43,17 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    /// Tables for `n_positions` positions; angle = position / base^(2i / rope_dim)
-    /// (RoFormer, arXiv 2104.09864, §3.2.2).
-    pub(crate) fn new(
-        layout: RopeLayout,
-        head_dim: usize,
-        rope_dim: usize,
-        base: f64,
-        n_positions: usize,
-    ) -> Self {
+    /// Tables for `n_positions` positions; angle = position / (scale * divisor_i * base^(2i / rope_dim))
+    /// (RoFormer, arXiv 2104.09864, §3.2.2). `divisors` has one for each pair, as Llama 3.1 stretches low
+    /// frequencies more than high ones, or is empty.
+    pub(crate) fn new(architecture: &Architecture, divisors: &[f32], n_positions: usize) -> Self {
+        let Architecture { rope_layout, head_dim, rope_dim, rope_base, rope_scale, .. } = *architecture;
         let n_pairs = rope_dim / 2;
-        let frequencies: Vec<f64> =
-            (0..n_pairs).map(|i| base.powf(-2.0 * i as f64 / rope_dim as f64)).collect();
+        let frequency = |i: usize| {
+            let divisor = divisors.get(i).map_or(1.0, |&divisor| f64::from(divisor));
+            rope_base.powf(-2.0 * i as f64 / rope_dim as f64) / (rope_scale * divisor)
+        };
+        let frequencies: Vec<f64> = (0..n_pairs).map(frequency).collect();
         let mut cos = Vec::with_capacity(n_positions * n_pairs);
         let mut sin = Vec::with_capacity(n_positions * n_pairs);
         for position in 0..n_positions {
@@ -64,7 +63,7 @@ impl Rope {
                 sin.push(angle.sin() as f32);
             }
         }
-        Self { layout, head_dim, rope_dim, cos, sin }
+        Self { layout: rope_layout, head_dim, rope_dim, cos, sin }
     }
 }
 
@@ -237,4 +236,48 @@ pub(crate) struct Norm<'a> {
 pub(crate) struct VocabularyHead<'a, B: Backend> {
     pub(crate) matrix: &'a B::Matrix,
     pub(crate) bias: Option<&'a [f32]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::Family;
+
+    fn architecture(rope_scale: f64) -> Architecture {
+        Architecture {
+            family: Family::Llama,
+            n_layers: 1,
+            hidden: 32,
+            feed_forward: 32,
+            n_heads: 4,
+            n_kv_heads: 4,
+            head_dim: 8,
+            rope_dim: 8,
+            rope_base: 10_000.0,
+            rope_scale,
+            rope_layout: RopeLayout::Half,
+            norm_epsilon: 1e-5,
+            context_length: 64,
+            vocabulary: 300,
+        }
+    }
+
+    /// Linear scaling by two: every second position is where an unscaled model has it. Divisors act on their
+    /// own pair only.
+    #[test]
+    fn scaled_positions_lie_closer() {
+        let plain = Rope::new(&architecture(1.0), &[], 32);
+        let scaled = Rope::new(&architecture(2.0), &[], 32);
+        let stretched = Rope::new(&architecture(1.0), &[1.0, 1.0, 2.0, 8.0], 32);
+        let pair =
+            |rope: &Rope, position: usize, i: usize| (rope.cos[position * 4 + i], rope.sin[position * 4 + i]);
+        for position in 0..4 {
+            for i in 0..4 {
+                assert_eq!(pair(&scaled, 2 * position, i), pair(&plain, position, i));
+            }
+            assert_eq!(pair(&stretched, position, 1), pair(&plain, position, 1));
+            assert_eq!(pair(&stretched, 2 * position, 2), pair(&plain, position, 2));
+            assert_eq!(pair(&stretched, 8 * position, 3), pair(&plain, position, 3));
+        }
+    }
 }

@@ -146,13 +146,7 @@ impl Model {
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let weights = weights?;
-        let rope = Rope::new(
-            architecture.rope_layout,
-            architecture.head_dim,
-            architecture.rope_dim,
-            architecture.rope_base,
-            context_length + MARGIN_ROWS,
-        );
+        let rope = Rope::new(&architecture, &weights.rope_divisors, context_length + MARGIN_ROWS);
         let probe_slots = if adapter.is_some() { 0 } else { config.probe_slots.min(MAX_SLOTS) };
         let llama = Llama { backend, architecture, weights, rope, adapter, probe_slots };
         Ok(Self { llama, tokenizer, context_length })

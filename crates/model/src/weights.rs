@@ -34,6 +34,8 @@ pub(crate) struct Weights<B: Backend> {
     pub(crate) embedding: B::Matrix,
     pub(crate) layers: Vec<Layer<B>>,
     pub(crate) output_norm: Vec<f32>,
+    /// What Llama 3.1 divides the frequencies of its rotation by, one for each pair; empty for others.
+    pub(crate) rope_divisors: Vec<f32>,
     /// `None` when the vocabulary projection shares the embedding table.
     pub(crate) output: Option<Linear<B>>,
 }
@@ -77,11 +79,19 @@ impl<B: Backend> Weights<B> {
             Some(_) => Some(loader.linear("output", vocabulary, hidden)?),
             None => None,
         };
+        let divisors = "rope_freqs.weight";
+        let rope_divisors = match loader.entry(divisors) {
+            Some(_) => loader.vector(divisors, architecture.rope_dim / 2)?,
+            None => Vec::new(),
+        };
+        if rope_divisors.iter().any(|&divisor| divisor <= 0.0) {
+            return Err(ModelError::NotFinite { tensor: divisors.to_owned() });
+        }
         loader.finish(architecture.family, n_layers)?;
         if progress(1.0).is_break() {
             return Err(ModelError::Cancelled);
         }
-        Ok(Self { embedding, layers, output_norm, output })
+        Ok(Self { embedding, layers, output_norm, rope_divisors, output })
     }
 }
 
@@ -155,7 +165,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                     layer.parse::<usize>().is_ok_and(|layer| layer < n_layers)
                         && LAYER_TENSORS.contains(&stem)
                 }
-                None => ["token_embd", "output_norm", "output"].contains(&stem),
+                None => ["token_embd", "output_norm", "output", "rope_freqs"].contains(&stem),
             }
         };
         let unknown = tensors.keys().find(|name| !is_known(name)).cloned().unwrap_or_default();
