@@ -11,6 +11,8 @@ pub(crate) struct Syntax {
     lifetimes: bool,
     /// Strings in backticks may span lines.
     backtick_strings: bool,
+    /// Whether there are strings at all.
+    quotes: bool,
 }
 
 impl Syntax {
@@ -20,7 +22,10 @@ impl Syntax {
         triple_quotes: false,
         lifetimes: false,
         backtick_strings: false,
+        quotes: true,
     };
+    /// Text for people, as comments hold: brackets, and nothing else.
+    pub(crate) const PROSE: Self = Self { slash_comments: false, quotes: false, ..Self::C };
     const PYTHON: Self = Self { hash_comments: true, slash_comments: false, triple_quotes: true, ..Self::C };
     const RUST: Self = Self { lifetimes: true, ..Self::C };
     const SCRIPT: Self = Self { backtick_strings: true, ..Self::C };
@@ -180,6 +185,15 @@ impl Scanner {
         }
     }
 
+    /// Whether the text stands in a comment, or in a string of several lines.
+    pub(crate) fn is_in_prose(&self) -> bool {
+        match self.state {
+            State::LineComment | State::BlockComment { .. } => true,
+            State::String { quote, n, .. } => n > 1 || quote == '`',
+            State::Code | State::Quote { .. } => false,
+        }
+    }
+
     /// Whether the text stands in a string or a comment.
     pub(crate) fn is_in_text(&self) -> bool {
         !matches!(self.state, State::Code | State::Quote { .. })
@@ -243,7 +257,7 @@ impl Scanner {
     }
 
     fn code(&mut self, c: char) -> Event {
-        let Syntax { hash_comments, slash_comments, triple_quotes, lifetimes, backtick_strings } =
+        let Syntax { hash_comments, slash_comments, triple_quotes, lifetimes, backtick_strings, quotes } =
             self.syntax;
         let string = |n| State::String { quote: c, n, n_seen: 0, escaped: false };
         match c {
@@ -262,7 +276,7 @@ impl Scanner {
             '"' | '\'' if triple_quotes && self.previous == c && self.before_previous == c => {
                 self.state = string(3);
             }
-            '"' | '\'' => self.state = string(1),
+            '"' | '\'' if quotes => self.state = string(1),
             '`' if backtick_strings => self.state = string(1),
             '#' if hash_comments => self.state = State::LineComment,
             '/' if slash_comments && self.previous == '/' => self.state = State::LineComment,

@@ -61,6 +61,13 @@ impl Surroundings {
             scanner.push(c);
         });
         let line = prefix.rsplit('\n').next().unwrap_or_default();
+        if scanner.is_in_prose() {
+            // Brackets in a comment belong together too, but to nothing outside their line.
+            scanner = Scanner::new(Syntax::PROSE);
+            line.chars().for_each(|c| {
+                scanner.push(c);
+            });
+        }
         let mut lines = suffix.split('\n');
         let rest = lines.next().unwrap_or_default().trim_end();
         let cursor = match (rest.trim().is_empty(), line.is_empty()) {

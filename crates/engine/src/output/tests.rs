@@ -79,6 +79,8 @@ fn closers_that_are_there_already_are_not_repeated() {
         ("x = \"", "\n", "abc\"", "abc\""),
         ("x = {", "}\n", "'a': (1, 2), 'b': [3]}", "'a': (1, 2), 'b': [3]"),
         ("f(", ")\n", "')'", "')'"),
+        ("def f():\n    \"\"\"Don't call g(", ") here\n", "x, y) and", "x, y"),
+        ("import x\n# see f(", ") there\n", "a) it's", "a"),
     ] {
         assert_eq!(shown(prefix, suffix, written), expected, "{prefix}|{suffix} {written}");
     }
