@@ -302,7 +302,7 @@ fn tail_from_a_line(text: &str, max_bytes: usize) -> &str {
 }
 
 /// The end of `text`.
-fn tail(text: &str, max_bytes: usize) -> &str {
+pub(crate) fn tail(text: &str, max_bytes: usize) -> &str {
     let start = text.len().saturating_sub(max_bytes);
     &text[(start..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len())..]
 }

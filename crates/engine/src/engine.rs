@@ -260,7 +260,7 @@ impl Engine {
                 None => clients.push((client.to_owned(), cancel.clone())),
             }
             if clients.len() > MAX_JOBS {
-                // The client that has been silent longest; if it still waits, it is told so.
+                // The client that came first: what it still waits for ends on its own.
                 clients.remove(0);
             }
         }

@@ -182,15 +182,14 @@ impl Worker {
         });
         let Some(turn) = turn else { return };
         self.make_room(turn);
+        if let Some(loaded) = &self.loaded {
+            self.set_state(EngineState::Thinking(loaded.words.clone()));
+        }
         let Some(loaded) = self.loaded.as_mut() else { return };
         let active = &mut self.active[turn];
         active.n_passes += 1;
-        let mut generation = active.generation.take();
-        let thinking = EngineState::Thinking(loaded.words.clone());
         self.shared.n_passes.fetch_add(1, Ordering::Relaxed);
-        self.set_state(thinking);
-        let Some(loaded) = self.loaded.as_mut() else { return };
-        let active = &mut self.active[turn];
+        let mut generation = active.generation.take();
         let request = &active.job.request;
         let result = guard(|| {
             let generation = match &mut generation {

@@ -1,5 +1,6 @@
 //! What stands around the cursor, as far as it says where a completion ends.
 
+use crate::context::{head, tail};
 use crate::syntax::{Event, Opener, Scanner, Syntax, opener_of};
 
 /// Text on either side of the cursor that is read, in bytes.
@@ -54,7 +55,7 @@ pub(crate) fn indentation(text: &str) -> usize {
 
 impl Surroundings {
     pub(crate) fn of(path: Option<&str>, prefix: &str, suffix: &str) -> Self {
-        let (prefix, suffix) = (tail(prefix), head(suffix));
+        let (prefix, suffix) = (tail(prefix, MAX_BYTES), head(suffix, MAX_BYTES));
         let syntax = Syntax::of(path, prefix);
         let mut scanner = Scanner::new(syntax);
         prefix.chars().for_each(|c| {
@@ -95,16 +96,6 @@ impl Surroundings {
             is_markdown: path.is_some_and(|path| path.ends_with(".md")),
         }
     }
-}
-
-fn tail(text: &str) -> &str {
-    let start = (text.len().saturating_sub(MAX_BYTES)..=text.len()).find(|&at| text.is_char_boundary(at));
-    &text[start.unwrap_or(text.len())..]
-}
-
-fn head(text: &str) -> &str {
-    let end = (0..=MAX_BYTES.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    &text[..end]
 }
 
 fn closes_string(scanner: &Scanner, rest: &str) -> bool {
