@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use engine::{
-    AddMode, CancelToken, Catalog, InstallProgress, InstallStage, InstalledModel, LibraryListing,
+    AddMode, CancelToken, Catalog, FIRST_TEXT_BUDGET_MS, InstallProgress, InstallStage, InstalledModel,
+    LibraryListing,
     ModelLibrary, PackageClient,
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
@@ -41,6 +42,15 @@ enum ModelsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Measure this machine, and name the best model that it runs fast enough for someone who types
+    Recommend {
+        /// From a keystroke to the first text at most, in milliseconds
+        #[arg(long, default_value_t = FIRST_TEXT_BUDGET_MS)]
+        within_ms: f64,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove an installed model
     Remove {
         /// Which model
@@ -59,6 +69,7 @@ pub(crate) fn run(arguments: &ModelsArguments) -> anyhow::Result<()> {
             Ok(())
         }
         ModelsCommand::List { json } => list(&library, *json),
+        ModelsCommand::Recommend { within_ms, json } => recommend(&library, *within_ms, *json),
         ModelsCommand::Remove { id } => {
             library.remove(id)?;
             println!("Removed {id}");
@@ -105,6 +116,42 @@ fn install(library: &ModelLibrary, id: Option<&str>, if_missing: bool) -> anyhow
         .with_context(|| format!("cannot install {}", entry.id))?
         .context("the installation was cancelled")?;
     println!("Installed {} in {:.0} s: {}", model.id, started.elapsed().as_secs_f64(), in_words(&model));
+    Ok(())
+}
+
+fn recommend(library: &ModelLibrary, within_ms: f64, json: bool) -> anyhow::Result<()> {
+    if !json {
+        eprintln!("Measuring, some seconds for each installed model");
+    }
+    let recommendation = engine::recommend(library, &Catalog::built_in(), within_ms)?;
+    if json {
+        println!("{}", serde_json::to_string(&recommendation)?);
+        return Ok(());
+    }
+    println!("From a keystroke to the first text, in a line that was begun:");
+    for pace in &recommendation.paces {
+        let ms = match (pace.fits, pace.first_text_ms) {
+            (false, _) | (_, None) => "does not fit into memory".to_owned(),
+            (true, Some(ms)) if pace.is_measured => format!("{ms:4.0} ms, measured"),
+            (true, Some(ms)) => format!("{ms:4.0} ms, estimated"),
+        };
+        let infill = if pace.can_infill { "fills in" } else { "only goes on" };
+        let state = if pace.is_installed { "installed" } else { "not installed" };
+        println!("  {:22} {ms:24} {infill:12} {state}", pace.id);
+    }
+    match &recommendation.best {
+        Some(best) => {
+            let pace = recommendation.paces.iter().find(|pace| &pace.id == best);
+            let is_installed = pace.is_some_and(|pace| pace.is_installed);
+            let is_quick = pace.and_then(|pace| pace.first_text_ms).is_some_and(|ms| ms <= within_ms);
+            let why = if is_quick { "the best within" } else { "the fastest; none is within" };
+            println!("Recommended: {best}, {why} {within_ms:.0} ms");
+            if !is_installed {
+                println!("`sateen models install {best}` fetches it");
+            }
+        }
+        None => println!("No model fits into the memory of this machine"),
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "candle-peer")]
 mod candle;
-mod llama_cpp;
+pub(super) mod llama_cpp;
 mod ours;
 
 use std::path::PathBuf;

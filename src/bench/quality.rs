@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use engine::{CompletionRequest, Engine, EngineConfig, ModelLibrary, Session, shown_text};
+use engine::{
+    CompletionRequest, Engine, EngineConfig, Likelihood, ModelLibrary, Session, SuffixVisibility, shown_text,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
+use super::peers::llama_cpp::LlamaCpp;
 use super::prompts::{self, Places, Prompt};
 use crate::complete::BudgetArguments;
 
@@ -38,6 +41,13 @@ pub(crate) struct QualityArguments {
     /// A server of llama.cpp with the same file, asked by `/infill`
     #[arg(long, value_name = "URL")]
     peer: Option<String>,
+    /// A Python that has the package llama-cpp-python: llama.cpp then goes on from the same tokens as we do, in the
+    /// order in which the model was trained
+    #[arg(long)]
+    python: Option<PathBuf>,
+    /// Also measure how likely the model finds what stood there
+    #[arg(long)]
+    likelihood: bool,
     /// Run the tests that come with the prompts, which runs what the models wrote, as Python
     #[arg(long)]
     run_tests: bool,
@@ -65,6 +75,12 @@ pub(crate) struct QualityResult {
     /// Places whose tests pass, where there are some and they were run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) n_passed: Option<usize>,
+    /// Tokens of what stood there that the model finds likeliest, given those before them: their share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) likeliest_share: Option<f64>,
+    /// Mean `-ln p` of the tokens of what stood there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) nats_per_token: Option<f64>,
     /// Median time of a whole completion, each with a cold cache or what is left of the one before.
     pub(crate) median_ms: f64,
 }
@@ -84,12 +100,13 @@ struct Tally {
     result: QualityResult,
     similarities: f64,
     times: Vec<f64>,
+    likelihood: Likelihood,
 }
 
 impl Tally {
     fn new(name: &str) -> Self {
         let result = QualityResult { name: name.to_owned(), ..QualityResult::default() };
-        Self { result, similarities: 0.0, times: Vec::new() }
+        Self { result, similarities: 0.0, times: Vec::new(), likelihood: Likelihood::default() }
     }
 
     /// Says whether the text is what stood there.
@@ -111,9 +128,20 @@ impl Tally {
         Ok(is_exact)
     }
 
+    fn add_likelihood(&mut self, one: Likelihood) {
+        self.likelihood.n_tokens += one.n_tokens;
+        self.likelihood.n_likeliest += one.n_likeliest;
+        self.likelihood.nats += one.nats;
+    }
+
     fn finish(mut self, n: usize) -> QualityResult {
         self.times.sort_by(f64::total_cmp);
         self.result.median_ms = self.times.get(self.times.len() / 2).copied().unwrap_or(0.0);
+        let Likelihood { n_tokens, n_likeliest, nats } = self.likelihood;
+        if n_tokens > 0 {
+            self.result.likeliest_share = Some(n_likeliest as f64 / n_tokens as f64);
+            self.result.nats_per_token = Some(nats / n_tokens as f64);
+        }
         self.result.edit_similarity = self.similarities / n.max(1) as f64;
         self.result
     }
@@ -143,12 +171,24 @@ pub(crate) fn run(arguments: &QualityArguments) -> anyhow::Result<()> {
     let mut ours: Vec<Tally> = names.iter().map(|name| Tally::new(name)).collect();
     let mut peers =
         arguments.peer.as_ref().map(|_| [Tally::new("llama.cpp"), Tally::new("llama.cpp, cut as ours")]);
+    let mut twin = match &arguments.python {
+        Some(python) => {
+            let vocabulary = model.architecture().vocabulary;
+            Some(LlamaCpp::start(python, &installed.path, model.n_threads(), vocabulary)?)
+        }
+        None => None,
+    };
+    let mut of_twin = twin.as_ref().map(|_| Tally::new("llama.cpp, same tokens"));
     for (idx, prompt) in prompts.iter().enumerate() {
         if !arguments.json {
             eprint!("\rplace {} of {n}", idx + 1);
         }
         for (way, tally) in ours.iter_mut().enumerate() {
             let request = request(arguments, prompt, way == 0);
+            if arguments.likelihood {
+                tally.add_likelihood(session.likelihood(&request, &prompt.middle)?);
+            }
+            if let Ok(v) = std::env::var("CTX_ONLY") { if v == "2" { break; } continue; }
             let completion = session.complete(&request)?;
             let is_exact = tally.add(prompt, &completion.text, completion.total_ms, arguments.run_tests)?;
             if arguments.verbose && !is_exact {
@@ -160,6 +200,14 @@ pub(crate) fn run(arguments: &QualityArguments) -> anyhow::Result<()> {
                 );
             }
         }
+        if let (Some(twin), Some(tally)) = (&mut twin, &mut of_twin) {
+            let mut request = request(arguments, prompt, true);
+            request.budget.visibility = SuffixVisibility::AsTrained;
+            let prompt_tokens = session.prompt(&request)?.tokens;
+            let (tokens, ms) = twin.continuation(&prompt_tokens, request.max_tokens)?;
+            let text = shown_text(&request, &model.tokenizer().decode(&tokens));
+            tally.add(prompt, &text, ms, arguments.run_tests)?;
+        }
         if let (Some(url), Some([raw, cut])) = (&arguments.peer, &mut peers) {
             let request = request(arguments, prompt, true);
             let (text, ms) = ask_peer(url, &request)?;
@@ -170,7 +218,7 @@ pub(crate) fn run(arguments: &QualityArguments) -> anyhow::Result<()> {
     if !arguments.json {
         eprintln!();
     }
-    let all = ours.into_iter().chain(peers.into_iter().flatten());
+    let all = ours.into_iter().chain(of_twin).chain(peers.into_iter().flatten());
     let report = QualityReport {
         setting: Setting::of(&loaded.device),
         model: installed.id,
@@ -224,13 +272,16 @@ fn print(report: &QualityReport) {
     let QualityReport { setting, model, prompts, places, n_places, results } = report;
     println!("{model} on {}; {n_places} places of {prompts} ({places})", setting.device);
     println!(
-        "{:<24} {:>6} {:>10} {:>9} {:>11} {:>6} {:>7} {:>8}",
-        "", "exact", "similarity", "balanced", "same lines", "empty", "passed", "ms"
+        "{:<24} {:>6} {:>10} {:>9} {:>11} {:>6} {:>7} {:>8} {:>10} {:>9}",
+        "", "exact", "similarity", "balanced", "same lines", "empty", "passed", "ms", "likeliest", "nats"
     );
     for result in results {
-        let passed = result.n_passed.map_or("–".to_owned(), |n| n.to_string());
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+        let passed = or_dash(result.n_passed.map(|n| n.to_string()));
+        let likeliest = or_dash(result.likeliest_share.map(|share| format!("{:.1} %", 100.0 * share)));
+        let nats = or_dash(result.nats_per_token.map(|nats| format!("{nats:.3}")));
         println!(
-            "{:<24} {:>6} {:>10.3} {:>9} {:>11} {:>6} {passed:>7} {:>8.1}",
+            "{:<24} {:>6} {:>10.3} {:>9} {:>11} {:>6} {passed:>7} {:>8.1} {likeliest:>10} {nats:>9}",
             result.name,
             result.n_exact,
             result.edit_similarity,

@@ -39,10 +39,9 @@ pub(crate) fn run(arguments: &RandomModelArguments) -> anyhow::Result<()> {
         let known: Vec<String> = TensorType::ALL.iter().map(name).collect();
         bail!("no type `{}`; there are {}", arguments.tensor_type, known.join(", "));
     };
-    let family = match arguments.family.as_str() {
-        "llama" => Family::Llama,
-        "qwen2" => Family::Qwen2,
-        other => bail!("no family `{other}`; there are llama and qwen2"),
+    let Some(family) = Family::named(&arguments.family) else {
+        let known = Family::ALL.map(Family::name).join(", ");
+        bail!("no family `{}`; there are {known}", arguments.family);
     };
     let config = RandomModelConfig {
         family,

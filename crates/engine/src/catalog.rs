@@ -29,6 +29,11 @@ pub struct CatalogEntry {
     pub parameters: String,
     /// Quantization of the file.
     pub quantization: String,
+    /// Weights that a row of a prompt goes through; how fast the model is follows from it.
+    #[ts(type = "number")]
+    pub row_weights: u64,
+    /// Whether it can fill in, or only go on.
+    pub can_infill: bool,
     /// Licence of the weights.
     pub licence: String,
     /// Size of the file.

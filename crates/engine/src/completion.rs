@@ -213,6 +213,8 @@ pub enum StopReason {
     EndOfLine,
     /// The end of the block.
     EndOfBlock,
+    /// The same text again and again.
+    Repetition,
     /// The model's context is full.
     ContextLimit,
 }

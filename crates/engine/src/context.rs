@@ -3,7 +3,7 @@
 //! All of it is a function of the request alone, and changes as little as possible from keystroke to keystroke,
 //! so that the tokens before the cursor's line stay in the cache.
 
-use std::collections::HashSet;
+mod similar;
 
 use model::{Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
@@ -80,15 +80,6 @@ const BYTES_PER_TOKEN: usize = 8;
 const LINE_SHARE: usize = 8;
 /// Share of the prefix's budget that the beginning of a long file gets.
 const HEAD_SHARE: usize = 6;
-/// Lines of a chunk of another file.
-const CHUNK_LINES: usize = 24;
-/// Lines before the cursor's that chunks are compared with, and how many are typed before that changes.
-const QUERY_LINES: usize = 24;
-const QUERY_STRIDE: usize = 8;
-/// Similarity below which a chunk is not worth its tokens.
-const MIN_SIMILARITY: f64 = 0.04;
-/// Chunks that are as much alike as this say the same.
-const MAX_SIMILARITY: f64 = 0.9;
 /// Rough number of bytes of a token of code.
 const TYPICAL_BYTES: usize = 3;
 
@@ -117,7 +108,7 @@ pub(crate) fn build(
         true => tokens_after(tokenizer, suffix, budget.suffix_tokens)?,
         false => Vec::new(),
     };
-    let others = if format.has_repository() { chunks(texts, budget.other_tokens) } else { Vec::new() };
+    let others = if format.has_repository() { similar::chunks(texts, budget.other_tokens) } else { Vec::new() };
     format.render(tokenizer, PromptTexts { repository, others, path, before, line, after, visibility })
 }
 
@@ -198,93 +189,6 @@ fn tokens_after(tokenizer: &Tokenizer, suffix: &str, n: usize) -> Result<Vec<u32
     Ok(tokens)
 }
 
-/// The chunks of other files that are most like what stands before the cursor, as many as fit; in the order of
-/// the files, so that they stay where they are when the choice changes a little.
-fn chunks<'a>(texts: ContextTexts<'a>, n_tokens: usize) -> Vec<(&'a str, &'a str)> {
-    let room = n_tokens * TYPICAL_BYTES;
-    let ContextTexts { prefix, suffix, path, other_files, recent_edits, .. } = texts;
-    let mut chosen: Vec<(usize, usize, &str, &str)> = Vec::new();
-    let mut n_bytes = 0;
-    let mut known: Vec<HashSet<&str>> = Vec::new();
-    // What was edited a moment ago is what the next edit is about.
-    for (idx, edit) in recent_edits.iter().enumerate() {
-        let text = head(&edit.text, room / 2);
-        if n_bytes + text.len() <= room / 2 && !text.trim().is_empty() {
-            n_bytes += text.len();
-            known.push(words(text));
-            chosen.push((usize::MAX, idx, &edit.path, text));
-        }
-    }
-    let query = words(query_lines(prefix, suffix));
-    let mut candidates = Vec::new();
-    for (file_idx, file) in
-        other_files.iter().enumerate().filter(|(_, file)| Some(file.path.as_str()) != path)
-    {
-        for (chunk_idx, text) in chunks_of(&file.text).into_iter().enumerate() {
-            let words = words(text);
-            let similarity = similarity(&query, &words);
-            if similarity >= MIN_SIMILARITY {
-                candidates.push((similarity, file_idx, chunk_idx, file.path.as_str(), text, words));
-            }
-        }
-    }
-    candidates.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    for (_, file_idx, chunk_idx, path, text, words) in candidates {
-        let is_new = known.iter().all(|known| similarity(known, &words) < MAX_SIMILARITY);
-        if is_new && n_bytes + text.len() + path.len() <= room {
-            n_bytes += text.len() + path.len();
-            known.push(words);
-            chosen.push((file_idx, chunk_idx, path, text));
-        }
-    }
-    chosen.sort_unstable_by_key(|&(file_idx, chunk_idx, ..)| (file_idx, chunk_idx));
-    chosen.into_iter().map(|(_, _, path, text)| (path, text)).collect()
-}
-
-/// The lines before the cursor's own, in strides: a line more must not choose other chunks.
-fn query_lines<'a>(prefix: &'a str, suffix: &'a str) -> &'a str {
-    let starts: Vec<usize> =
-        std::iter::once(0).chain(prefix.match_indices('\n').map(|(at, _)| at + 1)).collect();
-    let n_lines = starts.len() - 1;
-    let end = n_lines / QUERY_STRIDE * QUERY_STRIDE;
-    let start = end.saturating_sub(QUERY_LINES);
-    match end {
-        // At the beginning of a file what follows says more.
-        0 => head(suffix, QUERY_LINES * 40),
-        _ => &prefix[starts[start]..starts[end]],
-    }
-}
-
-/// Pieces of a text of some lines each.
-fn chunks_of(text: &str) -> Vec<&str> {
-    let mut chunks = Vec::new();
-    let (mut start, mut n_lines) = (0, 0);
-    for (at, _) in text.match_indices('\n') {
-        n_lines += 1;
-        // A blank line is where a chunk is best cut.
-        let is_blank = text[at + 1..].starts_with(['\n', '\r']);
-        if n_lines >= CHUNK_LINES || n_lines >= CHUNK_LINES / 2 && is_blank {
-            chunks.push(text[start..at].trim_matches(['\n', '\r']));
-            (start, n_lines) = (at + 1, 0);
-        }
-    }
-    chunks.push(text[start..].trim_matches(['\n', '\r']));
-    chunks.retain(|chunk| !chunk.trim().is_empty());
-    chunks
-}
-
-fn words(text: &str) -> HashSet<&str> {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    text.split(|c: char| !is_word(c)).filter(|word| word.len() > 1).collect()
-}
-
-/// Jaccard's index.
-fn similarity(a: &HashSet<&str>, b: &HashSet<&str>) -> f64 {
-    let n_common = a.intersection(b).count();
-    let n_all = a.len() + b.len() - n_common;
-    if n_all == 0 { 0.0 } else { n_common as f64 / n_all as f64 }
-}
-
 /// The end of `text`, from the start of a line. The start moves in large strides only, so that
 /// the prompts of successive keystrokes begin alike and their common part stays in the cache.
 fn tail_from_a_line(text: &str, max_bytes: usize) -> &str {
@@ -343,48 +247,5 @@ mod tests {
             assert!(tail(&text, max_bytes).len() <= max_bytes);
             assert!(tail_from_a_line(&text, max_bytes).len() <= max_bytes.max(4));
         }
-    }
-
-    fn file(path: &str, text: &str) -> ContextFile {
-        ContextFile { path: path.to_owned(), text: text.to_owned() }
-    }
-
-    #[test]
-    fn chunks_are_those_that_are_alike_in_the_order_of_their_files() {
-        let alike = "fn read_header(file: &File) -> Header {\n    file.parse_header()\n}\n";
-        let unlike = (0..40).map(|n| format!("unlike_{n} = {n}\n")).collect::<String>();
-        let files = [
-            file("z.rs", alike),
-            file("a.rs", &unlike),
-            file("b.rs", &alike.replace("read_header", "write_header")),
-            file("here.rs", alike),
-        ];
-        let edits = [file("c.rs", "fn edited() {}\n")];
-        let prefix = "fn read_header(file: &File) -> Header {\n".repeat(8);
-        let texts = ContextTexts {
-            prefix: &prefix,
-            suffix: "",
-            path: Some("here.rs"),
-            repository: "",
-            other_files: &files,
-            recent_edits: &edits,
-        };
-        let paths = |n_tokens| chunks(texts, n_tokens).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
-        assert_eq!(paths(400), ["z.rs", "b.rs", "c.rs"]);
-        assert!(paths(0).is_empty());
-        let typed = format!("{prefix}    let x = file.");
-        let longer = chunks(ContextTexts { prefix: &typed, ..texts }, 400);
-        assert_eq!(longer, chunks(texts, 400), "what is typed chooses no other chunks");
-    }
-
-    #[test]
-    fn chunks_end_at_blank_lines_and_lose_nothing() {
-        let text: String =
-            (0..100).map(|n| if n % 15 == 14 { "\n".to_owned() } else { format!("{n}\n") }).collect();
-        let chunks = chunks_of(&text);
-        let lines: Vec<&str> =
-            chunks.iter().flat_map(|chunk| chunk.lines()).filter(|line| !line.is_empty()).collect();
-        assert_eq!(lines, text.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>());
-        assert!(chunks.iter().all(|chunk| chunk.lines().count() <= CHUNK_LINES));
     }
 }

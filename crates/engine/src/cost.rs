@@ -216,6 +216,16 @@ impl PassTimer {
         self.time(&plan)
     }
 
+    /// Milliseconds of a pass over `n_rows` tokens of a prompt, the likeliest tokens after its last.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub fn prompt(&mut self, n_rows: usize) -> Result<f64, EngineError> {
+        let mut plan = RowPlan::prefill(Self::N_COMMITTED, &tokens(&self.sequence.model().clone(), n_rows));
+        plan.want_ranked(n_rows - 1);
+        self.time(&plan)
+    }
+
     fn time(&mut self, plan: &RowPlan) -> Result<f64, EngineError> {
         let started = Instant::now();
         self.sequence.forward(plan)?;

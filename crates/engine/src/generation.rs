@@ -147,15 +147,7 @@ impl Generation {
     /// Without a cache.
     pub(crate) fn advance(&mut self, model: &Model) -> Result<Progress, EngineError> {
         let cached = self.cached.as_mut().expect("invariant: a generation advances with a cache only");
-        let n_cached = cached.tokens.len();
-        let aside = &self.context.layout.aside;
-        // Tokens aside, those before and those behind come in passes of their own.
-        let boundary = [aside.start, aside.end].into_iter().find(|&at| !aside.is_empty() && n_cached < at);
-        let rest = &self.context.tokens[n_cached..boundary.unwrap_or(self.context.tokens.len())];
-        if boundary.is_some() || rest.len() > PREFILL_ROWS {
-            let chunk = &rest[..rest.len().min(PREFILL_ROWS)];
-            cached.sequence.prefill(chunk)?;
-            cached.tokens.extend(chunk);
+        if cached.prefill_part(&self.context)? {
             return Ok(Progress::Prefilled);
         }
         self.step(model)

@@ -40,6 +40,8 @@ pub struct InstalledModel {
     pub n_parameters: u64,
     /// How it is asked for the middle of a text.
     pub prompt_format: String,
+    /// Whether it can fill in, or only go on.
+    pub can_infill: bool,
     /// Where its semantic adaptive tokens come from: `adapter` or `none`.
     pub adaptive_tokens: String,
 }
@@ -69,7 +71,7 @@ pub struct ModelLibrary {
 }
 
 /// Goes up when what is remembered changes its meaning.
-const RECORD_VERSION: u32 = 2;
+const RECORD_VERSION: u32 = 3;
 
 /// What is remembered of a model beside its file, so that listing it costs nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +85,7 @@ struct Record {
     quantization: String,
     n_parameters: u64,
     prompt_format: String,
+    can_infill: bool,
 }
 
 /// What changes when a file does.
@@ -206,6 +209,7 @@ impl ModelLibrary {
             quantization: in_catalog.map_or(record.quantization, |entry| entry.quantization),
             n_parameters: record.n_parameters,
             prompt_format: record.prompt_format,
+            can_infill: record.can_infill,
             adaptive_tokens: adaptive_tokens.to_owned(),
         })
     }
@@ -224,6 +228,7 @@ impl ModelLibrary {
     ) -> Result<Record, EngineError> {
         let path = self.weights_path(id);
         let (summary, tokenizer) = ModelSummary::read(&path)?;
+        let format = PromptFormat::of(&tokenizer);
         let sha256 = match sha256 {
             Some(sha256) => sha256.to_owned(),
             None => sha256_of_file(&path)?,
@@ -236,7 +241,8 @@ impl ModelLibrary {
             architecture: summary.architecture.family.name().to_owned(),
             quantization: summary.quantization,
             n_parameters: summary.n_parameters,
-            prompt_format: PromptFormat::of(&tokenizer).name(),
+            can_infill: format.can_infill(),
+            prompt_format: format.name(),
         };
         // A folder that is full or read-only costs the same look next time, and nothing else.
         let _ = write_whole(&self.record_path(id), &record);

@@ -27,6 +27,12 @@ pub struct MemoryNeeded {
 }
 
 impl MemoryNeeded {
+    /// For a weight file of `n_bytes`, before anything is known of its caches.
+    pub(crate) fn of_file(n_bytes: u64) -> Self {
+        let weight_bytes = (n_bytes as f64 * PACKED_SHARE) as u64;
+        Self { weight_bytes, cache_bytes: 0, total_bytes: weight_bytes + OTHER_BYTES }
+    }
+
     /// For the model of `config`, from the header of its file.
     ///
     /// # Errors
@@ -34,10 +40,9 @@ impl MemoryNeeded {
     pub fn of(config: &EngineConfig) -> Result<Self, EngineError> {
         let architecture = ModelSummary::architecture_of(&config.weights)?;
         let n_bytes = std::fs::metadata(&config.weights).map_err(EngineError::io(&config.weights))?.len();
-        let weight_bytes = (n_bytes as f64 * PACKED_SHARE) as u64;
         let cache_bytes = architecture.cache_bytes(config.max_context) as u64;
-        let total_bytes = weight_bytes + cache_bytes + OTHER_BYTES;
-        Ok(Self { weight_bytes, cache_bytes, total_bytes })
+        let of_file = Self::of_file(n_bytes);
+        Ok(Self { cache_bytes, total_bytes: of_file.total_bytes + cache_bytes, ..of_file })
     }
 }
 

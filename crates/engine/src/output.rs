@@ -3,6 +3,7 @@
 
 mod block;
 mod line;
+mod repetition;
 mod surroundings;
 
 use model::StreamDecoder;
@@ -12,6 +13,7 @@ use ts_rs::TS;
 use crate::{CompletionRequest, Piece, StopReason};
 use block::BlockEnd;
 use line::LineEnd;
+use repetition::Repetition;
 use surroundings::{Cursor, Surroundings};
 
 /// How far a completion goes.
@@ -55,6 +57,7 @@ pub(crate) struct OutputFilter {
     decoder: StreamDecoder,
     stops: Vec<Vec<char>>,
     rule: Rule,
+    repetition: Repetition,
     /// All that was written, what was not released included.
     text: Vec<char>,
     is_drafted: Vec<bool>,
@@ -77,7 +80,15 @@ impl OutputFilter {
             }
         };
         let decoder = StreamDecoder::default();
-        Self { decoder, stops, rule, text: Vec::new(), is_drafted: Vec::new(), n_released: 0 }
+        Self {
+            decoder,
+            stops,
+            rule,
+            repetition: Repetition::default(),
+            text: Vec::new(),
+            is_drafted: Vec::new(),
+            n_released: 0,
+        }
     }
 
     /// Takes the bytes of a token and returns what can be shown. The reason says that the completion has
@@ -107,11 +118,13 @@ impl OutputFilter {
             self.text.truncate(self.text.len() - stop.len());
             return Some(StopReason::StopString);
         }
+        let is_repeated = !matches!(self.rule, Rule::Raw) && self.repetition.push(&self.text);
         let end = match &mut self.rule {
             Rule::Raw => None,
             Rule::Line(rule) => rule.push(&mut self.text),
             Rule::Block(rule) => rule.push(&mut self.text),
         };
+        let end = end.or(is_repeated.then_some(StopReason::Repetition));
         if end.is_some() {
             return end;
         }

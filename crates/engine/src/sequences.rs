@@ -5,6 +5,7 @@ use std::sync::Arc;
 use model::{Model, ModelError, Sequence};
 use speculate::{Layout, Target};
 
+use crate::generation::PREFILL_ROWS;
 use crate::prompt::Prompt;
 
 /// Most sequences, whatever the memory.
@@ -38,6 +39,23 @@ impl CachedSequence {
         // Rows behind a line stand elsewhere when the line has another length.
         let n_line = ours.n_line.min(theirs.n_line);
         if is_same { n.min(theirs.aside.end + n_line) } else { n.min(start) }
+    }
+
+    /// Computes the next part of `prompt`, in a pass without logits. False when what is left of it fits into the
+    /// pass that wants some.
+    pub(crate) fn prefill_part(&mut self, prompt: &Prompt) -> Result<bool, ModelError> {
+        let n_cached = self.tokens.len();
+        let aside = &prompt.layout.aside;
+        // Tokens aside, those before and those behind come in passes of their own.
+        let boundary = [aside.start, aside.end].into_iter().find(|&at| !aside.is_empty() && n_cached < at);
+        let rest = &prompt.tokens[n_cached..boundary.unwrap_or(prompt.tokens.len())];
+        if boundary.is_none() && rest.len() <= PREFILL_ROWS {
+            return Ok(false);
+        }
+        let part = &rest[..rest.len().min(PREFILL_ROWS)];
+        self.sequence.prefill(part)?;
+        self.tokens.extend(part);
+        Ok(true)
     }
 
     /// Drops what differs from `prompt`, and takes its layout.

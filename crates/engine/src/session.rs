@@ -39,7 +39,7 @@ impl Default for SessionConfig {
 pub struct Session {
     model: Arc<Model>,
     format: PromptFormat,
-    sequences: SequencePool,
+    pub(crate) sequences: SequencePool,
     drafting: Drafting,
 }
 

@@ -46,7 +46,7 @@ fn linears(criterion: &mut Criterion) {
 fn attention(criterion: &mut Criterion) {
     let (pool, tier) = (Pool::for_this_machine(), Tier::detect());
     let mut group = criterion.benchmark_group("attend");
-    let shape = AttentionShape { n_heads: 14, n_kv_heads: 2, head_dim: 64 };
+    let shape = AttentionShape::new(14, 2, 64);
     for (n_committed, n_rows) in [(128, 1), (128, 8), (1024, 1), (1024, 8), (512, 32)] {
         let slots = n_committed + n_rows;
         let mut cache = KvCache::new(1, slots, shape);

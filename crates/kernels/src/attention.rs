@@ -20,6 +20,15 @@ pub struct AttentionShape {
     pub n_kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+}
+
+impl AttentionShape {
+    /// Heads whose scores are divided by the root of their width (arXiv 1706.03762, §3.2.1).
+    pub fn new(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Self {
+        Self { n_heads, n_kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() }
+    }
 }
 
 /// What attention reads.
@@ -42,13 +51,13 @@ const MIN_PARALLEL_WORK: usize = 1 << 16;
 /// Pairs of a row and a query head that share the loads of keys and values.
 const MAX_PAIRS: usize = 8;
 
-/// `out[row] = softmax(q Kᵀ / sqrt(head_dim)) V` over the slots that `row` sees. Query heads share
+/// `out[row] = softmax(scale q Kᵀ) V` over the slots that `row` sees. Query heads share
 /// key-value heads in order; `out` is `[n_rows, n_heads * head_dim]`.
 ///
 /// # Panics
 /// When the sizes do not fit each other, or a slot is outside the cache.
 pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: &AttentionSlices<'_>, out: &mut [f32]) {
-    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
+    let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
     let n_rows = slices.visible.len();
     assert!(out.len() == n_rows * n_heads * head_dim && slices.queries.len() == out.len());
     let n_slots = slices.visible.iter().filter_map(|slots| slots.last()).max().map_or(0, |last| last + 1);
@@ -190,7 +199,7 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
     scratch: &mut Scratch,
     out: &SharedSlice<'_, f32>,
 ) {
-    let AttentionShape { n_kv_heads, head_dim, .. } = shape;
+    let AttentionShape { n_kv_heads, head_dim, scale, .. } = shape;
     let &AttentionSlices { queries, cached, n_committed, visible, hidden } = slices;
     let Pairs { kv_head, n_slots, .. } = pairs;
     let visible: [&[usize]; N] = std::array::from_fn(|pair| visible[pairs.row(pair)].as_slice());
@@ -198,7 +207,6 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
     // One row of scores for each pair, padded to whole blocks of slots.
     let stride = n_slots.next_multiple_of(SLOTS);
     scores.resize(scores.len().max(N * stride), 0.0);
-    let scale = 1.0 / (head_dim as f32).sqrt();
     // Dimension by dimension, `[head_dim, N]`.
     let starts: [usize; N] = std::array::from_fn(|pair| pairs.start(pair, shape));
     query_lanes.resize(head_dim * N, 0.0);
@@ -425,7 +433,7 @@ mod tests {
         keys: &[f32],
         values: &[f32],
     ) -> Vec<f64> {
-        let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
+        let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
         let mut out = Vec::new();
         for (row, visible) in slices.visible.iter().enumerate() {
             let is_seen = |slot: &usize| slices.hidden.get(row).is_none_or(|hidden| !hidden.contains(slot));
@@ -468,7 +476,7 @@ mod tests {
         for (n_heads, n_kv_heads, head_dim) in
             [(9, 3, 64), (4, 4, 16), (14, 2, 64), (2, 1, 24), (12, 1, 128), (3, 3, 80)]
         {
-            let shape = AttentionShape { n_heads, n_kv_heads, head_dim };
+            let shape = AttentionShape::new(n_heads, n_kv_heads, head_dim);
             let mut random = randoms();
             let visible = [vec![37], vec![37, 38], vec![37, 39], vec![37, 38, 40]];
             let (queries, keys) = (random(4 * n_heads * head_dim), random(41 * n_kv_heads * head_dim));
@@ -512,7 +520,7 @@ mod tests {
     /// in a chain, or scattered in a tree.
     #[test]
     fn only_positions_matter() {
-        let shape = AttentionShape { n_heads: 6, n_kv_heads: 2, head_dim: 64 };
+        let shape = AttentionShape::new(6, 2, 64);
         let (mut random, width, n) = (randoms(), 128, 29);
         let (query, keys, values) = (random(384), random(n * width), random(n * width));
         let pool = Pool::new(2);

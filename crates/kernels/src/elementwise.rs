@@ -40,6 +40,23 @@ per_tier! {
     }
 }
 
+/// `1 / sqrt(mean(input²) + epsilon)`
+#[inline(always)]
+fn inverse_root_mean_square(input: &[f32], epsilon: f32) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (chunks, tail) = input.as_chunks::<16>();
+    for chunk in chunks {
+        for lane in 0..16 {
+            lanes[lane] = chunk[lane].mul_add(chunk[lane], lanes[lane]);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(tail) {
+        *lane = value.mul_add(*value, *lane);
+    }
+    let mean_square = fold(lanes, |a, b| a + b) / input.len() as f32;
+    1.0 / (mean_square + epsilon).sqrt()
+}
+
 per_tier! {
     /// `out = input / sqrt(mean(input²) + epsilon) * weight` for one row.
     ///
@@ -47,20 +64,22 @@ per_tier! {
     /// When the lengths differ.
     pub fn rms_norm(input: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         assert!(input.len() == weight.len() && input.len() == out.len());
-        let mut lanes = [0.0f32; 16];
-        let (chunks, tail) = input.as_chunks::<16>();
-        for chunk in chunks {
-            for lane in 0..16 {
-                lanes[lane] = chunk[lane].mul_add(chunk[lane], lanes[lane]);
-            }
-        }
-        for (lane, value) in lanes.iter_mut().zip(tail) {
-            *lane = value.mul_add(*value, *lane);
-        }
-        let mean_square = fold(lanes, |a, b| a + b) / input.len() as f32;
-        let scale = 1.0 / (mean_square + epsilon).sqrt();
+        let scale = inverse_root_mean_square(input, epsilon);
         for ((out, value), weight) in out.iter_mut().zip(input).zip(weight) {
             *out = value * scale * weight;
+        }
+    }
+}
+
+per_tier! {
+    /// The same for each head of `values` (`[heads, weight.len()]`), in place.
+    ///
+    /// # Panics
+    /// When there is no weight.
+    pub fn rms_norm_heads(weight: &[f32], epsilon: f32, values: &mut [f32]) {
+        for head in values.chunks_exact_mut(weight.len()) {
+            let scale = inverse_root_mean_square(head, epsilon);
+            head.iter_mut().zip(weight).for_each(|(value, weight)| *value = *value * scale * weight);
         }
     }
 }
@@ -129,6 +148,9 @@ mod tests {
             let (mut gate, mut normed) = (input.clone(), vec![0.0; 131]);
             swiglu(tier, &mut gate, &other);
             rms_norm(tier, &input, &other, 1e-5, &mut normed);
+            let mut heads = [input.clone(), input.clone()].concat();
+            rms_norm_heads(tier, &other, 1e-5, &mut heads);
+            assert_eq!(heads, [normed.clone(), normed.clone()].concat(), "a head is a row");
             for (idx, (&x, &w)) in input.iter().zip(&other).enumerate() {
                 let (x, w) = (f64::from(x), f64::from(w));
                 assert!((f64::from(gate[idx]) - x / (1.0 + (-x).exp()) * w).abs() < 1e-5);

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn keys_set_aside_take_another_rotation_and_prefixes_are_copied() {
-        let shape = AttentionShape { n_heads: 2, n_kv_heads: 2, head_dim: 2 };
+        let shape = AttentionShape::new(2, 2, 2);
         let mut cache = KvCache::new(2, 40, shape);
         let rows: Vec<f32> = (0..160).map(|i| i as f32).collect();
         for layer in 0..2 {
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn compacting_keeps_the_path_in_every_layer() {
-        let shape = AttentionShape { n_heads: 1, n_kv_heads: 1, head_dim: 2 };
+        let shape = AttentionShape::new(1, 1, 2);
         let mut cache = KvCache::new(2, 40, shape);
         for layer in 0..2 {
             let rows: Vec<f32> = (0..80).map(|i| (100 * layer + i) as f32).collect();

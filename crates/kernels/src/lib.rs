@@ -24,7 +24,7 @@ mod top;
 
 pub use activations::QuantizedRows;
 pub use attention::{AttentionShape, AttentionSlices, attend};
-pub use elementwise::{add_rows, exp, rms_norm, rotate, swiglu};
+pub use elementwise::{add_rows, exp, rms_norm, rms_norm_heads, rotate, swiglu};
 pub use kv_cache::{CachedLayer, KvCache};
 pub use linear::{
     LinearInput, LinearLayer, VocabularyOut, VocabularyRows, VocabularyScratch, project, project_swiglu,

@@ -13,14 +13,41 @@ pub enum Family {
     Llama,
     /// Qwen2 and Qwen2.5: biases on q, k and v.
     Qwen2,
+    /// Qwen3: queries and keys are normalised head by head.
+    Qwen3,
+    /// Granite 3: multipliers of embeddings, residuals, scores and logits.
+    Granite,
 }
 
 impl Family {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Granite];
+
     /// The name in `general.architecture`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Granite => "granite",
+        }
+    }
+
+    /// The family of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.name() == name)
+    }
+
+    /// Whether the heads of queries and keys are normalised.
+    pub(crate) fn normalises_heads(self) -> bool {
+        self == Self::Qwen3
+    }
+
+    /// Which values of a head rotate together in its files.
+    fn rope_layout(self) -> RopeLayout {
+        match self {
+            Self::Llama | Self::Granite => RopeLayout::Interleaved,
+            Self::Qwen2 | Self::Qwen3 => RopeLayout::Half,
         }
     }
 }
@@ -61,10 +88,55 @@ pub struct Architecture {
     pub rope_layout: RopeLayout,
     /// Epsilon of RMSNorm.
     pub norm_epsilon: f32,
+    /// Multipliers of what most models leave as it is.
+    pub multipliers: Multipliers,
     /// Positions the model was trained for.
     pub context_length: usize,
     /// Rows of the embedding table.
     pub vocabulary: usize,
+}
+
+/// What Granite multiplies (Granite 3.0 language models, 2024, §2; µP, arXiv 2203.03466). All are 1 elsewhere, and
+/// scores are divided by the root of the width of a head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// Of embeddings.
+    pub embedding: f32,
+    /// Of what a layer adds to the residual stream.
+    pub residual: f32,
+    /// Of scores; `None` where they are divided by the root of the width of a head.
+    pub attention: Option<f32>,
+    /// What logits are divided by.
+    pub logits: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Self {
+        Self { embedding: 1.0, residual: 1.0, attention: None, logits: 1.0 }
+    }
+}
+
+impl Multipliers {
+    fn of(file: &GgufFile, key: &dyn Fn(&str) -> String) -> Result<Self, ModelError> {
+        let read = |name: &str| -> Result<Option<f32>, GgufError> {
+            let key = key(name);
+            if !file.has(&key) {
+                return Ok(None);
+            }
+            match file.float(&key)? {
+                value if (1e-6..=1e6).contains(&value) => Ok(Some(value as f32)),
+                got => {
+                    Err(GgufError::OutOfRange { key, range: "from 0.000001 to 1000000", got: got.to_string() })
+                }
+            }
+        };
+        Ok(Self {
+            embedding: read("embedding_scale")?.unwrap_or(1.0),
+            residual: read("residual_scale")?.unwrap_or(1.0),
+            attention: read("attention.scale")?,
+            logits: read("logit_scale")?.unwrap_or(1.0),
+        })
+    }
 }
 
 /// The factor of linear scaling: `rope.scaling.factor`, or in older files `rope.scale_linear`. The scaling of
@@ -94,10 +166,9 @@ impl Architecture {
     /// # Errors
     /// When an entry is missing or out of range, or asks for what is not supported.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, ModelError> {
-        let family = match file.string("general.architecture")? {
-            "llama" => Family::Llama,
-            "qwen2" => Family::Qwen2,
-            got => return Err(ModelError::UnsupportedArchitecture { got: got.to_owned() }),
+        let got = file.string("general.architecture")?;
+        let Some(family) = Family::named(got) else {
+            return Err(ModelError::UnsupportedArchitecture { got: got.to_owned() });
         };
         let key = |name: &str| format!("{}.{name}", family.name());
         let count = |name: &str, range: std::ops::RangeInclusive<usize>, words: &'static str| {
@@ -162,11 +233,12 @@ impl Architecture {
             rope_dim,
             rope_base,
             rope_scale,
-            rope_layout: match family {
-                Family::Llama => RopeLayout::Interleaved,
-                Family::Qwen2 => RopeLayout::Half,
-            },
+            rope_layout: family.rope_layout(),
             norm_epsilon: norm_epsilon as f32,
+            multipliers: match family {
+                Family::Granite => Multipliers::of(file, &key)?,
+                Family::Llama | Family::Qwen2 | Family::Qwen3 => Multipliers::default(),
+            },
             context_length,
             vocabulary: entry.shape[0],
         })
@@ -174,8 +246,19 @@ impl Architecture {
 
     /// Sizes of attention.
     pub(crate) fn attention_shape(&self) -> AttentionShape {
-        let Self { n_heads, n_kv_heads, head_dim, .. } = *self;
-        AttentionShape { n_heads, n_kv_heads, head_dim }
+        let shape = AttentionShape::new(self.n_heads, self.n_kv_heads, self.head_dim);
+        AttentionShape { scale: self.multipliers.attention.unwrap_or(shape.scale), ..shape }
+    }
+
+    /// The forward pass keeps the residual stream in units of what a layer adds: a multiplier less, and the same
+    /// result, since RMSNorm divides by the size of the stream.
+    pub(crate) fn embedding_multiplier(&self) -> f32 {
+        self.multipliers.embedding / self.multipliers.residual
+    }
+
+    /// Epsilon in those units.
+    pub(crate) fn stream_epsilon(&self) -> f32 {
+        self.norm_epsilon / (self.multipliers.residual * self.multipliers.residual)
     }
 
     /// Memory that keys and values of a context of `max_context` tokens take, or of the longest that the model

@@ -174,6 +174,10 @@ pub(crate) trait Backend: Sized + Send + Sync {
         first_adaptive: usize,
         out: &mut Self::Input,
     );
+    /// Multiplies every value.
+    fn scale(&self, rows: &mut Self::Rows, factor: f32);
+    /// `rows = rms_norm(rows) * weight`, each head for itself; the weight has the width of a head.
+    fn normalise_heads(&self, rows: &mut Self::Rows, norm: Norm<'_>);
     /// Several layers on one input.
     fn project<const N: usize>(
         &self,
@@ -241,7 +245,7 @@ pub(crate) struct VocabularyHead<'a, B: Backend> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::architecture::Family;
+    use crate::architecture::{Family, Multipliers};
 
     fn architecture(rope_scale: f64) -> Architecture {
         Architecture {
@@ -257,6 +261,7 @@ mod tests {
             rope_scale,
             rope_layout: RopeLayout::Half,
             norm_epsilon: 1e-5,
+            multipliers: Multipliers::default(),
             context_length: 64,
             vocabulary: 300,
         }

@@ -18,7 +18,7 @@ pub enum ModelError {
     Metadata(#[from] GgufError),
     #[error("the tokenizer: {0}")]
     Tokenizer(#[from] TokenizerError),
-    #[error("the architecture `{got}` is not supported, `llama` and `qwen2` are")]
+    #[error("the architecture `{got}` is not supported; `llama`, `qwen2`, `qwen3` and `granite` are")]
     UnsupportedArchitecture { got: String },
     #[error("this model needs {feature}, which is not supported")]
     UnsupportedFeature { feature: String },

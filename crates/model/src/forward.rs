@@ -189,9 +189,15 @@ impl Model {
 
     /// Multiply-adds of the linear layers for one row, its logits included.
     pub fn n_products_per_row(&self) -> usize {
-        let Architecture { n_layers, hidden, feed_forward, vocabulary, .. } = *self.architecture();
+        let Architecture { hidden, vocabulary, .. } = *self.architecture();
+        self.n_products_per_prompt_row() + vocabulary * hidden
+    }
+
+    /// Multiply-adds of the linear layers for a row whose logits nobody wants: the weights of all layers.
+    pub fn n_products_per_prompt_row(&self) -> usize {
+        let Architecture { n_layers, hidden, feed_forward, .. } = *self.architecture();
         let (query, kv) = (self.architecture().query_width(), self.architecture().kv_width());
-        n_layers * hidden * (2 * query + 2 * kv + 3 * feed_forward) + vocabulary * hidden
+        n_layers * hidden * (2 * query + 2 * kv + 3 * feed_forward)
     }
 
     /// Bytes read and multiply-adds of bytes, per second, that the device reaches at best. Takes some
@@ -358,12 +364,15 @@ impl<B: Backend> Llama<B> {
         let slots = self.adapter.as_ref().map_or(probe, |adapter| &adapter.embedding);
         let first_adaptive = plan.n_token_rows();
         let adapter = self.adapter.as_ref().filter(|_| first_adaptive < plan.rows().len());
-        let norm = |weight| Norm { weight, epsilon: architecture.norm_epsilon };
+        let norm = |weight| Norm { weight, epsilon: architecture.stream_epsilon() };
 
         // A pass computes tokens aside or others, never both.
         let is_aside = layout.aside.contains(&plan.n_committed());
         pass.set(plan, layout);
         backend.embed(&weights.embedding, architecture.hidden, slots, plan, hidden)?;
+        if architecture.embedding_multiplier() != 1.0 {
+            backend.scale(hidden, architecture.embedding_multiplier());
+        }
         let mut residual = None;
         for (layer_idx, layer) in weights.layers.iter().enumerate() {
             let deltas = adapter.map(|adapter| &adapter.layers[layer_idx]);
@@ -372,6 +381,11 @@ impl<B: Backend> Llama<B> {
             backend.normalise(residual, hidden, norm(&layer.attention_norm), first_adaptive, normed);
             let layers = [with_delta(&layer.q, 0), with_delta(&layer.k, 1), with_delta(&layer.v, 2)];
             backend.project(layers, normed, [&mut *queries, &mut *keys, &mut *values])?;
+            if let Some([of_queries, of_keys]) = &layer.head_norms {
+                let norm = |weight| Norm { weight, epsilon: architecture.norm_epsilon };
+                backend.normalise_heads(queries, norm(of_queries));
+                backend.normalise_heads(keys, norm(of_keys));
+            }
             backend.rope(&self.rope, plan, queries);
             if is_aside {
                 backend.keep_unturned(cache, layer_idx, plan, keys);

@@ -26,7 +26,7 @@ mod tokenizer;
 mod weights;
 
 pub use adapter::{AdapterSource, SatAdapter};
-pub use architecture::{Architecture, Family, RopeLayout};
+pub use architecture::{Architecture, Family, Multipliers, RopeLayout};
 pub use backend::LinearKernels;
 pub use error::ModelError;
 pub use forward::{Model, ModelConfig, ModelSummary};

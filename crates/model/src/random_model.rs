@@ -16,7 +16,7 @@ const N_FIXED_TOKENS: usize = 259;
 /// The shape of a random model.
 #[derive(Clone, Debug)]
 pub struct RandomModelConfig {
-    /// The family; qwen2 has biases on queries, keys and values.
+    /// The family; qwen2 has biases on queries, keys and values, qwen3 norms of their heads, granite multipliers.
     pub family: Family,
     /// Type of all matrices.
     pub tensor_type: TensorType,
@@ -58,6 +58,14 @@ impl RandomModelConfig {
         }
     }
 
+    /// What a random granite model says of its multipliers: those of Granite 3.1 2B.
+    pub const GRANITE_MULTIPLIERS: [(&str, f32); 4] = [
+        ("embedding_scale", 12.0),
+        ("residual_scale", 0.22),
+        ("attention.scale", 0.015_625),
+        ("logit_scale", 8.0),
+    ];
+
     /// Name, shape (outermost first) and type of each tensor.
     fn tensors(&self) -> Vec<(String, Vec<usize>, TensorType)> {
         let Self { hidden, feed_forward, vocabulary, tensor_type, .. } = *self;
@@ -74,6 +82,10 @@ impl RandomModelConfig {
                 if self.family == Family::Qwen2 {
                     add(&format!("attn_{name}.bias"), vec![n_out]);
                 }
+            }
+            if self.family.normalises_heads() {
+                add("attn_q_norm.weight", vec![hidden / self.n_heads]);
+                add("attn_k_norm.weight", vec![hidden / self.n_heads]);
             }
             add("attn_output.weight", vec![hidden, hidden]);
             add("ffn_norm.weight", vec![hidden]);
@@ -190,7 +202,9 @@ fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::
         _ => 1,
     });
     let key = |name: &str| format!("{family}.{name}");
-    let metadata: Vec<(String, Value<'_>)> = vec![
+    let multipliers = RandomModelConfig::GRANITE_MULTIPLIERS.into_iter();
+    let multipliers = multipliers.filter(|_| config.family == Family::Granite);
+    let mut metadata: Vec<(String, Value<'_>)> = vec![
         ("general.architecture".to_owned(), Value::String(family)),
         ("general.name".to_owned(), Value::String("Random weights")),
         (key("block_count"), Value::U32(config.n_layers)),
@@ -199,6 +213,8 @@ fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::
         (key("attention.head_count"), Value::U32(config.n_heads)),
         (key("attention.head_count_kv"), Value::U32(config.n_kv_heads)),
         (key("context_length"), Value::U32(config.context_length)),
+        (key("attention.key_length"), Value::U32(config.hidden / config.n_heads)),
+        (key("attention.value_length"), Value::U32(config.hidden / config.n_heads)),
         (key("rope.dimension_count"), Value::U32(config.hidden / config.n_heads)),
         (key("rope.freq_base"), Value::F32(10_000.0)),
         (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
@@ -209,6 +225,7 @@ fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::
         ("tokenizer.ggml.bos_token_id".to_owned(), Value::U32(1)),
         ("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(2)),
     ];
+    metadata.extend(multipliers.map(|(name, value)| (key(name), Value::F32(value))));
     let tensors = config.tensors();
     out.write_all(b"GGUF")?;
     out.write_all(&3u32.to_le_bytes())?;

@@ -22,6 +22,8 @@ pub(crate) struct Layer<B: Backend> {
     pub(crate) q: Linear<B>,
     pub(crate) k: Linear<B>,
     pub(crate) v: Linear<B>,
+    /// Norms of the heads of queries and keys, where the family has them.
+    pub(crate) head_norms: Option<[Vec<f32>; 2]>,
     pub(crate) o: Linear<B>,
     pub(crate) feed_forward_norm: Vec<f32>,
     pub(crate) gate: Linear<B>,
@@ -54,6 +56,7 @@ impl<B: Backend> Weights<B> {
     ) -> Result<Self, ModelError> {
         let mut loader = Loader { backend, file, n_used: 0 };
         let Architecture { n_layers, hidden, feed_forward, vocabulary, .. } = *architecture;
+        let Architecture { family, head_dim, .. } = *architecture;
         let (query, kv) = (architecture.query_width(), architecture.kv_width());
         let embedding = loader.matrix("token_embd.weight", vocabulary, hidden)?;
         let mut layers = Vec::with_capacity(n_layers);
@@ -64,6 +67,13 @@ impl<B: Backend> Weights<B> {
                 q: loader.linear(&name("attn_q"), query, hidden)?,
                 k: loader.linear(&name("attn_k"), kv, hidden)?,
                 v: loader.linear(&name("attn_v"), kv, hidden)?,
+                head_norms: match family.normalises_heads() {
+                    true => Some([
+                        loader.vector(&name("attn_q_norm.weight"), head_dim)?,
+                        loader.vector(&name("attn_k_norm.weight"), head_dim)?,
+                    ]),
+                    false => None,
+                },
                 o: loader.linear(&name("attn_output"), hidden, query)?,
                 feed_forward_norm: loader.vector(&name("ffn_norm.weight"), hidden)?,
                 gate: loader.linear(&name("ffn_gate"), feed_forward, hidden)?,
@@ -74,7 +84,9 @@ impl<B: Backend> Weights<B> {
                 return Err(ModelError::Cancelled);
             }
         }
-        let output_norm = loader.vector("output_norm.weight", hidden)?;
+        let mut output_norm = loader.vector("output_norm.weight", hidden)?;
+        // Logits are linear in what this norm gives.
+        output_norm.iter_mut().for_each(|weight| *weight /= architecture.multipliers.logits);
         let output = match loader.entry("output.weight") {
             Some(_) => Some(loader.linear("output", vocabulary, hidden)?),
             None => None,
@@ -87,7 +99,7 @@ impl<B: Backend> Weights<B> {
         if rope_divisors.iter().any(|&divisor| divisor <= 0.0) {
             return Err(ModelError::NotFinite { tensor: divisors.to_owned() });
         }
-        loader.finish(architecture.family, n_layers)?;
+        loader.finish(family, n_layers)?;
         if progress(1.0).is_break() {
             return Err(ModelError::Cancelled);
         }
@@ -163,7 +175,8 @@ impl<'a, B: Backend> Loader<'a, B> {
             match in_layer {
                 Some((layer, stem)) => {
                     layer.parse::<usize>().is_ok_and(|layer| layer < n_layers)
-                        && LAYER_TENSORS.contains(&stem)
+                        && (LAYER_TENSORS.contains(&stem)
+                            || family.normalises_heads() && HEAD_NORMS.contains(&stem))
                 }
                 None => ["token_embd", "output_norm", "output", "rope_freqs"].contains(&stem),
             }
@@ -173,6 +186,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 }
 
+const HEAD_NORMS: [&str; 2] = ["attn_q_norm", "attn_k_norm"];
 const LAYER_TENSORS: [&str; 9] =
     ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"];
 

@@ -17,20 +17,33 @@ fn compare(
     candle_logits: impl FnOnce(Content, &mut std::fs::File, &Tensor) -> Tensor,
 ) {
     let tokens = &ids(&golden(id)["prompts"][1]["ids"])[..n_tokens];
-    let mut file = std::fs::File::open(common::weights(id)).expect("installed");
+    compare_files(&common::weights(id), Some(id), tokens, candle_logits);
+}
+
+/// `id` names a real model with an adapter.
+fn compare_files(
+    path: &std::path::Path,
+    id: Option<&str>,
+    tokens: &[u32],
+    candle_logits: impl FnOnce(Content, &mut std::fs::File, &Tensor) -> Tensor,
+) {
+    let mut file = std::fs::File::open(path).expect("installed");
     let content = Content::read(&mut file).expect("a GGUF file");
     let input = Tensor::new(tokens, &Device::Cpu).and_then(|t| t.unsqueeze(0)).expect("a tensor");
     let theirs = candle_logits(content, &mut file, &input).flatten_all().and_then(|t| t.to_vec1::<f32>());
     let theirs = theirs.expect("logits");
 
-    let model = load(id);
+    let model = match id {
+        Some(id) => load(id),
+        None => std::sync::Arc::new(model::Model::load(&model::ModelConfig::new(path)).expect("loads")),
+    };
     let mut sequence = model.sequence();
     let mut plan = RowPlan::prefill(0, tokens);
     plan.want_logits(tokens.len() - 1);
     let ours = sequence.forward(&plan).expect("the plan fits").row(0).full.expect("asked for");
     assert_eq!(ours.len(), theirs.len());
     let distance = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("{id}: largest logit difference to candle-transformers {distance:.4}");
+    println!("{}: largest logit difference to candle-transformers {distance:.4}", path.display());
     assert!(distance < MAX_LOGIT_DISTANCE, "{distance}");
     assert_eq!(speculate::rank(ours)[0].0, speculate::rank(&theirs)[0].0);
 }
@@ -48,6 +61,31 @@ fn logits_agree_with_quantized_llama() {
 fn logits_agree_with_quantized_qwen2() {
     compare("qwen2.5-coder-0.5b", 32, |content, file, input| {
         use candle_transformers::models::quantized_qwen2::ModelWeights;
+        let mut model = ModelWeights::from_gguf(content, file, &Device::Cpu).expect("loads");
+        model.forward(input, 0).expect("runs")
+    });
+}
+
+/// No Qwen3 model was at hand that everybody can have, so its weights are random.
+#[test]
+fn logits_agree_with_quantized_qwen3() {
+    use candle_transformers::models::quantized_qwen3::ModelWeights;
+    use model::gguf::TensorType;
+    use model::{Family, RandomModelConfig, write_random_model};
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("qwen3.gguf");
+    let config = RandomModelConfig {
+        family: Family::Qwen3,
+        n_layers: 3,
+        hidden: 256,
+        n_heads: 8,
+        n_kv_heads: 2,
+        feed_forward: 512,
+        vocabulary: 411,
+        ..RandomModelConfig::llama_7b(TensorType::Q8_0)
+    };
+    write_random_model(&config, &path).expect("writes");
+    compare_files(&path, None, &[5, 300, 7, 7, 199, 42, 410, 3], |content, file, input| {
         let mut model = ModelWeights::from_gguf(content, file, &Device::Cpu).expect("loads");
         model.forward(input, 0).expect("runs")
     });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::gguf::TensorType;
+use model::gguf::{GgufFile, TensorType};
 use model::{Family, LinearKernels, Model, ModelConfig, RandomModelConfig, write_random_model};
 use speculate::{RowPlan, Target};
 
@@ -21,8 +21,13 @@ fn packed_kernels_agree_with_candle_on_every_type_and_shape() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("random.gguf");
     // Biases and grouped queries; one key-value head for each query head, and a tied table.
-    for (family, n_heads, n_kv_heads, is_tied) in [(Family::Qwen2, 8, 2, false), (Family::Llama, 4, 4, true)]
-    {
+    let shapes = [
+        (Family::Qwen2, 8, 2, false),
+        (Family::Llama, 4, 4, true),
+        (Family::Qwen3, 4, 1, true),
+        (Family::Granite, 8, 4, false),
+    ];
+    for (family, n_heads, n_kv_heads, is_tied) in shapes {
         for tensor_type in TensorType::ALL {
             let config = RandomModelConfig {
                 family,
@@ -52,6 +57,55 @@ fn packed_kernels_agree_with_candle_on_every_type_and_shape() {
             assert!(distance < 0.05 * size, "{family:?} {tensor_type:?}: {distance} of {size}");
         }
     }
+}
+
+/// Granite's multipliers, folded into the weights of a llama model by hand.
+#[test]
+fn multipliers_are_those_of_the_weights() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [granite, llama] = ["granite.gguf", "llama.gguf"].map(|name| folder.path().join(name));
+    let config = RandomModelConfig {
+        family: Family::Granite,
+        tensor_type: TensorType::F32,
+        n_layers: 3,
+        hidden: 64,
+        n_heads: 4,
+        n_kv_heads: 2,
+        feed_forward: 96,
+        vocabulary: 411,
+        context_length: 64,
+        is_tied: false,
+        seed: 5,
+    };
+    write_random_model(&config, &granite).expect("writes");
+    let plain = RandomModelConfig { family: Family::Llama, ..config };
+    write_random_model(&plain, &llama).expect("writes");
+    let [embedding, residual, attention, divisor] =
+        RandomModelConfig::GRANITE_MULTIPLIERS.map(|(_, value)| value);
+    let factor = |tensor: &str| match tensor.split('.').nth_back(1).unwrap_or_default() {
+        "token_embd" => embedding,
+        "attn_output" | "ffn_down" => residual,
+        // Heads are 16 wide, whose root the other model divides by.
+        "attn_q" => attention * 4.0,
+        "output" => 1.0 / divisor,
+        _ => 1.0,
+    };
+    let header = GgufFile::open(&llama).expect("the file");
+    let mut bytes = std::fs::read(&llama).expect("the file");
+    for (name, entry) in header.header().tensors() {
+        for value in bytes[entry.bytes.clone()].as_chunks_mut::<4>().0 {
+            *value = (f32::from_le_bytes(*value) * factor(name)).to_le_bytes();
+        }
+    }
+    std::fs::write(&llama, bytes).expect("writes");
+    let (ours, expected) = (logits(&granite, LinearKernels::Packed), logits(&llama, LinearKernels::Packed));
+    let size = expected.iter().fold(0.0f32, |size, logit| size.max(logit.abs()));
+    for (ours, expected) in ours.iter().zip(&expected) {
+        assert!((ours - expected).abs() < 1e-4 * size, "{ours} {expected}, of {size}");
+    }
+    // And they are not without effect.
+    write_random_model(&plain, &llama).expect("writes");
+    assert!(logits(&llama, LinearKernels::Packed).iter().zip(&expected).any(|(a, b)| (a - b).abs() > 0.01 * size));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::bench::prompts::Prompt;
 const N_DRAFTS: [usize; 2] = [2, 10];
 
 /// llama.cpp, in a Python process.
-pub(super) struct LlamaCpp {
+pub(in crate::bench) struct LlamaCpp {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -30,12 +30,14 @@ struct Answer {
     /// Tokens that were decoded in the time.
     #[serde(default)]
     n_tokens: usize,
+    #[serde(default)]
+    tokens: Vec<u32>,
     error: Option<String>,
     version: Option<String>,
 }
 
 impl LlamaCpp {
-    pub(super) fn start(
+    pub(in crate::bench) fn start(
         python: &Path,
         weights: &Path,
         n_threads: usize,
@@ -76,6 +78,18 @@ impl LlamaCpp {
         writeln!(self.requests, "{request}")?;
         self.requests.flush()?;
         self.read()
+    }
+
+    /// The likeliest tokens behind `prompt`, one after the other, and the milliseconds that they took.
+    pub(in crate::bench) fn continuation(
+        &mut self,
+        prompt: &[u32],
+        max_tokens: usize,
+    ) -> anyhow::Result<(Vec<u32>, f64)> {
+        let answer = self.ask(&serde_json::json!({
+            "operation": "continuation", "tokens": prompt, "max_tokens": max_tokens,
+        }))?;
+        Ok((answer.tokens, answer.ms.iter().sum()))
     }
 
     fn tokens(&self, n: usize) -> Vec<usize> {

@@ -85,8 +85,26 @@ def decode(request):
     return {"ms": [ms], "n_tokens": len(tokens) - n_before}
 
 
+def continuation(request):
+    """Greedy tokens behind a prompt of tokens, up to the end of the text."""
+    tokens = request["tokens"]
+    forget(0)
+    started, found = time.perf_counter(), []
+    run(tokens, 0, False)
+    row = len(tokens) - 1
+    while len(found) < request["max_tokens"]:
+        token = likeliest(row)
+        if llama_cpp.llama_vocab_is_eog(vocabulary, token):
+            break
+        found.append(token)
+        run([token], len(tokens) + len(found) - 1, False)
+        row = 0
+    return {"ms": [(time.perf_counter() - started) * 1000], "tokens": found}
+
+
+vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
 print(json.dumps({"version": llama_cpp.__version__}), flush=True)
-operations = {"passes": passes, "prefill": prefill, "decode": decode}
+operations = {"passes": passes, "prefill": prefill, "decode": decode, "continuation": continuation}
 for line in sys.stdin:
     request = json.loads(line)
     try:

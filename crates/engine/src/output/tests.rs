@@ -206,3 +206,19 @@ fn random_texts_are_cut_alike_however_they_come() {
         run(extent, stops, (&prefix, &suffix), &written, reason);
     }
 }
+
+/// A model that goes round in circles is stopped, with brackets closed and lines whole.
+#[test]
+fn circles_end_the_completion() {
+    let line = run(Extent::Auto, &[], ("x = f(", ")\n"), &"a, (1, ".repeat(90), StopReason::MaxTokens);
+    assert_eq!(line.1, StopReason::Repetition);
+    assert_eq!(line.0.matches('(').count(), line.0.matches(')').count(), "{}", line.0);
+    assert!(line.0.len() < 250, "{}", line.0);
+    let block =
+        run(Extent::Auto, &[], ("def f():\n    ", ""), &"print(value, 1)\n    ".repeat(40), StopReason::MaxTokens);
+    assert_eq!(block.1, StopReason::Repetition);
+    assert!(block.0.lines().all(|line| line.trim() == "print(value, 1)"), "{}", block.0);
+    assert!((5..9).contains(&block.0.lines().count()), "{}", block.0);
+    let raw = run(Extent::Raw, &[], ("", ""), &"again ".repeat(60), StopReason::MaxTokens);
+    assert_eq!(raw, ("again ".repeat(60), StopReason::MaxTokens), "raw is raw");
+}

@@ -329,6 +329,14 @@ impl Backend for Cpu {
         out.linear.normalise(&self.pool, self.tier, residual, &mut hidden.values, weight, epsilon);
     }
 
+    fn scale(&self, rows: &mut HostRows, factor: f32) {
+        rows.values.iter_mut().for_each(|value| *value *= factor);
+    }
+
+    fn normalise_heads(&self, rows: &mut HostRows, norm: Norm<'_>) {
+        kernels::rms_norm_heads(self.tier, norm.weight, norm.epsilon, &mut rows.values);
+    }
+
     fn project<const N: usize>(
         &self,
         layers: [Projection<'_, Self>; N],

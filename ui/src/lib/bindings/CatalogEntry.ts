@@ -26,6 +26,14 @@ parameters: string,
  */
 quantization: string, 
 /**
+ * Weights that a row of a prompt goes through; how fast the model is follows from it.
+ */
+row_weights: number, 
+/**
+ * Whether it can fill in, or only go on.
+ */
+can_infill: boolean, 
+/**
  * Licence of the weights.
  */
 licence: string, 

@@ -41,6 +41,10 @@ n_parameters: number,
  */
 prompt_format: string, 
 /**
+ * Whether it can fill in, or only go on.
+ */
+can_infill: boolean, 
+/**
  * Where its semantic adaptive tokens come from: `adapter` or `none`.
  */
 adaptive_tokens: string, };

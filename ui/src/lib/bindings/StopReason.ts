@@ -3,4 +3,4 @@
 /**
  * Why a completion ended.
  */
-export type StopReason = "end_of_text" | "max_tokens" | "stop_string" | "following_text" | "end_of_line" | "end_of_block" | "context_limit";
+export type StopReason = "end_of_text" | "max_tokens" | "stop_string" | "following_text" | "end_of_line" | "end_of_block" | "repetition" | "context_limit";

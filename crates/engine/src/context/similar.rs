@@ -1,0 +1,210 @@
+//! Which parts of other files a model is told of: those that are most like the text around the cursor.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{ContextTexts, TYPICAL_BYTES, head};
+
+/// Lines of a chunk of another file at most; it ends earlier where the indentation says so.
+const CHUNK_LINES: usize = 16;
+/// Lines from which on a blank line ends a chunk.
+const MIN_CHUNK_LINES: usize = 6;
+/// Lines before the cursor's that chunks are compared with, and how many are typed before that changes.
+const LINES_BEFORE: usize = 24;
+const STRIDE_LINES: usize = 8;
+/// Lines behind the cursor's that they are compared with.
+const LINES_AFTER: usize = 8;
+/// Share of what makes the text around the cursor particular that a chunk must have to be worth its tokens.
+const MIN_SCORE: f64 = 0.05;
+/// Chunks that have as many of their words in common say the same.
+const MAX_ALIKE: f64 = 0.85;
+
+pub(super) fn knob(name: &str, default: f64) -> f64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// A piece of another file.
+struct Chunk<'a> {
+    file_idx: usize,
+    start: usize,
+    path: &'a str,
+    text: &'a str,
+    words: HashSet<&'a str>,
+    score: f64,
+}
+
+/// The chunks of other files that are most like the text around the cursor, and what was edited a moment ago, as
+/// many as fit into `n_tokens`; in the order of the files, so that they stay where they are when the choice
+/// changes a little.
+pub(super) fn chunks<'a>(texts: ContextTexts<'a>, n_tokens: usize) -> Vec<(&'a str, &'a str)> {
+    let room = n_tokens * TYPICAL_BYTES;
+    let ContextTexts { path, other_files, recent_edits, .. } = texts;
+    let mut chosen: Vec<(usize, usize, &str, &str)> = Vec::new();
+    let mut n_bytes = 0;
+    let mut known: Vec<HashSet<&str>> = Vec::new();
+    // What was edited a moment ago is what the next edit is about.
+    for (idx, edit) in recent_edits.iter().enumerate() {
+        let text = head(&edit.text, room / 2);
+        if n_bytes + text.len() <= room / 2 && !text.trim().is_empty() {
+            n_bytes += text.len();
+            known.push(words(text));
+            chosen.push((usize::MAX, idx, &edit.path, text));
+        }
+    }
+    let others = other_files.iter().enumerate().filter(|(_, file)| Some(file.path.as_str()) != path);
+    let mut candidates: Vec<Chunk<'_>> = others
+        .flat_map(|(file_idx, file)| {
+            chunks_of(&file.text).into_iter().map(move |(start, text)| Chunk {
+                file_idx,
+                start,
+                path: file.path.as_str(),
+                text,
+                words: words(text),
+                score: 0.0,
+            })
+        })
+        .collect();
+    rate(&mut candidates, &query(texts));
+    candidates.sort_by(|a, b| {
+        b.score.total_cmp(&a.score).then((a.file_idx, a.start).cmp(&(b.file_idx, b.start)))
+    });
+    let min = knob("CTX_MIN", MIN_SCORE);
+    for chunk in candidates.into_iter().take_while(|chunk| chunk.score >= min) {
+        let is_new = known.iter().all(|known| alike(known, &chunk.words) < MAX_ALIKE);
+        let size = chunk.text.len() + chunk.path.len();
+        if is_new && n_bytes + size <= room {
+            n_bytes += size;
+            known.push(chunk.words);
+            chosen.push((chunk.file_idx, chunk.start, chunk.path, chunk.text));
+        }
+    }
+    chosen.sort_unstable_by_key(|&(file_idx, start, ..)| (file_idx, start));
+    chosen.into_iter().map(|(_, _, path, text)| (path, text)).collect()
+}
+
+/// Scores chunks by the words that they share with `query`, rare ones more than common ones (inverse document
+/// frequency; Spärck Jones 1972), divided by the root of all that they say, so that length alone is no merit.
+/// From 0 to 1: 1 for a chunk of the query's words alone.
+fn rate(candidates: &mut [Chunk<'_>], query: &HashSet<&str>) {
+    let mut n_with = HashMap::<&str, usize>::new();
+    for chunk in candidates.iter() {
+        chunk.words.iter().for_each(|word| *n_with.entry(word).or_default() += 1);
+    }
+    let n = candidates.len() as f64;
+    let weight = |word: &str| (1.0 + n / (0.5 + n_with.get(word).copied().unwrap_or(0) as f64)).ln();
+    // Summed in the order of the words: sets have none, and a sum must be the same each time.
+    let total = |words: &mut dyn Iterator<Item = &&str>| -> f64 {
+        let mut words: Vec<&str> = words.copied().collect();
+        words.sort_unstable();
+        words.into_iter().map(|word| weight(word).powi(2)).sum()
+    };
+    let known: HashSet<&str> = query.iter().copied().filter(|word| n_with.contains_key(word)).collect();
+    let of_query = total(&mut known.iter());
+    for chunk in candidates {
+        let common = total(&mut known.iter().filter(|word| chunk.words.contains(*word)));
+        let all = total(&mut chunk.words.iter());
+        let norm = of_query.sqrt() * all.powf(0.5 * knob("CTX_LEN", 1.0));
+        chunk.score = if norm > 0.0 { common / norm } else { 0.0 };
+    }
+}
+
+/// The words around the cursor: of the lines before its own, in strides, so that a line more chooses no other
+/// chunks, and of the lines behind it. Nothing of the line itself: a keystroke must not choose other chunks.
+fn query<'a>(texts: ContextTexts<'a>) -> HashSet<&'a str> {
+    let ContextTexts { prefix, suffix, .. } = texts;
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(prefix.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let n_lines = starts.len() - 1;
+    let stride = knob("CTX_STRIDE", STRIDE_LINES as f64) as usize;
+    let end = n_lines / stride * stride;
+    let start = end.saturating_sub(knob("CTX_BEFORE", LINES_BEFORE as f64) as usize);
+    let mut found = words(&prefix[starts[start]..starts[end]]);
+    let after = suffix.find('\n').map_or("", |at| &suffix[at + 1..]);
+    let n_after = knob("CTX_AFTER", LINES_AFTER as f64) as usize;
+    let end = after.match_indices('\n').nth(n_after).map_or(after.len(), |(at, _)| at);
+    if n_after > 0 {
+        found.extend(words(&after[..end]));
+    }
+    if knob("CTX_LINE", 0.0) > 0.0 {
+        found.extend(words(&prefix[starts[n_lines]..]));
+    }
+    found
+}
+
+/// Pieces of a text of some lines each, and where they begin. A piece ends at a blank line, sooner where what
+/// follows begins at the margin.
+fn chunks_of(text: &str) -> Vec<(usize, &str)> {
+    let mut chunks = Vec::new();
+    let (mut start, mut n_lines) = (0, 0);
+    let max = knob("CTX_LINES", CHUNK_LINES as f64) as usize;
+    let min = knob("CTX_MINLINES", MIN_CHUNK_LINES as f64) as usize;
+    for (at, _) in text.match_indices('\n') {
+        n_lines += 1;
+        let is_blank = text[at + 1..].starts_with(['\n', '\r']);
+        if n_lines >= max || n_lines >= min && is_blank {
+            chunks.push((start, text[start..at].trim_matches(['\n', '\r'])));
+            (start, n_lines) = (at + 1, 0);
+        }
+    }
+    chunks.push((start, text[start..].trim_matches(['\n', '\r'])));
+    chunks.retain(|(_, chunk)| !chunk.trim().is_empty());
+    chunks
+}
+
+fn words(text: &str) -> HashSet<&str> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.split(|c: char| !is_word(c)).filter(|word| word.len() > 1).collect()
+}
+
+/// Share of the words of the shorter that the other has too.
+fn alike(a: &HashSet<&str>, b: &HashSet<&str>) -> f64 {
+    a.intersection(b).count() as f64 / a.len().min(b.len()).max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ContextFile;
+
+    fn file(path: &str, text: &str) -> ContextFile {
+        ContextFile { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn chunks_are_those_that_are_alike_in_the_order_of_their_files() {
+        let alike = "fn read_header(file: &File) -> Header {\n    file.parse_header()\n}\n";
+        let unlike = (0..40).map(|n| format!("unlike_{n} = {n}\n")).collect::<String>();
+        let files = [
+            file("z.rs", alike),
+            file("a.rs", &unlike),
+            file("b.rs", &alike.replace("read_header", "write_header")),
+            file("here.rs", alike),
+        ];
+        let edits = [file("c.rs", "fn edited() {}\n")];
+        let prefix = "fn read_header(file: &File) -> Header {\n".repeat(8);
+        let texts = ContextTexts {
+            prefix: &prefix,
+            suffix: "",
+            path: Some("here.rs"),
+            repository: "",
+            other_files: &files,
+            recent_edits: &edits,
+        };
+        let paths = |n_tokens| chunks(texts, n_tokens).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+        assert_eq!(paths(400), ["z.rs", "b.rs", "c.rs"]);
+        assert!(paths(0).is_empty());
+        let typed = format!("{prefix}    let x = file.");
+        let longer = chunks(ContextTexts { prefix: &typed, ..texts }, 400);
+        assert_eq!(longer, chunks(texts, 400), "what is typed chooses no other chunks");
+    }
+
+    #[test]
+    fn chunks_end_at_blank_lines_and_lose_nothing() {
+        let text: String =
+            (0..100).map(|n| if n % 15 == 14 { "\n".to_owned() } else { format!("{n}\n") }).collect();
+        let chunks = chunks_of(&text);
+        let lines: Vec<&str> =
+            chunks.iter().flat_map(|chunk| chunk.1.lines()).filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines, text.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>());
+        assert!(chunks.iter().all(|chunk| chunk.1.lines().count() <= CHUNK_LINES));
+    }
+}
