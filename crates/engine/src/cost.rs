@@ -201,9 +201,17 @@ impl PassTimer {
     /// # Errors
     /// Those of the model.
     pub fn new(model: &Arc<Model>) -> Result<Self, EngineError> {
-        let mut sequence = model.sequence();
-        prefill(&mut sequence, Self::N_COMMITTED)?;
-        sequence.probe_with(&tokens(model, Self::N_COMMITTED))?;
+        Self::behind(model, Self::N_COMMITTED)
+    }
+
+    /// Passes behind `n_committed` rows.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub(crate) fn behind(model: &Arc<Model>, n_committed: usize) -> Result<Self, EngineError> {
+        let mut sequence = model.sequence()?;
+        prefill(&mut sequence, n_committed)?;
+        sequence.probe_with(&tokens(model, n_committed))?;
         Ok(Self { sequence })
     }
 
@@ -221,7 +229,8 @@ impl PassTimer {
     /// # Errors
     /// Those of the model.
     pub fn prompt(&mut self, n_rows: usize) -> Result<f64, EngineError> {
-        let mut plan = RowPlan::prefill(Self::N_COMMITTED, &tokens(&self.sequence.model().clone(), n_rows));
+        let tokens = tokens(self.sequence.model(), n_rows);
+        let mut plan = RowPlan::prefill(self.sequence.n_committed(), &tokens);
         plan.want_ranked(n_rows - 1);
         self.time(&plan)
     }
@@ -237,7 +246,7 @@ impl PassTimer {
     /// # Errors
     /// Those of the model.
     pub fn prefill(model: &Arc<Model>, n_tokens: usize) -> Result<f64, EngineError> {
-        let mut sequence = model.sequence();
+        let mut sequence = model.sequence()?;
         let started = Instant::now();
         prefill(&mut sequence, n_tokens - 1)?;
         let mut last = RowPlan::prefill(n_tokens - 1, &tokens(model, 1));

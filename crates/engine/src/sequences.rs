@@ -111,7 +111,7 @@ impl SequencePool {
             Some(idx) => idx,
             None => {
                 let idx = if self.n_made < self.max_sequences {
-                    let sequence = self.model.sequence();
+                    let sequence = self.model.sequence()?;
                     let layout = Layout::default();
                     self.free.push(CachedSequence { sequence, tokens: Vec::new(), layout, last_used: 0 });
                     self.n_made += 1;

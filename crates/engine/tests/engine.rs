@@ -69,7 +69,10 @@ fn a_warm_keystroke_takes_one_pass() {
 #[test]
 fn the_context_limit_ends_a_completion() {
     let mut session = smollm();
-    let request = CompletionRequest { max_tokens: 600, ..CompletionRequest::new(PROMPT.repeat(30), "") };
+    // As far as the model goes, in circles or not.
+    let extent = Extent::Raw;
+    let request =
+        CompletionRequest { max_tokens: 600, extent, ..CompletionRequest::new(PROMPT.repeat(30), "") };
     let completion = complete(&mut session, &request);
     assert_eq!(completion.stop_reason, StopReason::ContextLimit);
     assert_eq!(completion.n_prompt_tokens + completion.n_tokens, 256);

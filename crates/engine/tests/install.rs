@@ -43,12 +43,15 @@ impl Workbench {
         publish(&self.wheels(), n, content);
     }
 
-    fn entry(&self, content: &[u8], n_parts: usize) -> CatalogEntry {
-        let sha256 = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-        let part = |n: usize| Part {
-            package: format!("sateen-test-part{n}"),
+    /// The model that is `parts`, joined.
+    fn entry(&self, parts: &[&[u8]]) -> CatalogEntry {
+        let content = parts.concat();
+        let part = |(idx, content): (usize, &&[u8])| Part {
+            package: format!("sateen-test-part{}", idx + 1),
             version: VERSION.to_owned(),
-            file: format!("sateen_test_part{n}/data/part.bin"),
+            file: format!("sateen_test_part{}/data/part.bin", idx + 1),
+            size_bytes: content.len() as u64,
+            sha256: sha256(content),
         };
         CatalogEntry {
             id: "tiny".to_owned(),
@@ -58,8 +61,10 @@ impl Workbench {
             quantization: String::new(),
             licence: String::new(),
             size_bytes: content.len() as u64,
-            sha256,
-            parts: (1..=n_parts).map(part).collect(),
+            sha256: sha256(&content),
+            row_weights: 1,
+            can_infill: true,
+            parts: parts.iter().enumerate().map(part).collect(),
         }
     }
 
@@ -81,6 +86,10 @@ impl Workbench {
         names.sort();
         names
     }
+}
+
+fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes a wheel whose data file is `content`.
@@ -117,11 +126,9 @@ fn tiny_model() -> Vec<u8> {
 fn parts_are_fetched_joined_checked_and_renamed() {
     let workbench = Workbench::new();
     let content = tiny_model();
-    let cuts = [0, 1000, 70_000, content.len()];
-    for n in 1..=3 {
-        workbench.publish(n, &content[cuts[n - 1]..cuts[n]]);
-    }
-    let entry = workbench.entry(&content, 3);
+    let parts = [&content[..1000], &content[1000..70_000], &content[70_000..]];
+    parts.iter().enumerate().for_each(|(idx, part)| workbench.publish(idx + 1, part));
+    let entry = workbench.entry(&parts);
     let (result, progress) = workbench.install(&entry);
     let model = result.expect("installs").expect("was not cancelled");
     assert_eq!(std::fs::read(&model.path).expect("reads"), content);
@@ -145,7 +152,7 @@ fn an_interrupted_fetch_goes_on_where_it_stopped() {
     let content = tiny_model();
     let (first, second) = content.split_at(content.len() / 2);
     workbench.publish(1, first);
-    let entry = workbench.entry(&content, 2);
+    let entry = workbench.entry(&[first, second]);
     // The second part is not there yet, as when the connection breaks.
     let (result, _) = workbench.install(&entry);
     let error = result.expect_err("part two is missing");
@@ -167,7 +174,7 @@ fn cancelling_keeps_what_is_there() {
     let content = tiny_model();
     workbench.publish(1, &content[..100]);
     workbench.publish(2, &content[100..]);
-    let entry = workbench.entry(&content, 2);
+    let entry = workbench.entry(&[&content[..100], &content[100..]]);
     let cancel = CancelToken::default();
     let result = install(&entry, &workbench.library, &workbench.client(), &cancel, &mut |progress| {
         if progress.n_parts_done == 1 {
@@ -186,14 +193,14 @@ fn a_wrong_hash_size_or_package_leaves_nothing() {
     let mut changed = content.clone();
     changed[5000] ^= 1;
     let cases: [(&str, Vec<u8>, &str); 3] = [
-        ("hash", changed, "the file must have the SHA-256"),
-        ("short", content[..content.len() - 1].to_vec(), "bytes. Fetched:"),
-        ("long", [&content[..], &[0; 3]].concat(), "bytes. Fetched:"),
+        ("hash", changed, "it must hold 1"),
+        ("short", content[..content.len() - 1].to_vec(), "Fetched: 1"),
+        ("long", [&content[..], &[0; 3]].concat(), "Fetched: 1"),
     ];
     for (name, fetched, message) in cases {
         let workbench = Workbench::new();
         workbench.publish(1, &fetched);
-        let (result, _) = workbench.install(&workbench.entry(&content, 1));
+        let (result, _) = workbench.install(&workbench.entry(&[&content]));
         let error = result.expect_err(name);
         assert!(error.to_string().contains(message), "{name}: {error}");
         assert_eq!(error.code(), ErrorCode::DownloadFailed);
@@ -201,7 +208,12 @@ fn a_wrong_hash_size_or_package_leaves_nothing() {
     }
     let workbench = Workbench::new();
     workbench.publish(1, &content);
-    let mut entry = workbench.entry(&content, 1);
+    // Parts that are right, and do not make the file that was promised.
+    let entry = CatalogEntry { sha256: sha256(b"another"), ..workbench.entry(&[&content]) };
+    let error = workbench.install(&entry).0.expect_err("another file");
+    assert!(error.to_string().contains("the file must have the SHA-256"), "{error}");
+    assert_eq!(workbench.left_behind(), Vec::<String>::new());
+    let mut entry = workbench.entry(&[&content]);
     entry.parts[0].file = "elsewhere.bin".to_owned();
     let error = workbench.install(&entry).0.expect_err("no such member");
     assert!(matches!(error, EngineError::Package { .. }), "{error}");
@@ -212,7 +224,7 @@ fn a_wrong_hash_size_or_package_leaves_nothing() {
 fn no_client_and_no_space_are_said_clearly() {
     let workbench = Workbench::new();
     let content = tiny_model();
-    let entry = workbench.entry(&content, 1);
+    let entry = workbench.entry(&[&content]);
     let missing = PackageClient::new(&["sateen-no-such-program"]);
     let error = install(&entry, &workbench.library, &missing, &CancelToken::default(), &mut |_| ());
     let error = error.expect_err("no client");
@@ -223,4 +235,75 @@ fn no_client_and_no_space_are_said_clearly() {
     let error = workbench.install(&huge).0.expect_err("no disk is that large");
     assert_eq!(error.code(), ErrorCode::NoSpace);
     assert_eq!(workbench.left_behind(), Vec::<String>::new());
+}
+
+/// One bad wheel costs itself, not what came before it.
+#[test]
+fn a_bad_part_is_fetched_again_alone() {
+    let workbench = Workbench::new();
+    let content = tiny_model();
+    let (first, second) = content.split_at(5000);
+    workbench.publish(1, first);
+    let mut bad = second.to_vec();
+    bad[9] ^= 1;
+    workbench.publish(2, &bad);
+    let entry = workbench.entry(&[first, second]);
+    let error = workbench.install(&entry).0.expect_err("part two is not what was promised");
+    assert!(matches!(error, EngineError::Package { .. }), "{error}");
+    std::fs::remove_dir_all(workbench.wheels()).expect("removes");
+    workbench.publish(2, second);
+    let (result, progress) = workbench.install(&entry);
+    assert_eq!(std::fs::read(result.expect("installs").expect("whole").path).expect("reads"), content);
+    assert_eq!(progress[0].n_parts_done, 1);
+}
+
+/// Two installations of one model never share a file: the second waits for one that was cancelled, and is refused
+/// by one that goes on.
+#[test]
+fn installations_of_one_model_exclude_each_other() {
+    let workbench = Workbench::new();
+    let content = tiny_model();
+    let (first, second) = content.split_at(5000);
+    workbench.publish(1, first);
+    workbench.publish(2, second);
+    let entry = workbench.entry(&[first, second]);
+    std::thread::scope(|scope| {
+        let (has_begun, begun) = std::sync::mpsc::channel();
+        let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+        let (cancel, client) = (CancelToken::default(), workbench.client());
+        let (library, cancelled, entry_of_first) = (workbench.library.clone(), cancel.clone(), entry.clone());
+        let running = scope.spawn(move || {
+            install(&entry_of_first, &library, &client, &cancelled, &mut |progress| {
+                if progress.n_parts_done == 1 && has_begun.send(()).is_ok() {
+                    let _ = may_go_on.recv();
+                }
+            })
+        });
+        begun.recv().expect("the first has one part");
+        let error = workbench.install(&entry).0.expect_err("the other goes on");
+        assert!(matches!(error, EngineError::BeingInstalled { .. }), "{error}");
+        assert_eq!(error.code(), ErrorCode::Busy);
+        // Cancelled and asked for again at once, as a click on Pause and on Install does.
+        cancel.cancel();
+        let again = scope.spawn(|| workbench.install(&entry));
+        drop(go_on);
+        assert!(matches!(running.join().expect("no panic"), Ok(None)));
+        let (result, progress) = again.join().expect("no panic");
+        assert!(result.expect("installs").is_some());
+        assert_eq!(progress[0].n_parts_done, 1, "what was there is kept");
+    });
+    assert_eq!(std::fs::read(workbench.library.find("tiny").expect("whole").path).expect("reads"), content);
+    assert_eq!(workbench.left_behind(), ["tiny.gguf", "tiny.json"]);
+}
+
+/// A model that is in place is installed, whether or not that can be written down.
+#[test]
+fn what_cannot_be_remembered_is_found_out_again() {
+    let workbench = Workbench::new();
+    let content = tiny_model();
+    workbench.publish(1, &content);
+    std::fs::create_dir_all(workbench.library.folder().join("tiny.json")).expect("in the way of the record");
+    let (result, _) = workbench.install(&workbench.entry(&[&content]));
+    assert_eq!(result.expect("installs").expect("whole").sha256, sha256(&content));
+    assert_eq!(workbench.library.list().expect("lists").models.len(), 1);
 }

@@ -17,7 +17,7 @@ fn values(n: usize) -> Vec<f32> {
 fn matrix(format: WeightFormat, n_out: usize, n_in: usize, pool: &Pool) -> PackedMatrix {
     let (block, block_bytes) = format.file_block();
     let bytes: Vec<u8> = (0..n_out * n_in / block * block_bytes).map(|i| (i * 31 % 41) as u8).collect();
-    PackedMatrix::pack(format, n_out, n_in, &bytes, pool)
+    PackedMatrix::pack(format, n_out, n_in, &bytes, pool).expect("packs")
 }
 
 fn linears(criterion: &mut Criterion) {
@@ -49,7 +49,7 @@ fn attention(criterion: &mut Criterion) {
     let shape = AttentionShape::new(14, 2, 64);
     for (n_committed, n_rows) in [(128, 1), (128, 8), (1024, 1), (1024, 8), (512, 32)] {
         let slots = n_committed + n_rows;
-        let mut cache = KvCache::new(1, slots, shape);
+        let mut cache = KvCache::new(1, slots, shape).expect("memory");
         cache.store(0, 0, &values(slots * 2 * 64), &values(slots * 2 * 64));
         let queries = values(n_rows * 14 * 64);
         let visible: Vec<Vec<usize>> =

@@ -1,6 +1,5 @@
 //! Activations as signed bytes, one scale per 32 values.
 
-use crate::attention::fold;
 use crate::{BLOCK, Pool, SharedSlice, Tier, per_tier};
 
 /// Quantized rows `[n_rows, width]`: `value ≈ scale * code`, with codes from -127 to 127.
@@ -111,6 +110,10 @@ impl RowsWriter<'_> {
 /// Adding this rounds to the nearest integer, ties to even, and leaves the integer in the low bits.
 pub(crate) const ROUNDING: f32 = 12_582_912.0;
 
+/// Blocks whose values are all smaller are zeros: what 127 is divided by must not be so small that the quotient is
+/// no number.
+const SMALLEST_BLOCK: f32 = 1e-30;
+
 /// `value` rounded to the nearest integer, for values well below 2^22.
 #[inline(always)]
 pub(crate) fn round(value: f32) -> i32 {
@@ -121,22 +124,29 @@ per_tier! {
     fn quantize(values: &[f32], codes: &mut [i8], blocks: &mut [BlockStatistics]) {
         let chunks = values.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
         for ((values, codes), block) in chunks.zip(blocks) {
-            let mut lanes = [0.0f32; 16];
+            // Sizes of numbers are ordered as their bits are, and what is no number comes last.
+            let mut lanes = [0u32; 16];
             for chunk in values.chunks_exact(16) {
                 for (lane, value) in lanes.iter_mut().zip(chunk) {
-                    *lane = if value.abs() > *lane { value.abs() } else { *lane };
+                    *lane = (*lane).max(value.abs().to_bits());
                 }
             }
-            let max = fold(lanes, |a, b| if b > a { b } else { a });
-            let scale = max / 127.0;
-            let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+            let max = f32::from_bits(lanes.into_iter().fold(0, u32::max));
+            let (scale, inverse) = if max < SMALLEST_BLOCK {
+                (0.0, 0.0)
+            } else if max.is_finite() {
+                (max / 127.0, 127.0 / max)
+            } else {
+                // A scale that makes every product no number, whatever the codes are.
+                (f32::NAN, 0.0)
+            };
             let mut sums = [0i32; 2];
             for (sum, (codes, values)) in
                 sums.iter_mut().zip(codes.chunks_exact_mut(16).zip(values.chunks_exact(16)))
             {
                 let mut rounded = [0i32; 16];
                 for lane in 0..16 {
-                    rounded[lane] = round(values[lane] * inverse);
+                    rounded[lane] = round(values[lane] * inverse).clamp(-127, 127);
                 }
                 for lane in 0..16 {
                     codes[lane] = rounded[lane] as i8;
@@ -183,8 +193,41 @@ mod tests {
             }
             first = Some(rows);
         }
-        let mut zeros = QuantizedRows::default();
-        zeros.quantize(&Pool::new(1), Tier::Portable, &[0.0; 32], 32);
-        assert_eq!((zeros.blocks[0].scale, zeros.codes[0]), (0.0, 0));
+    }
+
+    /// Zeros, numbers that are hardly any, the largest, and what is no number: the same on every tier.
+    #[test]
+    fn unusual_blocks_are_the_same_on_every_tier() {
+        let with = |value: f32| {
+            let mut block = [0.5f32; 32];
+            block[17] = value;
+            block
+        };
+        for tier in Tier::available() {
+            let quantized = |values: &[f32]| {
+                let mut rows = QuantizedRows::default();
+                rows.quantize(&Pool::new(1), tier, values, 32);
+                rows
+            };
+            for tiny in [0.0, -0.0, 1e-45, f32::MIN_POSITIVE, 3.6e-37, -1e-31] {
+                let rows = quantized(&[tiny; 32]);
+                assert_eq!((rows.blocks[0], &rows.codes[..]), (BlockStatistics::default(), &[0i8; 32][..]));
+            }
+            for large in [1e-29, f32::MAX, f32::MIN] {
+                let rows = quantized(&[large; 32]);
+                assert!(
+                    rows.codes.iter().all(|&code| f32::from(code) == 127.0f32.copysign(large)),
+                    "{tier:?}"
+                );
+                assert_eq!(rows.blocks[0].scale, large.abs() / 127.0);
+            }
+            for nothing in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let rows = quantized(&with(nothing));
+                let block = rows.blocks[0];
+                assert!(block.scale.is_nan() && block.scaled_sum.is_nan(), "{tier:?} {nothing}");
+                assert!(block.scaled_half_sums.iter().all(|sum| sum.is_nan()));
+                assert!(rows.codes.iter().all(|&code| code >= -127), "whose sums overflow nowhere");
+            }
+        }
     }
 }

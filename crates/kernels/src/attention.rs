@@ -9,6 +9,7 @@ use crate::lanes::NeonLanes;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2Lanes, Avx512Lanes};
 use crate::lanes::{Lanes, PortableLanes, n_vectors};
+use crate::tier::InstructionSet;
 use crate::{CachedLayer, Pool, SharedSlice, Tier, exp};
 
 /// Sizes of attention.
@@ -58,6 +59,7 @@ const MAX_PAIRS: usize = 8;
 /// When the sizes do not fit each other, or a slot is outside the cache.
 pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: &AttentionSlices<'_>, out: &mut [f32]) {
     let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
+    assert!(n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads), "query heads share key-value heads evenly");
     let n_rows = slices.visible.len();
     assert!(out.len() == n_rows * n_heads * head_dim && slices.queries.len() == out.len());
     let n_slots = slices.visible.iter().filter_map(|slots| slots.last()).max().map_or(0, |last| last + 1);
@@ -177,14 +179,18 @@ fn attend_pairs<const N: usize>(
 
     // SAFETY: a tier is only chosen where the processor has its instructions.
     unsafe {
-        match tier {
+        match tier.instructions() {
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni => avx512::<N>(shape, slices, pairs, scratch, out),
+            InstructionSet::Avx512Vnni => avx512::<N>(shape, slices, pairs, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            Tier::AvxVnni | Tier::Avx2 => avx2::<N>(shape, slices, pairs, scratch, out),
+            InstructionSet::AvxVnni | InstructionSet::Avx2 => avx2::<N>(shape, slices, pairs, scratch, out),
             #[cfg(target_arch = "aarch64")]
-            Tier::NeonDotprod => attend_pairs_in::<NeonLanes, N>(shape, slices, pairs, scratch, out),
-            Tier::Portable => attend_pairs_in::<PortableLanes, N>(shape, slices, pairs, scratch, out),
+            InstructionSet::NeonDotprod => {
+                attend_pairs_in::<NeonLanes, N>(shape, slices, pairs, scratch, out)
+            }
+            InstructionSet::Portable => {
+                attend_pairs_in::<PortableLanes, N>(shape, slices, pairs, scratch, out)
+            }
         }
     }
 }
@@ -481,7 +487,7 @@ mod tests {
             let visible = [vec![37], vec![37, 38], vec![37, 39], vec![37, 38, 40]];
             let (queries, keys) = (random(4 * n_heads * head_dim), random(41 * n_kv_heads * head_dim));
             let values = random(41 * n_kv_heads * head_dim);
-            let mut cache = KvCache::new(1, 41, shape);
+            let mut cache = KvCache::new(1, 41, shape).expect("memory");
             cache.store(0, 0, &keys, &values);
             let slices = AttentionSlices {
                 queries: &queries,
@@ -525,7 +531,7 @@ mod tests {
         let (query, keys, values) = (random(384), random(n * width), random(n * width));
         let pool = Pool::new(2);
         let run = |n_committed: usize, slots: &[usize]| {
-            let mut cache = KvCache::new(1, 64, shape);
+            let mut cache = KvCache::new(1, 64, shape).expect("memory");
             cache.store(0, 0, &keys[..n_committed * width], &values[..n_committed * width]);
             for (idx, &slot) in slots.iter().enumerate() {
                 let at = (n_committed + idx) * width..(n_committed + idx + 1) * width;

@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use crate::AttentionShape;
+use crate::zeroed::zeroed;
+use crate::{AttentionShape, KernelError};
 
 /// Slots that share a block of keys.
 pub(crate) const SLOTS: usize = 16;
@@ -37,20 +38,24 @@ pub struct CachedLayer<'a> {
 
 impl KvCache {
     /// An empty cache for `capacity` rows.
-    pub fn new(n_layers: usize, capacity: usize, shape: AttentionShape) -> Self {
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn new(n_layers: usize, capacity: usize, shape: AttentionShape) -> Result<Self, KernelError> {
         let AttentionShape { n_kv_heads, head_dim, .. } = shape;
         let capacity = capacity.next_multiple_of(SLOTS);
-        let zeros = || vec![0.0; n_layers * capacity * n_kv_heads * head_dim];
-        Self {
-            keys: zeros(),
-            values: zeros(),
+        let sizes = [n_layers, capacity, n_kv_heads, head_dim];
+        let n = sizes.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).unwrap_or(usize::MAX);
+        Ok(Self {
+            keys: zeroed(n)?,
+            values: zeroed(n)?,
             aside: 0..0,
             unturned: Vec::new(),
             n_layers,
             capacity,
             n_kv_heads,
             head_dim,
-        }
+        })
     }
 
     fn width(&self) -> usize {
@@ -169,7 +174,7 @@ mod tests {
     #[test]
     fn keys_set_aside_take_another_rotation_and_prefixes_are_copied() {
         let shape = AttentionShape::new(2, 2, 2);
-        let mut cache = KvCache::new(2, 40, shape);
+        let mut cache = KvCache::new(2, 40, shape).expect("memory");
         let rows: Vec<f32> = (0..160).map(|i| i as f32).collect();
         for layer in 0..2 {
             cache.store(layer, 0, &rows, &rows);
@@ -180,7 +185,7 @@ mod tests {
             cache.keep_unturned(layer, 16, &rows[8..16]);
         }
         cache.turn(|row, keys| keys.iter_mut().for_each(|key| *key = 1000.0 * row as f32 - *key));
-        let mut copy = KvCache::new(2, 20, shape);
+        let mut copy = KvCache::new(2, 20, shape).expect("memory");
         copy.copy_prefix(&cache, 17);
         for (cache, layer) in [(&cache, 0), (&cache, 1), (&copy, 0), (&copy, 1)] {
             let key = |slot: usize, i: usize| cache.keys[cache.key_at(layer, slot) + i * SLOTS];
@@ -195,7 +200,7 @@ mod tests {
     #[test]
     fn compacting_keeps_the_path_in_every_layer() {
         let shape = AttentionShape::new(1, 1, 2);
-        let mut cache = KvCache::new(2, 40, shape);
+        let mut cache = KvCache::new(2, 40, shape).expect("memory");
         for layer in 0..2 {
             let rows: Vec<f32> = (0..80).map(|i| (100 * layer + i) as f32).collect();
             cache.store(layer, 0, &rows, &rows);

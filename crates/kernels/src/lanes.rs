@@ -16,7 +16,7 @@ use half::f16;
 /// The methods may only be called where the processor has the instructions of the implementation,
 /// and inside functions that enable them. They are inlined there, which is why they cannot enable them
 /// themselves. Pointers must be valid for `N` values.
-pub(crate) trait Lanes: Copy {
+pub(crate) unsafe trait Lanes: Copy {
     /// How many, a divisor of 16.
     const N: usize;
     /// How many vectors may be summed up at a time: as many as the registers hold beside what a loop needs.
@@ -68,7 +68,8 @@ pub(crate) use inlined;
 #[derive(Clone, Copy)]
 pub(crate) struct PortableLanes(pub(crate) [f32; 16]);
 
-impl Lanes for PortableLanes {
+// SAFETY: loads and stores are of `N` values, and nothing else touches memory.
+unsafe impl Lanes for PortableLanes {
     const N: usize = 16;
     const N_SUMS: usize = 8;
 
@@ -113,8 +114,9 @@ impl Lanes for PortableLanes {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2Lanes(pub(crate) __m256);
 
+// SAFETY: loads and stores are of `N` values, and nothing else touches memory.
 #[cfg(target_arch = "x86_64")]
-impl Lanes for Avx2Lanes {
+unsafe impl Lanes for Avx2Lanes {
     const N: usize = 8;
     const N_SUMS: usize = 12;
 
@@ -162,8 +164,9 @@ impl Lanes for Avx2Lanes {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Lanes(pub(crate) __m512);
 
+// SAFETY: loads and stores are of `N` values, and nothing else touches memory.
 #[cfg(target_arch = "x86_64")]
-impl Lanes for Avx512Lanes {
+unsafe impl Lanes for Avx512Lanes {
     const N: usize = 16;
     const N_SUMS: usize = 24;
 
@@ -211,8 +214,9 @@ impl Lanes for Avx512Lanes {
 #[derive(Clone, Copy)]
 pub(crate) struct NeonLanes(pub(crate) float32x4_t);
 
+// SAFETY: loads and stores are of `N` values, and nothing else touches memory.
 #[cfg(target_arch = "aarch64")]
-impl Lanes for NeonLanes {
+unsafe impl Lanes for NeonLanes {
     const N: usize = 4;
     const N_SUMS: usize = 24;
 

@@ -11,6 +11,7 @@
 mod activations;
 mod attention;
 mod elementwise;
+mod error;
 mod kv_cache;
 mod lanes;
 mod linear;
@@ -21,10 +22,12 @@ mod roofline;
 mod shared_slice;
 mod tier;
 mod top;
+mod zeroed;
 
 pub use activations::QuantizedRows;
 pub use attention::{AttentionShape, AttentionSlices, attend};
 pub use elementwise::{add_rows, exp, rms_norm, rms_norm_heads, rotate, swiglu};
+pub use error::KernelError;
 pub use kv_cache::{CachedLayer, KvCache};
 pub use linear::{
     LinearInput, LinearLayer, VocabularyOut, VocabularyRows, VocabularyScratch, project, project_swiglu,

@@ -44,6 +44,7 @@ pub use input::LinearInput;
 
 use crate::activations::BlockStatistics;
 use crate::packed::WeightFormat;
+use crate::tier::InstructionSet;
 use crate::top::{Top, TopLogits};
 use crate::{
     BLOCK, LowRank, PackedMatrix, Pool, QuantizedFormat, QuantizedRows, SharedSlice, TILE, Tier, swiglu,
@@ -332,29 +333,29 @@ fn tile_rows(
         }
     };
     let rows = rows.quantized.view(first, out.len());
-    match tier {
+    match tier.instructions() {
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni => {
+        InstructionSet::Avx512Vnni => {
             // SAFETY: the tier is only chosen where the processor has its instructions; `tile` has
             // the bytes of the format for the width of the rows.
             unsafe { quantized_tile!(avx512, format, (tile, rows, out)) }
         }
         #[cfg(target_arch = "x86_64")]
-        Tier::AvxVnni => {
+        InstructionSet::AvxVnni => {
             // SAFETY: as above.
             unsafe { quantized_tile!(avx_vnni, format, (tile, rows, out)) }
         }
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => {
+        InstructionSet::Avx2 => {
             // SAFETY: as above.
             unsafe { quantized_tile!(avx2, format, (tile, rows, out)) }
         }
         #[cfg(target_arch = "aarch64")]
-        Tier::NeonDotprod => {
+        InstructionSet::NeonDotprod => {
             // SAFETY: as above.
             unsafe { quantized_tile!(neon, format, (tile, rows, out)) }
         }
-        Tier::Portable => {
+        InstructionSet::Portable => {
             // SAFETY: as above.
             unsafe { quantized_tile!(portable, format, (tile, rows, out)) }
         }
@@ -425,11 +426,11 @@ mod tests {
                 (0..TILE * n_in / file_block * block_bytes).map(|_| next() as u8).collect();
             // Small numbers wherever a half-precision one may stand.
             bytes.iter_mut().skip(1).step_by(2).for_each(|byte| *byte &= 0xb3);
-            let matrix = PackedMatrix::pack(format, TILE, n_in, &bytes, &pool);
+            let matrix = PackedMatrix::pack(format, TILE, n_in, &bytes, &pool).expect("packs");
             let values: Vec<f32> =
                 (0..MAX_ROWS * n_in).map(|_| next() as f32 / (1 << 23) as f32 - 1.0).collect();
             let mut rows = QuantizedRows::default();
-            rows.quantize(&pool, Tier::Portable, &values, n_in);
+            rows.quantize(&pool, Tier::PORTABLE, &values, n_in);
             let mut expected = [[0.0; TILE]; MAX_ROWS];
             reference(format, matrix.tile(0), rows.view(0, MAX_ROWS), &mut expected);
             assert!(expected.as_flattened().iter().all(|value| value.is_finite()), "{format:?}");

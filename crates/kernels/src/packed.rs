@@ -7,17 +7,29 @@ mod dense;
 mod file_block;
 pub(crate) mod quantized;
 
-pub use dense::DenseFormat;
+use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
+
 use half::f16;
+
+pub use dense::DenseFormat;
 pub use quantized::QuantizedFormat;
+
+use crate::KernelError;
+use crate::zeroed::zeroed;
 
 /// Inputs in a block.
 pub const BLOCK: usize = 32;
 /// Output rows in a tile.
 pub const TILE: usize = 16;
 
-/// Bytes of the file that are packed between two reports.
-const PART_BYTES: usize = 2 << 20;
+/// Bytes of the file that a task reads and packs: they stay in the caches between the two.
+const PART_BYTES: usize = 128 << 10;
+
+thread_local! {
+    /// What a task has read.
+    static PART: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A format of GGUF files that can be packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +61,12 @@ impl WeightFormat {
         }
     }
 
+    /// Bytes of `n_out` rows of `n_in` values in a file.
+    fn file_bytes(self, n_out: usize, n_in: usize) -> Option<usize> {
+        let (block, block_bytes) = self.file_block();
+        (n_in / block).checked_mul(block_bytes)?.checked_mul(n_out)
+    }
+
     /// Bytes of a tile of `n_in` inputs.
     fn tile_bytes(self, n_in: usize) -> usize {
         match self {
@@ -76,6 +94,9 @@ impl std::fmt::Debug for PackedMatrix {
 impl PackedMatrix {
     /// Packs `file_bytes`, the rows of a tensor as they are in the file.
     ///
+    /// # Errors
+    /// [`KernelError`].
+    ///
     /// # Panics
     /// When the bytes are not those of `n_out` rows of `n_in` values, whole blocks each.
     pub fn pack(
@@ -84,61 +105,89 @@ impl PackedMatrix {
         n_in: usize,
         file_bytes: &[u8],
         pool: &crate::Pool,
-    ) -> Self {
-        Self::pack_in_parts(format, n_out, n_in, file_bytes, pool, &mut |_| ())
+    ) -> Result<Self, KernelError> {
+        let format = format.into();
+        assert_eq!(Some(file_bytes.len()), format.file_bytes(n_out, n_in), "the bytes of the tensor");
+        Self::pack_from(format, n_out, n_in, pool, &|at, part| {
+            part.copy_from_slice(&file_bytes[at..at + part.len()]);
+            Ok(())
+        })
     }
 
-    /// [`pack`](Self::pack), telling `on_packed` which bytes are not needed any more, part by part.
+    /// Packs the rows of a tensor that `read` gives part by part, to several threads at a time: it fills a buffer
+    /// with the bytes from an offset on.
+    ///
+    /// # Errors
+    /// Those of `read`, [`KernelError::NotFinite`] for a weight or a scale that is no number, and
+    /// [`KernelError::OutOfMemory`].
     ///
     /// # Panics
-    /// When the bytes are not those of `n_out` rows of `n_in` values, whole blocks each.
-    pub fn pack_in_parts(
+    /// When the rows are not whole blocks.
+    pub fn pack_from(
         format: impl Into<WeightFormat>,
         n_out: usize,
         n_in: usize,
-        file_bytes: &[u8],
         pool: &crate::Pool,
-        on_packed: &mut dyn FnMut(std::ops::Range<usize>),
-    ) -> Self {
+        read: &(dyn Fn(usize, &mut [u8]) -> std::io::Result<()> + Sync),
+    ) -> Result<Self, KernelError> {
         let format = format.into();
         let (file_block, file_block_bytes) = format.file_block();
         assert!(n_in > 0 && n_in.is_multiple_of(file_block), "rows are whole blocks");
         let row_bytes = n_in / file_block * file_block_bytes;
-        assert_eq!(file_bytes.len(), n_out * row_bytes, "the bytes of the tensor");
         let tile_bytes = format.tile_bytes(n_in);
         let n_tiles = n_out.div_ceil(TILE);
-        let mut bytes = vec![0u8; n_tiles * tile_bytes];
+        let mut bytes = zeroed::<u8>(n_tiles.saturating_mul(tile_bytes))?;
         let shared = crate::SharedSlice::new(&mut bytes);
-        let n_tiles_per_part = (PART_BYTES / (TILE * row_bytes)).max(1);
-        for first in (0..n_tiles).step_by(n_tiles_per_part) {
-            let n = n_tiles_per_part.min(n_tiles - first);
-            pool.run(n, &|idx| {
-                let tile_idx = first + idx;
-                // SAFETY: each tile belongs to one task.
-                let tile = unsafe { shared.range_mut(tile_idx * tile_bytes, tile_bytes) };
-                for row in 0..TILE.min(n_out - tile_idx * TILE) {
-                    let start = (tile_idx * TILE + row) * row_bytes;
-                    let file_row = &file_bytes[start..start + row_bytes];
-                    match format {
-                        WeightFormat::Quantized(format) => {
-                            quantized::pack_row(format, file_row, n_in, row, tile);
+        let n_tiles_per_task = (PART_BYTES / (TILE * row_bytes)).max(1);
+        let failure = Mutex::new(None);
+        pool.run(n_tiles.div_ceil(n_tiles_per_task), &|task| {
+            let first = task * n_tiles_per_task;
+            let n = n_tiles_per_task.min(n_tiles - first);
+            let n_rows = (n * TILE).min(n_out - first * TILE);
+            // SAFETY: each tile belongs to one task.
+            let tiles = unsafe { shared.range_mut(first * tile_bytes, n * tile_bytes) };
+            let packed = PART.with_borrow_mut(|part| {
+                part.resize(n_rows * row_bytes, 0);
+                read(first * TILE * row_bytes, part).map_err(KernelError::Read)?;
+                let rows = part.chunks_exact(row_bytes).enumerate();
+                let is_finite = rows.fold(true, |is_finite, (row, file_row)| {
+                    let tile = &mut tiles[row / TILE * tile_bytes..][..tile_bytes];
+                    is_finite
+                        & match format {
+                            WeightFormat::Quantized(format) => {
+                                quantized::pack_row(format, file_row, n_in, row % TILE, tile)
+                            }
+                            WeightFormat::Dense(format) => {
+                                dense::pack_row(format, file_row, row % TILE, tile)
+                            }
                         }
-                        WeightFormat::Dense(format) => dense::pack_row(format, file_row, row, tile),
-                    }
-                }
+                });
+                if is_finite { Ok(()) } else { Err(KernelError::NotFinite) }
             });
-            let end = ((first + n) * TILE).min(n_out) * row_bytes;
-            on_packed(first * TILE * row_bytes..end);
+            if let Err(error) = packed {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        });
+        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
         }
-        Self { format, n_out, n_in, bytes }
+        Ok(Self { format, n_out, n_in, bytes })
     }
 
     /// Packs `values`, `[n_out, n_in]`, as Q8_0: eight bits, and a scale per 32. Where a row is no whole blocks
     /// of these, the values stay as they are.
     ///
+    /// # Errors
+    /// [`KernelError`].
+    ///
     /// # Panics
     /// When the values are not `n_out` rows of `n_in`.
-    pub fn quantize(n_out: usize, n_in: usize, values: &[f32], pool: &crate::Pool) -> Self {
+    pub fn quantize(
+        n_out: usize,
+        n_in: usize,
+        values: &[f32],
+        pool: &crate::Pool,
+    ) -> Result<Self, KernelError> {
         assert_eq!(values.len(), n_out * n_in, "the size of the matrix");
         if !n_in.is_multiple_of(BLOCK) {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();

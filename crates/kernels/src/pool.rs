@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 
 /// Looks at the work word before a worker goes to sleep: some tens of microseconds.
@@ -104,7 +104,7 @@ impl Pool {
     /// When a task panics.
     pub fn run(&self, n_tasks: usize, task: Task<'_>) {
         let alone = self.workers.is_empty() || n_tasks <= 1 || n_tasks >= 1 << 31;
-        let Some(_guard) = (if alone { None } else { self.is_running.try_lock().ok() }) else {
+        let Some(_guard) = (if alone { None } else { self.claim() }) else {
             (0..n_tasks).for_each(task);
             return;
         };
@@ -121,7 +121,7 @@ impl Pool {
     pub(crate) fn run_shares(&self, n_items: usize, work: &(dyn Fn(Range<usize>, usize) + Sync)) {
         let n_shares = self.shares.len().min(n_items);
         let alone = n_shares <= 1;
-        let Some(_guard) = (if alone { None } else { self.is_running.try_lock().ok() }) else {
+        let Some(_guard) = (if alone { None } else { self.claim() }) else {
             work(0..n_items, 0);
             return;
         };
@@ -143,6 +143,16 @@ impl Pool {
                 }
             }
         });
+    }
+
+    /// The right to use the threads, unless another caller has it.
+    fn claim(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.is_running.try_lock() {
+            Ok(guard) => Some(guard),
+            // It guards nothing that a panic could leave half done: operations end before they panic.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// What [`run`](Self::run) does, for the one caller at a time that may.
@@ -204,8 +214,11 @@ impl Shared {
             // this task. The acquire of the claim pairs with the store of the word in `run`.
             let task: Task<'static> = unsafe { *self.task.load(Ordering::Relaxed) };
             let idx = (word & u64::from(u32::MAX)) as usize;
-            if catch_unwind(AssertUnwindSafe(|| task(idx))).is_err() {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(idx))) {
                 self.has_panicked.store(true, Ordering::Relaxed);
+                // What it carries may panic again when it is dropped, and nothing may leave this loop before the
+                // task is counted.
+                std::mem::forget(panic);
             }
             self.n_done.fetch_add(1, Ordering::Release);
         }
@@ -320,6 +333,34 @@ mod tests {
             n.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(n.into_inner(), 8);
+        // And not as one thread: two tasks that wait for each other both end.
+        let barrier = std::sync::Barrier::new(2);
+        pool.run(2, &|_| {
+            barrier.wait();
+        });
+    }
+
+    /// A panic whose message panics when it is dropped ends the operation all the same.
+    #[test]
+    fn a_panic_that_panics_again_is_one_panic() {
+        struct Vicious;
+        impl Drop for Vicious {
+            fn drop(&mut self) {
+                assert!(std::thread::panicking(), "dropped by whoever caught it");
+            }
+        }
+        let pool = Pool::new(3);
+        for _ in 0..20 {
+            let task = |idx: usize| {
+                if idx % 3 == 0 {
+                    std::panic::panic_any(Vicious);
+                }
+            };
+            let caught = catch_unwind(AssertUnwindSafe(|| pool.run(9, &task)));
+            assert!(
+                caught.is_err_and(|panic| panic.downcast_ref::<&str>() == Some(&"a kernel task panicked"))
+            );
+        }
     }
 
     #[test]

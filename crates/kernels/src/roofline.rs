@@ -49,7 +49,7 @@ pub fn product_throughput(pool: &Pool, tier: Tier) -> f64 {
     let (n_out, n_in, n_rows) = (1024, 512, 8);
     let (block, block_bytes) = format.file_block();
     let bytes = vec![1u8; n_out * n_in / block * block_bytes];
-    let matrix = PackedMatrix::pack(format, n_out, n_in, &bytes, pool);
+    let Ok(matrix) = PackedMatrix::pack(format, n_out, n_in, &bytes, pool) else { return 0.0 };
     let layer = LinearLayer { matrix: &matrix, bias: None, delta: None };
     let mut input = LinearInput::default();
     input.values = vec![1.0; n_rows * n_in];

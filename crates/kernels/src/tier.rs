@@ -1,8 +1,13 @@
 //! Which instructions this processor has.
 
-/// An instruction set that kernels are written for.
+/// An instruction set that kernels are written for, and that this processor has: nothing else makes one, which is
+/// why safe code can run the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
+pub struct Tier(InstructionSet);
+
+/// The instruction sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InstructionSet {
     /// AVX-512 with byte dot products.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
@@ -20,6 +25,14 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// The tier of every processor.
+    pub const PORTABLE: Self = Self(InstructionSet::Portable);
+
+    /// What the processor has, for certain.
+    pub(crate) fn instructions(self) -> InstructionSet {
+        self.0
+    }
+
     /// The tiers that this processor can run, best first.
     pub fn available() -> Vec<Self> {
         let mut tiers = Vec::new();
@@ -29,22 +42,22 @@ impl Tier {
             let has_avx2 = has!("avx2") && has!("fma") && has!("f16c");
             let has_avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
             if has_avx2 && has_avx512 && has!("avx512vnni") {
-                tiers.push(Self::Avx512Vnni);
+                tiers.push(Self(InstructionSet::Avx512Vnni));
             }
             if has_avx2 && has!("avxvnni") {
-                tiers.push(Self::AvxVnni);
+                tiers.push(Self(InstructionSet::AvxVnni));
             }
             if has_avx2 {
-                tiers.push(Self::Avx2);
+                tiers.push(Self(InstructionSet::Avx2));
             }
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon")
             && std::arch::is_aarch64_feature_detected!("dotprod")
         {
-            tiers.push(Self::NeonDotprod);
+            tiers.push(Self(InstructionSet::NeonDotprod));
         }
-        tiers.push(Self::Portable);
+        tiers.push(Self::PORTABLE);
         tiers
     }
 
@@ -58,16 +71,16 @@ impl Tier {
 
     /// Its name in `SATEEN_KERNELS`.
     pub fn name(self) -> &'static str {
-        match self {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => "avx512",
+            InstructionSet::Avx512Vnni => "avx512",
             #[cfg(target_arch = "x86_64")]
-            Self::AvxVnni => "avxvnni",
+            InstructionSet::AvxVnni => "avxvnni",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "avx2",
+            InstructionSet::Avx2 => "avx2",
             #[cfg(target_arch = "aarch64")]
-            Self::NeonDotprod => "neon",
-            Self::Portable => "portable",
+            InstructionSet::NeonDotprod => "neon",
+            InstructionSet::Portable => "portable",
         }
     }
 }
@@ -105,21 +118,21 @@ macro_rules! per_tier {
                 portable $(::<$($constant),*>)? ($($argument),*)
             }
 
-            match tier {
+            match tier.instructions() {
                 #[cfg(target_arch = "x86_64")]
-                $crate::Tier::Avx512Vnni => {
-                    // SAFETY: the tier is only chosen where the processor has its instructions.
+                $crate::tier::InstructionSet::Avx512Vnni => {
+                    // SAFETY: a tier is only made where the processor has its instructions.
                     unsafe { avx512 $(::<$($constant),*>)? ($($argument),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
-                $crate::Tier::AvxVnni | $crate::Tier::Avx2 => {
+                $crate::tier::InstructionSet::AvxVnni | $crate::tier::InstructionSet::Avx2 => {
                     // SAFETY: as above.
                     unsafe { avx2 $(::<$($constant),*>)? ($($argument),*) }
                 }
                 // NEON and fused operations belong to the architecture, so that plain code has them.
                 #[cfg(target_arch = "aarch64")]
-                $crate::Tier::NeonDotprod => portable $(::<$($constant),*>)? ($($argument),*),
-                $crate::Tier::Portable => portable $(::<$($constant),*>)? ($($argument),*),
+                $crate::tier::InstructionSet::NeonDotprod => portable $(::<$($constant),*>)? ($($argument),*),
+                $crate::tier::InstructionSet::Portable => portable $(::<$($constant),*>)? ($($argument),*),
             }
         }
     };

@@ -97,7 +97,7 @@ fn case(format: impl Into<WeightFormat>, n_out: usize, n_in: usize, seed: u64) -
     let bytes = Random(seed).file_bytes(format, n_out * n_in / format.file_block().0);
     let storage = candle_type(format).from_data(Cow::Borrowed(&bytes)).dequantize(n_out * n_in);
     let CpuStorage::F32(weights) = storage.expect("dequantizes") else { panic!("not f32") };
-    Case { packed: PackedMatrix::pack(format, n_out, n_in, &bytes, &Pool::new(2)), weights }
+    Case { packed: PackedMatrix::pack(format, n_out, n_in, &bytes, &Pool::new(2)).expect("packs"), weights }
 }
 
 fn input(pool: &Pool, tier: Tier, values: &[f32], width: usize) -> LinearInput {
@@ -200,7 +200,7 @@ proptest! {
         let Case { packed, .. } = case(format, n_out, n_in, seed);
         let input = Random(seed ^ 1).floats(n_rows * n_in);
         let expected: Vec<f32> =
-            input.chunks_exact(n_in).flat_map(|row| run(&Pool::new(1), Tier::Portable, &packed, row)).collect();
+            input.chunks_exact(n_in).flat_map(|row| run(&Pool::new(1), Tier::PORTABLE, &packed, row)).collect();
         for tier in Tier::available() {
             for n_threads in [1, 3] {
                 let out = run(&Pool::new(n_threads), tier, &packed, &input);
@@ -227,7 +227,8 @@ fn layers_that_share_an_input_are_each_what_they_are_alone() {
         .iter()
         .map(|case| (random.floats(n_in * rank), random.floats(rank * case.packed.n_out())))
         .collect();
-    let deltas: Vec<LowRank> = factors.iter().map(|(a, b)| LowRank::pack(a, b, rank, &pool)).collect();
+    let deltas: Vec<LowRank> =
+        factors.iter().map(|(a, b)| LowRank::pack(a, b, rank, &pool).expect("packs")).collect();
     let values = random.floats(n_rows * n_in);
     for tier in Tier::available() {
         let mut outs: Vec<Vec<f32>> =
@@ -299,7 +300,7 @@ fn deltas_fit_any_width() {
     let (a, b) = (random.floats(n_in * rank), random.floats(rank * n_out));
     let values = random.floats(n_in);
     let Case { packed, weights } = case(DenseFormat::F32, n_out, n_in, 13);
-    let delta = LowRank::pack(&a, &b, rank, &pool);
+    let delta = LowRank::pack(&a, &b, rank, &pool).expect("packs");
     for tier in Tier::available() {
         let mut out = vec![0.0; n_out];
         let mut input = input(&pool, tier, &values, n_in);

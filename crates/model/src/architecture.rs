@@ -125,9 +125,11 @@ impl Multipliers {
             }
             match file.float(&key)? {
                 value if (1e-6..=1e6).contains(&value) => Ok(Some(value as f32)),
-                got => {
-                    Err(GgufError::OutOfRange { key, range: "from 0.000001 to 1000000", got: got.to_string() })
-                }
+                got => Err(GgufError::OutOfRange {
+                    key,
+                    range: "from 0.000001 to 1000000",
+                    got: got.to_string(),
+                }),
             }
         };
         Ok(Self {

@@ -21,14 +21,13 @@ use crate::gguf::TensorType;
 use crate::weights::Linear;
 
 /// A tensor of a weight file: `[n_out, n_in]`, row after row.
-#[derive(Clone, Copy)]
-pub(crate) struct MatrixBytes<'a> {
+pub(crate) struct MatrixSource<'a> {
+    pub(crate) tensor: &'a str,
     pub(crate) tensor_type: TensorType,
     pub(crate) n_out: usize,
     pub(crate) n_in: usize,
-    pub(crate) bytes: &'a [u8],
-    /// Told which of the bytes are not needed any more.
-    pub(crate) release: &'a dyn Fn(std::ops::Range<usize>),
+    /// Fills a buffer with its bytes from an offset on, for several threads at a time.
+    pub(crate) read: &'a (dyn Fn(usize, &mut [u8]) -> std::io::Result<()> + Sync),
 }
 
 /// Rotary tables and where they apply.
@@ -131,11 +130,16 @@ pub(crate) trait Backend: Sized + Send + Sync {
     /// What the vocabulary projection keeps between passes.
     type Scratch: Default + Send;
 
-    fn matrix(&self, matrix: MatrixBytes<'_>) -> Result<Self::Matrix, ModelError>;
+    fn matrix(&self, matrix: MatrixSource<'_>) -> Result<Self::Matrix, ModelError>;
     /// Bytes that a product with it reads.
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
-    fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Self::LowRank;
-    fn cache(&self, n_layers: usize, capacity: usize, shape: AttentionShape) -> Self::Cache;
+    fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Result<Self::LowRank, ModelError>;
+    fn cache(
+        &self,
+        n_layers: usize,
+        capacity: usize,
+        shape: AttentionShape,
+    ) -> Result<Self::Cache, ModelError>;
     /// Says which slots of `cache` hold tokens aside.
     fn set_aside(&self, cache: &mut Self::Cache, slots: Range<usize>);
     /// Keeps the keys of a plan whose rows are all aside as they are before their rotation.

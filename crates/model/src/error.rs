@@ -50,6 +50,23 @@ pub enum ModelError {
     LayoutOutOfStep { committed: usize },
     #[error("the compute library failed: {0}")]
     Compute(#[from] candle_core::Error),
+    #[error("reading tensor `{tensor}`: {source}")]
+    Read { tensor: String, source: std::io::Error },
+    #[error("{n_bytes} bytes of memory for {what} cannot be had")]
+    NoMemory { what: String, n_bytes: usize },
     #[error("cannot read {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+}
+
+impl ModelError {
+    /// What the kernels said of `what`.
+    pub(crate) fn of_kernel(what: &str, error: kernels::KernelError) -> Self {
+        let what = what.to_owned();
+        match error {
+            kernels::KernelError::OutOfMemory { n_bytes } => Self::NoMemory { what, n_bytes },
+            kernels::KernelError::Read(source) => Self::Read { tensor: what, source },
+            // All that is left.
+            _ => Self::NotFinite { tensor: what },
+        }
+    }
 }

@@ -137,7 +137,7 @@ impl Model {
         };
         let backend = Cpu::new(config.linear_kernels);
         // First, so that its unpacked form is gone when the weights come.
-        let adapter = adapter.map(|adapter| AdapterWeights::load(&backend, adapter));
+        let adapter = adapter.map(|adapter| AdapterWeights::load(&backend, adapter)).transpose()?;
         // The tokenizer takes about as long as a tenth of the weights; it is built beside them.
         let (tokenizer, weights) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| Tokenizer::from_gguf(&file, architecture.vocabulary));
@@ -222,7 +222,10 @@ impl Model {
     }
 
     /// An empty sequence on this model.
-    pub fn sequence(self: &std::sync::Arc<Self>) -> Sequence {
+    ///
+    /// # Errors
+    /// [`ModelError::NoMemory`].
+    pub fn sequence(self: &std::sync::Arc<Self>) -> Result<Sequence, ModelError> {
         Sequence::new(self.clone())
     }
 
@@ -256,11 +259,14 @@ pub(crate) struct AdapterWeights<B: Backend> {
 }
 
 impl<B: Backend> AdapterWeights<B> {
-    fn load(backend: &B, adapter: SatAdapter) -> Self {
+    fn load(backend: &B, adapter: SatAdapter) -> Result<Self, ModelError> {
         let (n_slots, rank) = (adapter.n_slots(), adapter.rank);
-        let layers = adapter.layers.into_iter();
-        let layers = layers.map(|deltas| deltas.map(|delta| backend.low_rank(delta.a, delta.b, rank)));
-        Self { embedding: adapter.embedding, layers: layers.collect(), n_slots }
+        let mut layers = Vec::with_capacity(adapter.layers.len());
+        for deltas in adapter.layers {
+            let [q, k, v, o, gate, up, down] = deltas.map(|delta| backend.low_rank(delta.a, delta.b, rank));
+            layers.push([q?, k?, v?, o?, gate?, up?, down?]);
+        }
+        Ok(Self { embedding: adapter.embedding, layers, n_slots })
     }
 }
 

@@ -9,8 +9,6 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use memmap2::Mmap;
-
 /// Largest number of metadata entries, and of tensors.
 pub const MAX_ENTRIES: u64 = 65_536;
 /// Largest key or tensor name in bytes.
@@ -26,9 +24,10 @@ pub const MAX_DIMENSIONS: u32 = 4;
 /// Largest alignment of tensor data in bytes.
 pub const MAX_ALIGNMENT: u32 = 1 << 20;
 const DEFAULT_ALIGNMENT: u32 = 32;
-/// A multiple of every page size in use.
-#[cfg(unix)]
-const PAGE_BYTES: usize = 64 << 10;
+/// Largest header in bytes: what comes before the tensors.
+pub const MAX_HEADER_BYTES: u64 = 128 << 20;
+/// Bytes that are read in the hope that they hold the header; those of large vocabularies take some more.
+const FIRST_READ_BYTES: u64 = 1 << 20;
 
 /// What is wrong with a GGUF file.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +36,8 @@ const PAGE_BYTES: usize = 64 << 10;
 pub enum GgufError {
     #[error("cannot read the file: {0}")]
     Io(#[from] std::io::Error),
+    #[error("not a regular file")]
+    NotAFile,
     #[error("not a GGUF file: it starts with {got:02x?}")]
     Magic { got: Vec<u8> },
     #[error("GGUF version {got} is not supported, 2 and 3 are")]
@@ -336,6 +337,11 @@ impl GgufHeader {
     /// # Errors
     /// [`GgufError`] for anything that is not a whole, consistent GGUF file.
     pub fn parse(bytes: &[u8]) -> Result<Self, GgufError> {
+        Self::parse_beginning(bytes, bytes.len() as u64)
+    }
+
+    /// The same for the beginning of a file of `file_bytes` bytes.
+    fn parse_beginning(bytes: &[u8], file_bytes: u64) -> Result<Self, GgufError> {
         let mut reader = Reader { bytes, at: 0 };
         let magic = reader.take(4, "the magic number")?;
         if magic != b"GGUF" {
@@ -365,7 +371,7 @@ impl GgufHeader {
             entries.push(TensorHeader::read(&mut reader)?);
         }
         let data_start = (reader.at as u64).next_multiple_of(alignment.into());
-        let tensors = place_tensors(entries, data_start, alignment, bytes.len() as u64)?;
+        let tensors = place_tensors(entries, data_start, alignment, file_bytes)?;
         Ok(Self { values, tensors })
     }
 
@@ -462,27 +468,64 @@ fn place_tensors(
     Ok(tensors)
 }
 
-/// A memory-mapped GGUF file with a checked header.
+/// A GGUF file with a checked header. Tensors are read when they are asked for: were the file mapped, cutting it
+/// short meanwhile would end the process.
 #[derive(Debug)]
 pub struct GgufFile {
-    bytes: Mmap,
+    file: File,
+    /// The beginning of the file, which holds the header.
+    beginning: Vec<u8>,
     header: GgufHeader,
 }
 
+/// Fills `part` with the bytes of `file` from `offset` on.
+fn read_at(file: &File, offset: u64, part: &mut [u8]) -> std::io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, part, offset);
+    #[cfg(windows)]
+    {
+        let (mut offset, mut part) = (offset, part);
+        while !part.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(file, part, offset)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                n => (offset, part) = (offset + n as u64, &mut part[n..]),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl GgufFile {
-    /// Maps the file at `path` and checks its header.
+    /// Opens the file at `path` and checks its header.
     ///
     /// # Errors
     /// [`GgufError`].
     pub fn open(path: &Path) -> Result<Self, GgufError> {
+        // Opening a pipe would wait for somebody to write.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(GgufError::NotAFile);
+        }
         let file = File::open(path)?;
-        // SAFETY: the map is read-only and private to this process. Another program could still
-        // cut the file short while it is mapped; weights are copied out of it at load, which keeps
-        // that window to the load itself. `gguf_file_maps_what_was_written` reads through the map.
-        #[allow(unsafe_code)]
-        let bytes = unsafe { Mmap::map(&file)? };
-        let header = GgufHeader::parse(&bytes)?;
-        Ok(Self { bytes, header })
+        let file_bytes = file.metadata()?.len();
+        let mut n_bytes = FIRST_READ_BYTES.min(file_bytes);
+        let mut beginning = Vec::new();
+        loop {
+            let n_known = beginning.len();
+            beginning.resize(n_bytes as usize, 0);
+            read_at(&file, n_known as u64, &mut beginning[n_known..])?;
+            match GgufHeader::parse_beginning(&beginning, file_bytes) {
+                // It goes on behind what was read.
+                Err(GgufError::Truncated { .. }) if n_bytes < file_bytes => {
+                    if n_bytes >= MAX_HEADER_BYTES {
+                        let (what, limit) = ("the header", MAX_HEADER_BYTES);
+                        return Err(GgufError::TooLarge { what, limit, got: file_bytes });
+                    }
+                    n_bytes = (4 * n_bytes).min(file_bytes).min(MAX_HEADER_BYTES);
+                }
+                Err(error) => return Err(error),
+                Ok(header) => return Ok(Self { file, beginning, header }),
+            }
+        }
     }
 
     /// The checked header.
@@ -490,34 +533,25 @@ impl GgufFile {
         &self.header
     }
 
-    /// The whole file.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// Fills `part` with the bytes of a tensor from `offset` on.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has become shorter than its header says.
+    pub fn read_part(&self, entry: &TensorEntry, offset: usize, part: &mut [u8]) -> std::io::Result<()> {
+        read_at(&self.file, (entry.bytes.start + offset) as u64, part)
     }
 
     /// The bytes of a tensor.
-    pub fn tensor_bytes(&self, entry: &TensorEntry) -> &[u8] {
-        &self.bytes[entry.bytes.clone()]
-    }
-
-    /// Says that a range of the bytes of a tensor is not needed any more, so that the system may take back the
-    /// memory that they were read into. They can still be read: they come from the file again.
-    pub(crate) fn release(&self, entry: &TensorEntry, range: Range<usize>) {
-        #[cfg(unix)]
-        {
-            let (start, end) = (entry.bytes.start + range.start, entry.bytes.start + range.end);
-            // Whole pages within the range; what shares a page with a neighbour stays.
-            let (start, end) = (start.next_multiple_of(PAGE_BYTES), end / PAGE_BYTES * PAGE_BYTES);
-            if start < end {
-                // SAFETY: the mapping is of a file and never written to, so that its pages hold nothing
-                // that the file does not; the range is whole pages within the mapping.
-                let advised = unsafe {
-                    self.bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
-                };
-                // The memory stays in use, and nothing else.
-                let _ = advised;
-            }
-        }
+    ///
+    /// # Errors
+    /// As for [`read_part`](Self::read_part), and when there is no memory for it.
+    pub fn read_tensor(&self, entry: &TensorEntry) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let refused = |_| std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+        bytes.try_reserve_exact(entry.bytes.len()).map_err(refused)?;
+        bytes.resize(entry.bytes.len(), 0);
+        self.read_part(entry, 0, &mut bytes)?;
+        Ok(bytes)
     }
 
     fn value(&self, key: &str) -> Result<&Value, GgufError> {
@@ -535,7 +569,7 @@ impl GgufFile {
     /// When it is missing or of another type; likewise below.
     pub fn string(&self, key: &str) -> Result<&str, GgufError> {
         match self.value(key)? {
-            Value::String(range) => Ok(text(&self.bytes, range)),
+            Value::String(range) => Ok(text(&self.beginning, range)),
             _ => Err(wrong_type(key, "a string")),
         }
     }
@@ -582,11 +616,11 @@ impl GgufFile {
         let Value::Array { element: ValueType::String, len, bytes } = self.value(key)? else {
             return Err(wrong_type(key, "an array of strings"));
         };
-        let mut reader = Reader { bytes: &self.bytes, at: bytes.start };
+        let mut reader = Reader { bytes: &self.beginning, at: bytes.start };
         (0..*len)
             .map(|_| {
                 let range = reader.string("a string of an array", MAX_STRING_BYTES)?;
-                Ok(text(&self.bytes, &range))
+                Ok(text(&self.beginning, &range))
             })
             .collect()
     }
@@ -599,7 +633,7 @@ impl GgufFile {
         match self.value(key)? {
             Value::Array { element: ValueType::I32 | ValueType::U32, bytes, .. } => {
                 let four = |chunk: &[u8]| i32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-                Ok(self.bytes[bytes.clone()].chunks_exact(4).map(four).collect())
+                Ok(self.beginning[bytes.clone()].chunks_exact(4).map(four).collect())
             }
             _ => Err(wrong_type(key, "an array of 32-bit integers")),
         }
@@ -613,7 +647,7 @@ impl GgufFile {
         match self.value(key)? {
             Value::Array { element: ValueType::F32, bytes, .. } => {
                 let four = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-                Ok(self.bytes[bytes.clone()].chunks_exact(4).map(four).collect())
+                Ok(self.beginning[bytes.clone()].chunks_exact(4).map(four).collect())
             }
             _ => Err(wrong_type(key, "an array of 32-bit floating-point numbers")),
         }

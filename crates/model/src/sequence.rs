@@ -21,12 +21,12 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(model: Arc<Model>) -> Self {
+    pub(crate) fn new(model: Arc<Model>) -> Result<Self, ModelError> {
         let architecture = model.architecture();
         let capacity = model.context_length() + MARGIN_ROWS;
         let backend = &model.llama().backend;
-        let cache = backend.cache(architecture.n_layers, capacity, architecture.attention_shape());
-        Self {
+        let cache = backend.cache(architecture.n_layers, capacity, architecture.attention_shape())?;
+        Ok(Self {
             model,
             cache,
             buffers: Buffers::default(),
@@ -34,7 +34,7 @@ impl Sequence {
             n_committed: 0,
             layout: Layout::default(),
             probe: Vec::new(),
-        }
+        })
     }
 
     /// The model.

@@ -24,6 +24,12 @@ const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L
 /// Those of DeepSeek-Coder, one after the other.
 const DEEPSEEK_CODER_SPLITS: [&str; 4] =
     [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥\u{800}-一가-\u{d7ff}]+"];
+/// Bounds on what building a SentencePiece tokenizer takes: a hundred times what the largest vocabularies in use
+/// need, and less than a second.
+const MAX_PIECE_WORK: usize = 1 << 28;
+const MAX_MERGE_BYTES: usize = 256 << 20;
+/// Bytes of a merge beside its texts.
+const MERGE_BYTES: usize = 80;
 /// SentencePiece writes spaces as this character.
 const SPM_SPACE: char = '\u{2581}';
 
@@ -42,6 +48,8 @@ const TYPE_BYTE: i32 = 6;
 pub enum TokenizerError {
     #[error(transparent)]
     Metadata(#[from] GgufError),
+    #[error("{what} must be at most {limit}. Given: {got}")]
+    TooLarge { what: &'static str, limit: usize, got: usize },
     #[error("the tokenizer `{model}` with split `{pre}` is not supported")]
     Unsupported { model: String, pre: String },
     #[error("the vocabulary must hold {expected} tokens, like the embedding table. Given: {got}")]
@@ -361,6 +369,14 @@ fn sentence_piece(
         return Err(TokenizerError::EntryCount { key, expected, got });
     }
     let is_text = |id: u32| types[id as usize] == TYPE_NORMAL && !infilling_name(tokens[id as usize]);
+    // Every place where a piece can be cut is looked at, and every pair that is found is kept: the one is
+    // bounded before, the other on the way.
+    let n_looks: usize = tokens.iter().map(|piece| piece.len().saturating_mul(piece.len())).sum();
+    if n_looks > MAX_PIECE_WORK {
+        let (what, limit) = ("the squared lengths of the pieces", MAX_PIECE_WORK);
+        return Err(TokenizerError::TooLarge { what, limit, got: n_looks });
+    }
+    let mut n_bytes = 0;
     let mut merges = Vec::new();
     for (id, piece) in tokens.iter().enumerate().filter(|&(id, _)| is_text(id as u32)) {
         for (at, _) in piece.char_indices().skip(1) {
@@ -369,6 +385,11 @@ fn sentence_piece(
                 && is_text(l)
                 && is_text(r)
             {
+                n_bytes += MERGE_BYTES + piece.len();
+                if n_bytes > MAX_MERGE_BYTES {
+                    let (what, limit) = ("the bytes of all merges", MAX_MERGE_BYTES);
+                    return Err(TokenizerError::TooLarge { what, limit, got: n_bytes });
+                }
                 merges.push((scores[id], id, l, (left.to_owned(), right.to_owned())));
             }
         }

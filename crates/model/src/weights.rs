@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ModelError;
 use crate::architecture::{Architecture, Family};
-use crate::backend::{Backend, MatrixBytes};
+use crate::backend::{Backend, MatrixSource};
 use crate::gguf::{GgufFile, TensorEntry, TensorType};
 
 /// A linear layer: `y = W x + bias`.
@@ -132,11 +132,9 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     fn matrix(&mut self, tensor: &str, n_out: usize, n_in: usize) -> Result<B::Matrix, ModelError> {
         let entry = self.expect(tensor, &[n_out, n_in])?;
-        let bytes = self.file.tensor_bytes(entry);
-        // The backend has its own copy; without this, loading would take twice the file in memory.
-        let release = |range| self.file.release(entry, range);
+        let read = |offset: usize, part: &mut [u8]| self.file.read_part(entry, offset, part);
         let tensor_type = entry.tensor_type;
-        self.backend.matrix(MatrixBytes { tensor_type, n_out, n_in, bytes, release: &release })
+        self.backend.matrix(MatrixSource { tensor, tensor_type, n_out, n_in, read: &read })
     }
 
     fn linear(&mut self, name: &str, n_out: usize, n_in: usize) -> Result<Linear<B>, ModelError> {
@@ -155,8 +153,9 @@ impl<'a, B: Backend> Loader<'a, B> {
             let (tensor, got) = (tensor.to_owned(), entry.tensor_type);
             return Err(ModelError::TensorType { tensor, expected: "F32", got });
         }
-        let bytes = self.file.tensor_bytes(entry).chunks_exact(4);
-        let values: Vec<f32> = bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let bytes = self.file.read_tensor(entry);
+        let bytes = bytes.map_err(|source| ModelError::Read { tensor: tensor.to_owned(), source })?;
+        let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
         match values.iter().all(|value| value.is_finite()) {
             true => Ok(values),
             false => Err(ModelError::NotFinite { tensor: tensor.to_owned() }),

@@ -14,7 +14,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 #[test]
 fn a_pass_allocates_nothing() {
     let model = smollm();
-    let mut sequence = model.sequence();
+    let mut sequence = model.sequence().expect("memory");
     sequence.prefill(&[1, 2, 3, 4, 5]).expect("the prompt fits");
     // A token, drafts in a tree, and an adaptive group.
     let mut plan = RowPlan::new(5);

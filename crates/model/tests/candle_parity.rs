@@ -37,7 +37,7 @@ fn compare_files(
         Some(id) => load(id),
         None => std::sync::Arc::new(model::Model::load(&model::ModelConfig::new(path)).expect("loads")),
     };
-    let mut sequence = model.sequence();
+    let mut sequence = model.sequence().expect("memory");
     let mut plan = RowPlan::prefill(0, tokens);
     plan.want_logits(tokens.len() - 1);
     let ours = sequence.forward(&plan).expect("the plan fits").row(0).full.expect("asked for");
@@ -102,7 +102,7 @@ fn compare_kernels(weights: std::path::PathBuf, tokens: &[u32], max_distance: f3
         (0..tokens.len()).for_each(|row| {
             plan.want_logits(row);
         });
-        model.sequence().forward(&plan).expect("the plan fits").full.clone()
+        model.sequence().expect("memory").forward(&plan).expect("the plan fits").full.clone()
     };
     let (packed, candle) = (logits(LinearKernels::Packed), logits(LinearKernels::Candle));
     let distance = packed.iter().zip(&candle).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

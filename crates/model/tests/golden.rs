@@ -34,7 +34,7 @@ fn check_logits(id: &str, n_prompts: usize) {
     let (mut n_agreeing, mut n_rows) = (0, 0);
     for prompt in golden(id)["prompts"].as_array().expect("prompts").iter().take(n_prompts) {
         let tokens = ids(&prompt["ids"]);
-        let mut sequence = model.sequence();
+        let mut sequence = model.sequence().expect("memory");
         sequence.prefill(&tokens[..tokens.len() - 1]).expect("the prompt fits");
         let mut plan = RowPlan::prefill(tokens.len() - 1, &tokens[tokens.len() - 1..]);
         plan.push_adaptive_group(0, n_slots);

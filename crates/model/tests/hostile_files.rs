@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use model::gguf::{GgufError, GgufHeader};
+use model::gguf::{GgufError, GgufFile, GgufHeader};
 use model::{Model, ModelConfig, ModelSummary};
 use proptest::prelude::*;
 
@@ -135,9 +135,14 @@ fn truncated_files_are_refused() {
 }
 
 #[test]
-fn gguf_file_maps_what_was_written() {
-    let file = model::gguf::GgufFile::open(&tiny_path()).expect("the tiny model");
-    assert_eq!(file.bytes(), tiny());
+fn tensors_are_read_as_they_were_written() {
+    let file = GgufFile::open(&tiny_path()).expect("the tiny model");
+    for entry in file.header().tensors().values() {
+        assert_eq!(file.read_tensor(entry).expect("reads"), tiny()[entry.bytes.clone()]);
+        let mut part = [0; 5];
+        file.read_part(entry, 7, &mut part).expect("reads");
+        assert_eq!(part, tiny()[entry.bytes.start + 7..][..5]);
+    }
     assert_eq!(file.string("general.architecture").expect("a string"), "llama");
     assert!(matches!(file.string("no.such.key"), Err(GgufError::MissingKey { .. })));
     assert!(matches!(file.count("general.architecture"), Err(GgufError::WrongType { .. })));
@@ -151,7 +156,7 @@ fn load_changed(change: impl FnOnce(&mut Vec<u8>)) -> Result<(), model::ModelErr
     std::fs::write(file.path(), &bytes).expect("writes");
     ModelSummary::read(file.path())?;
     let model = std::sync::Arc::new(Model::load(&ModelConfig::new(file.path()))?);
-    model.sequence().prefill(&[1, 2, 3])
+    model.sequence()?.prefill(&[1, 2, 3])
 }
 
 /// Replaces the first occurrence of `from` by `to`, which is as long.
@@ -187,6 +192,123 @@ fn sound_containers_with_unsound_models_are_refused() {
     assert!(
         error.expect_err("NaN").to_string().contains("`output_norm.weight` holds a value that is not finite")
     );
+}
+
+/// A scale that is no number would make completions of nothing.
+#[test]
+fn weights_that_are_no_numbers_are_refused() {
+    let infinity = half_bits(f32::INFINITY);
+    for (tensor, bits) in [("blk.0.attn_q.weight", half_bits(f32::NAN)), ("token_embd.weight", infinity)] {
+        let error = load_changed(|bytes| {
+            let header = GgufHeader::parse(bytes).expect("sound");
+            let entry = &header.tensors()[tensor];
+            assert!(entry.tensor_type.block().0 > 1, "its blocks begin with a scale");
+            // The last block's: they are all looked at.
+            let at = entry.bytes.end - entry.tensor_type.block().1;
+            bytes[at..at + 2].copy_from_slice(&bits);
+        });
+        let message = format!("tensor `{tensor}` holds a value that is not finite");
+        assert_eq!(error.expect_err("no number").to_string(), message);
+    }
+}
+
+fn half_bits(value: f32) -> [u8; 2] {
+    half::f16::from_f32(value).to_le_bytes()
+}
+
+/// A file that is cut short while it is loaded is an error, not the end of the process.
+#[test]
+fn a_file_that_becomes_shorter_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, tiny()).expect("writes");
+    let mut has_been_cut = false;
+    let loaded = Model::load_with_progress(&ModelConfig::new(&path), &mut |_| {
+        if !std::mem::replace(&mut has_been_cut, true) {
+            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opens");
+            file.set_len(tiny().len() as u64 / 2).expect("cuts");
+        }
+        std::ops::ControlFlow::Continue(())
+    });
+    let error = loaded.expect_err("half of it is gone").to_string();
+    assert!(error.starts_with("reading tensor `"), "{error}");
+}
+
+/// A vocabulary with tokens `a`, `aa`, `aaa` and so on, or one long one: refused before it takes time or memory.
+#[test]
+fn vocabularies_that_would_take_for_ever_are_refused() {
+    let piece = |n: usize| "a".repeat(n);
+    let cases: [Vec<String>; 2] = [vec![piece(512 << 10)], (1..1500).map(piece).collect()];
+    for pieces in cases {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.gguf");
+        write_vocabulary(&path, &pieces);
+        let started = std::time::Instant::now();
+        let file = GgufFile::open(&path).expect("a sound container");
+        let error = model::Tokenizer::from_gguf(&file, 259 + pieces.len()).expect_err("too much work");
+        assert!(error.to_string().contains("must be at most"), "{error}");
+        assert!(started.elapsed().as_secs() < 20, "it took {:?}", started.elapsed());
+    }
+}
+
+/// A file that is nothing but a SentencePiece vocabulary with `pieces`.
+fn write_vocabulary(path: &std::path::Path, pieces: &[String]) {
+    let tokens: Vec<String> = ["<unk>", "<s>", "</s>"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain((0..=255u8).map(|byte| format!("<0x{byte:02X}>")))
+        .chain(pieces.iter().cloned())
+        .collect();
+    let n = tokens.len() as u64;
+    let array = |builder: Builder, key: &str, element: u32| builder.string(key).u32(9).u32(element).u64(n);
+    let mut builder = Builder::new(0, 4).string("tokenizer.ggml.model").u32(8).string("llama");
+    builder = array(builder, "tokenizer.ggml.tokens", 8);
+    builder = tokens.iter().fold(builder, |builder, token| builder.string(token));
+    builder = array(builder, "tokenizer.ggml.scores", 6);
+    builder = (0..n).fold(builder, |builder, _| builder.u32(0));
+    builder = array(builder, "tokenizer.ggml.token_type", 5);
+    builder = (0..n).fold(builder, |builder, id| {
+        builder.u32(if id < 3 {
+            3
+        } else if id < 259 {
+            6
+        } else {
+            1
+        })
+    });
+    std::fs::write(path, builder.0).expect("writes");
+}
+
+/// More keys and values than any machine has room for: an error, before the weights are read where the engine
+/// loads, and never an abort.
+#[test]
+fn a_cache_that_no_machine_holds_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("wide.gguf");
+    let config = model::RandomModelConfig {
+        n_layers: 1,
+        hidden: 2048,
+        n_heads: 1024,
+        n_kv_heads: 1024,
+        feed_forward: 32,
+        vocabulary: 259,
+        context_length: 1 << 20,
+        ..model::RandomModelConfig::llama_7b(model::gguf::TensorType::Q4_0)
+    };
+    model::write_random_model(&config, &path).expect("writes");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    // Heads a thousand times as wide: the tensors do not fit, but what a cache takes is computed before.
+    replace(
+        &mut bytes,
+        b"llama.attention.key_length\x04\0\0\0\x02\0\0\0",
+        b"llama.attention.key_length\x04\0\0\0\0\x04\0\0",
+    );
+    std::fs::write(&path, bytes).expect("writes");
+    let architecture = ModelSummary::architecture_of(&path).expect("the header is sound");
+    assert!(architecture.cache_bytes(1 << 20) > 1 << 42);
+    let shape = kernels::AttentionShape::new(1024, 1024, 1024);
+    let error = kernels::KvCache::new(1, 1 << 40, shape).expect_err("no machine has it").to_string();
+    assert!(error.ends_with("bytes of memory cannot be had"), "{error}");
 }
 
 proptest! {

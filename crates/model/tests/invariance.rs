@@ -26,9 +26,9 @@ fn one_row_at_a_time(sequence: &mut Sequence, tokens: &[u32]) -> Vec<Vec<f32>> {
 fn many_rows_equal_single_rows() {
     let model = smollm();
     let tokens = prompt();
-    let expected = one_row_at_a_time(&mut model.sequence(), &tokens);
+    let expected = one_row_at_a_time(&mut model.sequence().expect("memory"), &tokens);
     for n_rows in [2, 3, 5, 16, 24] {
-        let mut sequence = model.sequence();
+        let mut sequence = model.sequence().expect("memory");
         for (chunk, expected) in tokens.chunks(n_rows).zip(expected.chunks(n_rows)) {
             let mut plan = RowPlan::prefill(sequence.n_committed(), chunk);
             let rows: Vec<usize> = (0..chunk.len()).collect();
@@ -53,7 +53,7 @@ fn adaptive_rows_leave_token_rows_alone() {
     let without_adapter = std::sync::Arc::new(Model::load(&config).expect("the installed model loads"));
     assert_eq!(without_adapter.n_adaptive_tokens(), 0);
     let tokens = prompt();
-    let expected = one_row_at_a_time(&mut without_adapter.sequence(), &tokens);
+    let expected = one_row_at_a_time(&mut without_adapter.sequence().expect("memory"), &tokens);
     let (_, rows) = with_group(&with_adapter, &tokens);
     assert!(rows[..tokens.len()] == expected[..], "one group at the end");
 
@@ -65,7 +65,7 @@ fn adaptive_rows_leave_token_rows_alone() {
         (0..tokens.len()).for_each(|row| {
             plan.push_adaptive_group(row, n_slots);
         });
-        let mut sequence = with_adapter.sequence();
+        let mut sequence = with_adapter.sequence().expect("memory");
         let logits = sequence.forward(&plan).expect("the plan fits");
         for (row, expected) in expected.iter().enumerate() {
             assert!(
@@ -109,7 +109,7 @@ fn a_tree_gives_each_path_its_own_logits_and_compacts() {
     rows.iter().for_each(|&(_, row)| {
         plan.want_logits(row);
     });
-    let mut sequence = model.sequence();
+    let mut sequence = model.sequence().expect("memory");
     let logits = sequence.forward(&plan).expect("the plan fits");
     let of_side = |side| -> Vec<Vec<f32>> {
         rows.iter()
@@ -121,7 +121,7 @@ fn a_tree_gives_each_path_its_own_logits_and_compacts() {
     let (left_logits, right_logits) = (of_side(0), of_side(1));
     let path = |drafts: &[u32]| {
         let tokens: Vec<u32> = std::iter::once(root).chain(drafts.iter().copied()).collect();
-        one_row_at_a_time(&mut model.sequence(), &tokens)[1..].to_vec()
+        one_row_at_a_time(&mut model.sequence().expect("memory"), &tokens)[1..].to_vec()
     };
     assert!(left_logits == path(&left), "left path");
     assert!(right_logits == path(&right), "right path");
@@ -130,7 +130,7 @@ fn a_tree_gives_each_path_its_own_logits_and_compacts() {
         std::iter::once(root_row).chain(rows.iter().filter(|row| row.0 == 1).map(|row| row.1)).collect();
     sequence.commit(&kept);
     let after = one_row_at_a_time(&mut sequence, &[31]);
-    let fresh = one_row_at_a_time(&mut model.sequence(), &[root, 21, 22, 31]);
+    let fresh = one_row_at_a_time(&mut model.sequence().expect("memory"), &[root, 21, 22, 31]);
     assert!(after[0] == fresh[3], "the cache after compaction is that of a fresh prefill");
 }
 
@@ -145,13 +145,13 @@ fn untrained_adaptive_tokens_leave_token_rows_alone() {
     let model = std::sync::Arc::new(Model::load(&config).expect("the installed model loads"));
     assert!(!model.has_adapter() && model.n_adaptive_tokens() == 4);
     let tokens = prompt();
-    let expected = one_row_at_a_time(&mut smollm().sequence(), &tokens);
+    let expected = one_row_at_a_time(&mut smollm().sequence().expect("memory"), &tokens);
     let mut plan = RowPlan::prefill(0, &tokens);
     plan.push_adaptive_group(tokens.len() - 1, 4);
     (0..plan.rows().len()).for_each(|row| {
         plan.want_logits(row);
     });
-    let mut sequence = model.sequence();
+    let mut sequence = model.sequence().expect("memory");
     assert!(sequence.forward(&plan).is_err(), "nothing is known of the prompt yet");
     sequence.probe_with(&tokens).expect("tokens of the vocabulary");
     let logits = sequence.forward(&plan).expect("the plan fits");
@@ -171,7 +171,7 @@ fn exact_rows_are_exact_in_any_order_of_asking() {
         let mut plan = RowPlan::prefill(0, &tokens);
         plan.push_adaptive_group(tokens.len() - 1, 2);
         want(&mut plan);
-        model.sequence().forward(&plan).expect("the plan fits").clone()
+        model.sequence().expect("memory").forward(&plan).expect("the plan fits").clone()
     };
     let n = tokens.len();
     let exact = run(&|plan| {
@@ -200,12 +200,12 @@ fn exact_rows_are_exact_in_any_order_of_asking() {
 fn truncation_equals_a_fresh_prefill() {
     let model = smollm();
     let tokens = prompt();
-    let mut sequence = model.sequence();
+    let mut sequence = model.sequence().expect("memory");
     sequence.prefill(&tokens).expect("the prompt fits");
     sequence.truncate(10);
     assert_eq!(sequence.n_committed(), 10);
     let resumed = one_row_at_a_time(&mut sequence, &tokens[10..14]);
-    let fresh = one_row_at_a_time(&mut model.sequence(), &tokens[..14]);
+    let fresh = one_row_at_a_time(&mut model.sequence().expect("memory"), &tokens[..14]);
     assert!(resumed == fresh[10..]);
 }
 
@@ -213,7 +213,7 @@ fn truncation_equals_a_fresh_prefill() {
 #[test]
 fn plans_that_do_not_fit_are_refused() {
     let model = smollm();
-    let mut sequence = model.sequence();
+    let mut sequence = model.sequence().expect("memory");
     let refusals = [
         (RowPlan::prefill(0, &[49_152]), "token 49152 is outside the vocabulary of 49152"),
         (RowPlan::prefill(3, &[1]), "a plan starts at row 3 of the cache, which holds 0"),

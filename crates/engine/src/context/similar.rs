@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::{ContextTexts, TYPICAL_BYTES, head};
 
-/// Lines of a chunk of another file at most; it ends earlier where the indentation says so.
-const CHUNK_LINES: usize = 16;
+/// Lines of a chunk of another file at most: short ones, so that many places of other files fit into the budget.
+const CHUNK_LINES: usize = 8;
 /// Lines from which on a blank line ends a chunk.
-const MIN_CHUNK_LINES: usize = 6;
+const MIN_CHUNK_LINES: usize = 3;
 /// Lines before the cursor's that chunks are compared with, and how many are typed before that changes.
 const LINES_BEFORE: usize = 24;
 const STRIDE_LINES: usize = 8;
@@ -17,10 +17,6 @@ const LINES_AFTER: usize = 8;
 const MIN_SCORE: f64 = 0.05;
 /// Chunks that have as many of their words in common say the same.
 const MAX_ALIKE: f64 = 0.85;
-
-pub(super) fn knob(name: &str, default: f64) -> f64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
 
 /// A piece of another file.
 struct Chunk<'a> {
@@ -64,11 +60,9 @@ pub(super) fn chunks<'a>(texts: ContextTexts<'a>, n_tokens: usize) -> Vec<(&'a s
         })
         .collect();
     rate(&mut candidates, &query(texts));
-    candidates.sort_by(|a, b| {
-        b.score.total_cmp(&a.score).then((a.file_idx, a.start).cmp(&(b.file_idx, b.start)))
-    });
-    let min = knob("CTX_MIN", MIN_SCORE);
-    for chunk in candidates.into_iter().take_while(|chunk| chunk.score >= min) {
+    candidates
+        .sort_by(|a, b| b.score.total_cmp(&a.score).then((a.file_idx, a.start).cmp(&(b.file_idx, b.start))));
+    for chunk in candidates.into_iter().take_while(|chunk| chunk.score >= MIN_SCORE) {
         let is_new = known.iter().all(|known| alike(known, &chunk.words) < MAX_ALIKE);
         let size = chunk.text.len() + chunk.path.len();
         if is_new && n_bytes + size <= room {
@@ -102,7 +96,7 @@ fn rate(candidates: &mut [Chunk<'_>], query: &HashSet<&str>) {
     for chunk in candidates {
         let common = total(&mut known.iter().filter(|word| chunk.words.contains(*word)));
         let all = total(&mut chunk.words.iter());
-        let norm = of_query.sqrt() * all.powf(0.5 * knob("CTX_LEN", 1.0));
+        let norm = of_query.sqrt() * all.sqrt();
         chunk.score = if norm > 0.0 { common / norm } else { 0.0 };
     }
 }
@@ -114,33 +108,23 @@ fn query<'a>(texts: ContextTexts<'a>) -> HashSet<&'a str> {
     let starts: Vec<usize> =
         std::iter::once(0).chain(prefix.match_indices('\n').map(|(at, _)| at + 1)).collect();
     let n_lines = starts.len() - 1;
-    let stride = knob("CTX_STRIDE", STRIDE_LINES as f64) as usize;
-    let end = n_lines / stride * stride;
-    let start = end.saturating_sub(knob("CTX_BEFORE", LINES_BEFORE as f64) as usize);
+    let end = n_lines / STRIDE_LINES * STRIDE_LINES;
+    let start = end.saturating_sub(LINES_BEFORE);
     let mut found = words(&prefix[starts[start]..starts[end]]);
     let after = suffix.find('\n').map_or("", |at| &suffix[at + 1..]);
-    let n_after = knob("CTX_AFTER", LINES_AFTER as f64) as usize;
-    let end = after.match_indices('\n').nth(n_after).map_or(after.len(), |(at, _)| at);
-    if n_after > 0 {
-        found.extend(words(&after[..end]));
-    }
-    if knob("CTX_LINE", 0.0) > 0.0 {
-        found.extend(words(&prefix[starts[n_lines]..]));
-    }
+    let end = after.match_indices('\n').nth(LINES_AFTER).map_or(after.len(), |(at, _)| at);
+    found.extend(words(&after[..end]));
     found
 }
 
-/// Pieces of a text of some lines each, and where they begin. A piece ends at a blank line, sooner where what
-/// follows begins at the margin.
+/// Pieces of a text of some lines each, and where they begin. A blank line is where one is best cut.
 fn chunks_of(text: &str) -> Vec<(usize, &str)> {
     let mut chunks = Vec::new();
     let (mut start, mut n_lines) = (0, 0);
-    let max = knob("CTX_LINES", CHUNK_LINES as f64) as usize;
-    let min = knob("CTX_MINLINES", MIN_CHUNK_LINES as f64) as usize;
     for (at, _) in text.match_indices('\n') {
         n_lines += 1;
         let is_blank = text[at + 1..].starts_with(['\n', '\r']);
-        if n_lines >= max || n_lines >= min && is_blank {
+        if n_lines >= CHUNK_LINES || n_lines >= MIN_CHUNK_LINES && is_blank {
             chunks.push((start, text[start..at].trim_matches(['\n', '\r'])));
             (start, n_lines) = (at + 1, 0);
         }

@@ -110,7 +110,8 @@ impl BlockEnd {
     }
 
     pub(super) fn finish(&mut self, text: &mut Vec<char>, reason: StopReason) {
-        let is_cut = matches!(reason, StopReason::MaxTokens | StopReason::ContextLimit | StopReason::Repetition);
+        let is_cut =
+            matches!(reason, StopReason::MaxTokens | StopReason::ContextLimit | StopReason::Repetition);
         if is_cut && self.n_lines > 0 {
             // A whole line is worth more than a line and a half.
             text.truncate(self.before_line());

@@ -214,8 +214,13 @@ fn circles_end_the_completion() {
     assert_eq!(line.1, StopReason::Repetition);
     assert_eq!(line.0.matches('(').count(), line.0.matches(')').count(), "{}", line.0);
     assert!(line.0.len() < 250, "{}", line.0);
-    let block =
-        run(Extent::Auto, &[], ("def f():\n    ", ""), &"print(value, 1)\n    ".repeat(40), StopReason::MaxTokens);
+    let block = run(
+        Extent::Auto,
+        &[],
+        ("def f():\n    ", ""),
+        &"print(value, 1)\n    ".repeat(40),
+        StopReason::MaxTokens,
+    );
     assert_eq!(block.1, StopReason::Repetition);
     assert!(block.0.lines().all(|line| line.trim() == "print(value, 1)"), "{}", block.0);
     assert!((5..9).contains(&block.0.lines().count()), "{}", block.0);

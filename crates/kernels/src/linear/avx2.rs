@@ -22,7 +22,8 @@ pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
 
 pub(super) struct Avx2<const HAS_DOT_PRODUCTS: bool>;
 
-impl<const HAS_DOT_PRODUCTS: bool> TileVectors for Avx2<HAS_DOT_PRODUCTS> {
+// SAFETY: every load is of as many bytes as the trait says, and nothing is stored.
+unsafe impl<const HAS_DOT_PRODUCTS: bool> TileVectors for Avx2<HAS_DOT_PRODUCTS> {
     type Floats = Avx2Lanes;
     type Sums = __m256i;
     type Codes = __m256i;

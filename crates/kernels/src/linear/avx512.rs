@@ -21,7 +21,8 @@ pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
 
 struct Avx512;
 
-impl TileVectors for Avx512 {
+// SAFETY: every load is of as many bytes as the trait says, and nothing is stored.
+unsafe impl TileVectors for Avx512 {
     type Floats = Avx512Lanes;
     type Sums = __m512i;
     type Codes = __m512i;

@@ -7,6 +7,7 @@ use crate::lanes::{AHEAD, Lanes, PortableLanes, n_vectors};
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2Lanes, Avx512Lanes};
 use crate::packed::DenseFormat;
+use crate::tier::InstructionSet;
 use crate::{TILE, Tier};
 
 /// `specialised!` on a dense format.
@@ -30,23 +31,23 @@ pub(super) fn tile_rows(
     assert!((1..=super::MAX_ROWS).contains(&out.len()));
     let width = tile.len() / (TILE * format.value_bytes());
     assert_eq!(values.len(), out.len() * width, "the size of the rows");
-    match tier {
+    match tier.instructions() {
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni => {
+        InstructionSet::Avx512Vnni => {
             // SAFETY: the tier is only chosen where the processor has its instructions; the sizes were checked.
             unsafe { dense_tile!(avx512, format, (tile, values, out)) }
         }
         #[cfg(target_arch = "x86_64")]
-        Tier::AvxVnni | Tier::Avx2 => {
+        InstructionSet::AvxVnni | InstructionSet::Avx2 => {
             // SAFETY: as above.
             unsafe { dense_tile!(avx2, format, (tile, values, out)) }
         }
         #[cfg(target_arch = "aarch64")]
-        Tier::NeonDotprod => {
+        InstructionSet::NeonDotprod => {
             // SAFETY: as above.
             unsafe { dense_tile!(neon, format, (tile, values, out)) }
         }
-        Tier::Portable => {
+        InstructionSet::Portable => {
             // SAFETY: as above.
             unsafe { dense_tile!(portable, format, (tile, values, out)) }
         }

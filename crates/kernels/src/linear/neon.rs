@@ -38,7 +38,8 @@ macro_rules! dot_of_lane {
     }};
 }
 
-impl TileVectors for Neon {
+// SAFETY: every load is of as many bytes as the trait says, and nothing is stored.
+unsafe impl TileVectors for Neon {
     type Floats = NeonLanes;
     type Sums = int32x4_t;
     type Codes = uint8x16_t;

@@ -19,7 +19,8 @@ pub(super) unsafe fn tile_rows<const FORMAT: usize, const N: usize>(
 
 struct Portable;
 
-impl TileVectors for Portable {
+// SAFETY: every load is of as many bytes as the trait says, and nothing is stored.
+unsafe impl TileVectors for Portable {
     type Floats = PortableLanes;
     type Sums = [i32; TILE];
     type Codes = [u8; 4 * TILE];

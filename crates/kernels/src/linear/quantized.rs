@@ -26,7 +26,7 @@ macro_rules! for_each_row {
 /// # Safety
 /// As of [`Lanes`]: the methods may only be called where the processor has the instructions, in functions
 /// that enable them. Pointers must be valid for what the name says, for as many rows as `Floats` has lanes.
-pub(super) trait TileVectors {
+pub(super) unsafe trait TileVectors {
     /// A number for each of the rows that share a vector; how many these are divides a tile.
     type Floats: Lanes;
     /// An integer for each of these rows.

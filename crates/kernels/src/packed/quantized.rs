@@ -156,11 +156,23 @@ impl QuantizedFormat {
     }
 }
 
-/// Packs the bytes of one row of the file as row `row` of a tile.
-pub(super) fn pack_row(format: QuantizedFormat, file_row: &[u8], n_in: usize, row: usize, tile: &mut [u8]) {
+/// Packs the bytes of one row of the file as row `row` of a tile. Whether all of its scales are numbers.
+pub(super) fn pack_row(
+    format: QuantizedFormat,
+    file_row: &[u8],
+    n_in: usize,
+    row: usize,
+    tile: &mut [u8],
+) -> bool {
+    let mut is_finite = true;
     for block in 0..n_in / BLOCK {
-        write_block(format, tile, row, block, &read_block(format, file_row, block));
+        let content = read_block(format, file_row, block);
+        // Of formats with super-blocks only these have scales that are half-precision numbers.
+        let halves = if format.super_bytes() > 0 { content.supers } else { content.scales };
+        is_finite &= halves.iter().all(|&bits| f16::from_bits(bits).is_finite());
+        write_block(format, tile, row, block, &content);
     }
+    is_finite
 }
 
 /// Writes the values of row `row` of a tile to `out`, `[n_in]`.

@@ -15,7 +15,7 @@ use kernels::{
 };
 use speculate::{Logits, RowInput, RowPlan, Wanted, rank};
 
-use super::{Backend, LinearKernels, MatrixBytes, Norm, Projection, Rope, VocabularyHead};
+use super::{Backend, LinearKernels, MatrixSource, Norm, Projection, Rope, VocabularyHead};
 use crate::ModelError;
 use crate::architecture::RopeLayout;
 use crate::gguf::TensorType;
@@ -216,20 +216,23 @@ impl Backend for Cpu {
     type Cache = KvCache;
     type Scratch = VocabularyScratch;
 
-    fn matrix(&self, matrix: MatrixBytes<'_>) -> Result<Matrix, ModelError> {
-        let MatrixBytes { tensor_type, n_out, n_in, bytes, release } = matrix;
-        Ok(match self.linear_kernels {
+    fn matrix(&self, matrix: MatrixSource<'_>) -> Result<Matrix, ModelError> {
+        let MatrixSource { tensor, tensor_type, n_out, n_in, read } = matrix;
+        match self.linear_kernels {
             LinearKernels::Packed => {
-                let (format, pool) = (weight_format(tensor_type), &self.pool);
-                let mut on_packed = |range| release(range);
-                Matrix::Packed(PackedMatrix::pack_in_parts(format, n_out, n_in, bytes, pool, &mut on_packed))
+                let packed =
+                    PackedMatrix::pack_from(weight_format(tensor_type), n_out, n_in, &self.pool, read);
+                packed.map(Matrix::Packed).map_err(|error| ModelError::of_kernel(tensor, error))
             }
             LinearKernels::Candle => {
-                let blocks = ggml_type(tensor_type).from_data(Cow::Borrowed(bytes));
-                release(0..bytes.len());
-                Matrix::Reference { blocks, n_out, n_in }
+                let (block, block_bytes) = tensor_type.block();
+                let mut bytes = vec![0; n_out * n_in / block * block_bytes];
+                read(0, &mut bytes)
+                    .map_err(|source| ModelError::Read { tensor: tensor.to_owned(), source })?;
+                let blocks = ggml_type(tensor_type).from_data(Cow::Borrowed(&bytes));
+                Ok(Matrix::Reference { blocks, n_out, n_in })
             }
-        })
+        }
     }
 
     fn matrix_bytes(&self, matrix: &Matrix) -> usize {
@@ -239,15 +242,19 @@ impl Backend for Cpu {
         }
     }
 
-    fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Delta {
+    fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Result<Delta, ModelError> {
         match self.linear_kernels {
-            LinearKernels::Packed => Delta::Packed(LowRank::pack(&a, &b, rank, &self.pool)),
-            LinearKernels::Candle => Delta::Reference { a, b, rank },
+            LinearKernels::Packed => {
+                let packed = LowRank::pack(&a, &b, rank, &self.pool);
+                packed.map(Delta::Packed).map_err(|error| ModelError::of_kernel("the adapter", error))
+            }
+            LinearKernels::Candle => Ok(Delta::Reference { a, b, rank }),
         }
     }
 
-    fn cache(&self, n_layers: usize, capacity: usize, shape: AttentionShape) -> KvCache {
-        KvCache::new(n_layers, capacity, shape)
+    fn cache(&self, n_layers: usize, capacity: usize, shape: AttentionShape) -> Result<KvCache, ModelError> {
+        let cache = KvCache::new(n_layers, capacity, shape);
+        cache.map_err(|error| ModelError::of_kernel("the cache", error))
     }
 
     fn compact(&self, cache: &mut KvCache, n_base: usize, kept: &[usize]) {

@@ -60,7 +60,7 @@ pub fn with_group(model: &Arc<Model>, tokens: &[u32]) -> (RowPlan, Vec<Vec<f32>>
     (0..plan.rows().len()).for_each(|row| {
         plan.want_logits(row);
     });
-    let mut sequence = model.sequence();
+    let mut sequence = model.sequence().expect("memory");
     let logits = sequence.forward(&plan).expect("the plan fits");
     let rows = (0..plan.rows().len()).map(|row| logits.row(row).full.expect("asked for").to_vec()).collect();
     (plan, rows)

@@ -15,4 +15,12 @@ version: string,
 /**
  * The file inside its wheel.
  */
-file: string, };
+file: string, 
+/**
+ * Its size.
+ */
+size_bytes: number, 
+/**
+ * Its SHA-256, in hexadecimal.
+ */
+sha256: string, };
