@@ -3,6 +3,7 @@
 const COMMANDS: &[&str] = &[
     "application_state",
     "list_models",
+    "recommend_models",
     "install_model",
     "cancel_install",
     "load_model",

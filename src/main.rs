@@ -1,5 +1,7 @@
 //! sateen on the command line.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod complete;
 mod models;
@@ -61,7 +63,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(ErrorCode::ModelInvalid) => 4,
         Some(ErrorCode::DownloadFailed) => 5,
         Some(ErrorCode::NoSpace) => 6,
-        Some(ErrorCode::Io) => 7,
+        Some(ErrorCode::Io | ErrorCode::Conflict) => 7,
         Some(ErrorCode::NoMemory) => 8,
         Some(ErrorCode::Busy) => 9,
         Some(ErrorCode::Internal) => 70,

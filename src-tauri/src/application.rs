@@ -1,6 +1,7 @@
 //! The state behind the window: one engine, the model library, the open files.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::{
@@ -32,6 +33,8 @@ pub(crate) struct Application {
     /// The model that was asked for last.
     model_id: Arc<Mutex<Option<String>>>,
     failure: Mutex<Option<String>>,
+    /// Until the default model was looked for.
+    is_starting: AtomicBool,
     completion: Mutex<CancelToken>,
     installation: Mutex<CancelToken>,
 }
@@ -44,9 +47,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Application {
-    /// Starts with the default model, if one is installed.
-    pub(crate) fn start(app: AppHandle, initial_file: Option<PathBuf>) -> Self {
-        let application = Self {
+    /// Without a model yet: [`load_default_model`](Self::load_default_model) looks for one.
+    pub(crate) fn new(app: AppHandle, initial_file: Option<PathBuf>) -> Self {
+        Self {
             app,
             library: ModelLibrary::of_user().map_err(|error| error.to_string()),
             documents: Documents::default(),
@@ -54,19 +57,29 @@ impl Application {
             running: Mutex::default(),
             model_id: Arc::default(),
             failure: Mutex::default(),
+            is_starting: AtomicBool::new(true),
             completion: Mutex::default(),
             installation: Mutex::default(),
-        };
-        let model = application.library().and_then(|library| library.default_model());
-        let started = match model {
-            Ok(model) => application.load(&model),
+        }
+    }
+
+    /// Loads the default model, if one is installed. A file that nobody has looked at before is read for that, so
+    /// this is no work for the thread that draws.
+    pub(crate) fn load_default_model(&self) {
+        let model = self.library().and_then(|library| library.default_model());
+        let loaded = match model {
+            // Whatever was chosen meanwhile is what is wanted.
+            Ok(_) if lock(&self.running).is_some() => Ok(()),
+            Ok(model) => self.load(&model),
             Err(EngineError::NoModel) => Ok(()),
             Err(error) => Err(error),
         };
-        if let Err(error) = started {
-            *lock(&application.failure) = Some(error.to_string());
+        if let Err(error) = loaded {
+            *lock(&self.failure) = Some(error.to_string());
         }
-        application
+        self.is_starting.store(false, Ordering::Release);
+        // Fails only when the window is gone, and then there is nobody to tell.
+        let _ = self.app.emit("application_state", self.state());
     }
 
     pub(crate) fn library(&self) -> Result<ModelLibrary, EngineError> {
@@ -89,6 +102,9 @@ impl Application {
             }
             (None, Some(reason)) => {
                 ApplicationState { engine: EngineState::Failed { reason: reason.clone() }, model_id: None }
+            }
+            (None, None) if self.is_starting.load(Ordering::Acquire) => {
+                ApplicationState { engine: EngineState::Starting, model_id: None }
             }
             (None, None) => ApplicationState { engine: EngineState::NoModel, model_id: None },
         }

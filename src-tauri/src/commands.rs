@@ -2,7 +2,7 @@
 
 use engine::{
     Catalog, CatalogEntry, Completion, CompletionRequest, EngineError, ErrorCode, Event, InstallProgress,
-    InstalledModel, Outcome, PackageClient, StepEvent,
+    InstalledModel, Outcome, PackageClient, Recommendation, StepEvent,
 };
 use serde::{Deserialize, Serialize};
 use tauri::ipc::Channel;
@@ -64,6 +64,13 @@ pub(crate) fn list_models(application: State<'_, Application>) -> CommandResult<
     let is_missing = |entry: &CatalogEntry| installed.iter().all(|model| model.id != entry.id);
     let available = Catalog::built_in().models.into_iter().filter(is_missing).collect();
     Ok(ModelList { installed, available })
+}
+
+/// What this machine runs fast enough. Takes some seconds.
+#[tauri::command(async)]
+pub(crate) fn recommend_models(application: State<'_, Application>) -> CommandResult<Recommendation> {
+    let library = application.library()?;
+    Ok(engine::recommend(&library, &Catalog::built_in(), engine::FIRST_TEXT_BUDGET_MS)?)
 }
 
 /// `false` when it was cancelled.
@@ -153,12 +160,14 @@ pub(crate) fn open_document(app: AppHandle) -> CommandResult<Option<Document>> {
     Ok(Some(app.state::<Application>().documents().open(&path)?))
 }
 
-/// Saves the document `id`, or asks for a name when there is none; `None` when nobody gave one.
+/// Saves the document `id`, or asks for a name when there is none; `None` when nobody gave one. A file that another
+/// program has changed is only written with `overwrite`.
 #[tauri::command(async)]
 pub(crate) fn save_document(
     app: AppHandle,
     id: Option<u32>,
     text: String,
+    overwrite: bool,
 ) -> CommandResult<Option<Document>> {
     if text.len() as u64 > MAX_FILE_BYTES {
         let message = format!("`text` must be at most {MAX_FILE_BYTES} bytes. Given: {}", text.len());
@@ -166,7 +175,7 @@ pub(crate) fn save_document(
     }
     let application = app.state::<Application>();
     if let Some(id) = id {
-        return Ok(Some(application.documents().save(id, &text)?));
+        return Ok(Some(application.documents().save(id, &text, overwrite)?));
     }
     let Some(path) = app.dialog().file().set_title("Save").blocking_save_file() else { return Ok(None) };
     let path = path.into_path().map_err(|error| invalid(error.to_string()))?;

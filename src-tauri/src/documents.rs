@@ -1,18 +1,21 @@
 //! The files that are open. The window knows them by number and never names a path.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use engine::{EngineError, ErrorCode};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use ts_rs::TS;
 
 use crate::error::CommandError;
 
 /// Largest file that the editor opens.
 pub(crate) const MAX_FILE_BYTES: u64 = 16 << 20;
+/// Links that are followed, one after the other.
+const MAX_LINKS: usize = 40;
 
 /// A file in the editor.
 #[derive(Clone, Debug, PartialEq, Serialize, TS)]
@@ -44,8 +47,10 @@ pub(crate) enum DocumentEvent {
 pub(crate) enum DocumentError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{} holds {got} bytes; the editor opens at most {MAX_FILE_BYTES}", path.display())]
-    TooLarge { path: PathBuf, got: u64 },
+    #[error("{} is too large; the editor opens at most {MAX_FILE_BYTES} bytes", path.display())]
+    TooLarge { path: PathBuf },
+    #[error("{} was changed by another program", path.display())]
+    Changed { path: PathBuf },
     #[error("{} is not UTF-8 text: byte {at}", path.display())]
     NotText { path: PathBuf, at: usize },
     #[error("document {id} is not open")]
@@ -61,68 +66,119 @@ impl From<DocumentError> for CommandError {
                 let source = std::io::Error::new(source.kind(), source.to_string());
                 EngineError::Io { path: path.clone(), source }.code()
             }
+            DocumentError::Changed { .. } => ErrorCode::Conflict,
             _ => ErrorCode::InvalidRequest,
         };
         Self { code, message: error.to_string() }
     }
 }
 
+/// A file that is open.
+struct OpenFile {
+    path: PathBuf,
+    /// What it held when it was last read or written here.
+    content: Digest,
+}
+
+/// Enough of a content to see whether another program has changed it.
+type Digest = [u8; 32];
+
+fn digest(bytes: &[u8]) -> Digest {
+    Sha256::digest(bytes).into()
+}
+
 /// All open files.
 #[derive(Default)]
 pub(crate) struct Documents {
-    paths: Mutex<HashMap<u32, PathBuf>>,
+    files: Mutex<HashMap<u32, OpenFile>>,
 }
 
 impl Documents {
-    fn paths(&self) -> MutexGuard<'_, HashMap<u32, PathBuf>> {
-        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    fn files(&self) -> MutexGuard<'_, HashMap<u32, OpenFile>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn register(&self, path: PathBuf) -> u32 {
-        let mut paths = self.paths();
-        if let Some((&id, _)) = paths.iter().find(|(_, known)| **known == path) {
-            return id;
-        }
-        let id = paths.keys().max().map_or(1, |id| id + 1);
-        paths.insert(id, path);
+    fn register(&self, path: PathBuf, content: Digest) -> u32 {
+        let mut files = self.files();
+        let known = files.iter().find(|(_, file)| file.path == path).map(|(&id, _)| id);
+        let id = known.unwrap_or_else(|| files.keys().max().map_or(1, |id| id + 1));
+        files.insert(id, OpenFile { path, content });
         id
     }
 
     /// Reads the file at `path`.
     pub(crate) fn open(&self, path: &Path) -> Result<Document, DocumentError> {
-        let io = |source| DocumentError::Io { path: path.to_owned(), source };
-        let path = path.canonicalize().map_err(io)?;
-        let io = |source| DocumentError::Io { path: path.clone(), source };
-        let metadata = std::fs::metadata(&path).map_err(io)?;
-        if !metadata.is_file() {
-            return Err(DocumentError::NotAFile { path });
-        }
-        if metadata.len() > MAX_FILE_BYTES {
-            return Err(DocumentError::TooLarge { got: metadata.len(), path });
-        }
-        let bytes = std::fs::read(&path).map_err(io)?;
+        let path =
+            path.canonicalize().map_err(|source| DocumentError::Io { path: path.to_owned(), source })?;
+        let bytes = read(&path)?;
+        let content = digest(&bytes);
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             DocumentError::NotText { path: path.clone(), at }
         })?;
-        let id = self.register(path.clone());
+        let id = self.register(path.clone(), content);
         Ok(Document { id, name: file_name(&path), path: path.display().to_string(), text })
     }
 
-    /// Writes `text` to the open document `id`.
-    pub(crate) fn save(&self, id: u32, text: &str) -> Result<Document, DocumentError> {
-        let path = self.paths().get(&id).cloned().ok_or(DocumentError::NotOpen { id })?;
+    /// Writes `text` to the open document `id`, unless another program has written to it since; with `overwrite`
+    /// even then.
+    pub(crate) fn save(&self, id: u32, text: &str, overwrite: bool) -> Result<Document, DocumentError> {
+        let (path, known) = match self.files().get(&id) {
+            Some(file) => (file.path.clone(), file.content),
+            None => return Err(DocumentError::NotOpen { id }),
+        };
+        // A file that is gone has nothing to lose.
+        let has_changed = match read(&path) {
+            Ok(bytes) => digest(&bytes) != known,
+            Err(DocumentError::Io { source, .. }) => source.kind() != std::io::ErrorKind::NotFound,
+            Err(_) => true,
+        };
+        if has_changed && !overwrite {
+            return Err(DocumentError::Changed { path });
+        }
         self.save_as(&path, text)
     }
 
     /// Writes `text` to `path`, which may be new.
     pub(crate) fn save_as(&self, path: &Path, text: &str) -> Result<Document, DocumentError> {
-        // A link stays a link: what it points to is replaced.
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let io = |source| DocumentError::Io { path: path.to_owned(), source };
+        let path = target_of(path).map_err(io)?;
         write_whole(&path, text).map_err(|source| DocumentError::Io { path: path.clone(), source })?;
-        let id = self.register(path.clone());
+        let id = self.register(path.clone(), digest(text.as_bytes()));
         Ok(Document { id, name: file_name(&path), path: path.display().to_string(), text: String::new() })
     }
+}
+
+/// The content of a file that the editor may open. No more than that is read, whatever its size is said to be.
+fn read(path: &Path) -> Result<Vec<u8>, DocumentError> {
+    let io = |source| DocumentError::Io { path: path.to_owned(), source };
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(DocumentError::NotAFile { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(io)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(DocumentError::TooLarge { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+/// What a path leads to, whether that exists or not: a link stays a link, and its target is written.
+fn target_of(path: &Path) -> std::io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match std::fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            // No link, or nothing there yet. The folder may be behind links too.
+            Err(_) => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let folder = folder.unwrap_or(Path::new(".")).canonicalize()?;
+                return Ok(folder.join(path.file_name().unwrap_or_default()));
+            }
+        }
+    }
+    Err(std::io::Error::other("links that lead to each other"))
 }
 
 fn file_name(path: &Path) -> String {
@@ -132,27 +188,18 @@ fn file_name(path: &Path) -> String {
 /// Writes beside `path` and renames, so that a full disk or a crash never costs the old content.
 fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut part =
-        tempfile::Builder::new().prefix(".sateen-").tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".sateen-");
+    // Temporary files are private; a new document is like any other new file, as the user's mask has it.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut part = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
     part.write_all(text.as_bytes())?;
-    part.as_file().sync_all()?;
-    match std::fs::metadata(path) {
-        Ok(metadata) => part.as_file().set_permissions(metadata.permissions())?,
-        Err(_) => set_new_file_permissions(part.as_file())?,
+    if let Ok(metadata) = std::fs::metadata(path) {
+        part.as_file().set_permissions(metadata.permissions())?;
     }
+    part.as_file().sync_all()?;
     part.persist(path)?;
-    Ok(())
-}
-
-/// Temporary files are private; a new document is like any other new file.
-#[cfg(unix)]
-fn set_new_file_permissions(file: &std::fs::File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn set_new_file_permissions(_file: &std::fs::File) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -169,7 +216,7 @@ mod tests {
         let document = documents.open(&path).expect("opens");
         assert_eq!((document.name.as_str(), document.text.as_str()), ("a.py", "x = 1\r\n"));
         assert_eq!(documents.open(&path).expect("opens").id, document.id);
-        documents.save(document.id, "x = 2\r\n").expect("saves");
+        documents.save(document.id, "x = 2\r\n", false).expect("saves");
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "x = 2\r\n");
         let names: Vec<_> = std::fs::read_dir(folder.path()).expect("lists").collect();
         assert_eq!(names.len(), 1, "nothing is left beside the file");
@@ -184,7 +231,7 @@ mod tests {
         assert!(matches!(documents.open(&path), Err(DocumentError::NotText { at: 2, .. })));
         assert!(matches!(documents.open(folder.path()), Err(DocumentError::NotAFile { .. })));
         assert!(matches!(documents.open(&folder.path().join("none")), Err(DocumentError::Io { .. })));
-        assert!(matches!(documents.save(7, ""), Err(DocumentError::NotOpen { id: 7 })));
+        assert!(matches!(documents.save(7, "", false), Err(DocumentError::NotOpen { id: 7 })));
     }
 
     #[cfg(unix)]
@@ -195,5 +242,63 @@ mod tests {
         let path = folder.path().join("gone").join("a.py");
         assert!(documents.save_as(&path, "x").is_err());
         assert!(!path.exists());
+    }
+
+    /// What another program wrote is not lost without a word.
+    #[test]
+    fn changes_from_outside_are_not_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.py");
+        std::fs::write(&path, "x = 1\n").expect("writes");
+        let documents = Documents::default();
+        let id = documents.open(&path).expect("opens").id;
+        documents.save(id, "x = 2\n", false).expect("nobody else wrote");
+        documents.save(id, "x = 3\n", false).expect("what was saved here is known");
+        // As long, and perhaps within the same tick of the clock.
+        std::fs::write(&path, "y = 3\n").expect("writes");
+        let error = documents.save(id, "x = 4\n", false).expect_err("changed");
+        assert!(matches!(error, DocumentError::Changed { .. }), "{error}");
+        assert_eq!(CommandError::from(error).code, ErrorCode::Conflict);
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), "y = 3\n");
+        documents.save(id, "x = 4\n", true).expect("that is wanted");
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), "x = 4\n");
+        std::fs::remove_file(&path).expect("removes");
+        documents.save(id, "x = 5\n", false).expect("a file that is gone is written anew");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_links_and_masks_are_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (link, second) = (folder.path().join("link.py"), folder.path().join("second.py"));
+        let target = folder.path().join("target.py");
+        std::os::unix::fs::symlink("second.py", &link).expect("a link");
+        std::os::unix::fs::symlink("target.py", &second).expect("a link to a file that is not there yet");
+        let documents = Documents::default();
+        let saved = documents.save_as(&link, "x = 1\n").expect("saves");
+        assert_eq!(saved.name, "target.py");
+        assert!(link.is_symlink() && second.is_symlink() && !target.is_symlink());
+        assert_eq!(std::fs::read_to_string(&link).expect("reads"), "x = 1\n");
+        let mode = |path: &Path| std::fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+        let other = folder.path().join("other");
+        std::fs::File::create(&other).expect("a new file");
+        assert_eq!(mode(&target), mode(&other), "as any new file");
+        std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o640)).expect("changes");
+        documents.save_as(&link, "x = 2\n").expect("saves");
+        assert_eq!(mode(&target), 0o640, "as it was");
+        std::fs::remove_file(&target).expect("removes");
+        std::os::unix::fs::symlink("link.py", &target).expect("a circle");
+        assert!(documents.save_as(&link, "x").is_err());
+    }
+
+    #[test]
+    fn files_that_are_too_large_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("large.txt");
+        std::fs::File::create(&path)
+            .and_then(|file| file.set_len(MAX_FILE_BYTES + 1))
+            .expect("a sparse file");
+        assert!(matches!(Documents::default().open(&path), Err(DocumentError::TooLarge { .. })));
     }
 }

@@ -1,5 +1,6 @@
 //! The desktop app: a window over the engine.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(not(debug_assertions), windows_subsystem = "windows")]
 
 mod application;
@@ -26,6 +27,7 @@ fn main() -> anyhow::Result<()> {
         .invoke_handler(tauri::generate_handler![
             commands::application_state,
             commands::list_models,
+            commands::recommend_models,
             commands::install_model,
             commands::cancel_install,
             commands::load_model,
@@ -36,12 +38,16 @@ fn main() -> anyhow::Result<()> {
             commands::save_document,
         ])
         .setup(move |app| {
-            app.manage(Application::start(app.handle().clone(), file));
+            app.manage(Application::new(app.handle().clone(), file));
+            let handle = app.handle().clone();
+            std::thread::Builder::new()
+                .name("start".to_owned())
+                .spawn(move || handle.state::<Application>().load_default_model())?;
             WebviewWindowBuilder::new(app, "main", WebviewUrl::default())
                 .title("sateen")
                 .inner_size(1100.0, 720.0)
                 .min_inner_size(560.0, 360.0)
-                .on_navigation(|url| matches!(url.scheme(), "tauri" | "http") && is_ours(url))
+                .on_navigation(is_ours)
                 .build()?;
             Ok(())
         })
@@ -49,9 +55,11 @@ fn main() -> anyhow::Result<()> {
         .context("the window system")
 }
 
-/// The app's own origin: `tauri://localhost`, on Windows `http://tauri.localhost`.
+/// The app's own origin: `tauri://localhost`, on Windows `http://tauri.localhost`. Whatever else listens on this
+/// machine is none of ours.
 fn is_ours(url: &tauri::Url) -> bool {
-    matches!(url.host_str(), Some("localhost" | "tauri.localhost")) && url.port().is_none()
+    let (scheme, host) = if cfg!(windows) { ("http", "tauri.localhost") } else { ("tauri", "localhost") };
+    url.scheme() == scheme && url.host_str() == Some(host) && url.port().is_none()
 }
 
 /// A second start shows the window of the first, with the file it was given.

@@ -14,7 +14,23 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
 const application = process.env["SATEEN_DESKTOP"] ?? "";
 const MODELS = process.env["SATEEN_DATA_DIR"] ?? join(process.env["XDG_DATA_HOME"] ?? join(homedir(), ".local/share"), "sateen");
-const WAIT_MS = 60_000;
+/** How long one thing may take, on a machine that does others too. All of a test take less than vitest waits. */
+const WAIT_MS = 40_000;
+const TEST_MS = 150_000;
+const PICTURE_MS = 5_000;
+
+/** Fails when `promise` takes longer than `ms`: a driver that never answers must not hang the test. */
+async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms: ${what}`)), ms);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
 
 async function freePort(): Promise<number> {
   const server = createServer();
@@ -40,6 +56,8 @@ async function reachable(port: number): Promise<void> {
 
 /** A running app with its own data folder if one is named. */
 class App {
+  private readonly deadline = Date.now() + TEST_MS;
+
   private constructor(
     private readonly process: ChildProcess,
     readonly driver: WebDriver,
@@ -57,22 +75,43 @@ class App {
     capabilities.setBrowserName("wry");
     capabilities.set("tauri:options", { application, args });
     const builder = new Builder().usingServer(`http://127.0.0.1:${port}`).withCapabilities(capabilities);
-    return new App(process_, await builder.build());
+    try {
+      return new App(process_, await within(WAIT_MS, "the window opens", builder.build()));
+    } catch (error) {
+      process_.kill();
+      throw error;
+    }
   }
 
   async stop(): Promise<void> {
-    await this.driver.quit().catch(() => undefined);
+    await within(WAIT_MS, "the window closes", this.driver.quit()).catch(() => undefined);
     this.process.kill();
   }
 
-  async until<T>(what: string, condition: () => Promise<T | null | false>): Promise<T> {
+  /** What is left for one thing of the time that the test has. */
+  private get patience(): number {
+    return Math.max(1, Math.min(WAIT_MS, this.deadline - Date.now()));
+  }
+
+  /** Runs something of the driver; when it fails or never ends, says how the window looked. */
+  private async attempt<T>(what: string, promise: Promise<T>): Promise<T> {
     try {
-      return (await this.driver.wait(condition, WAIT_MS, `waiting for ${what}`)) as T;
+      return await within(this.patience + PICTURE_MS, what, promise);
     } catch (error) {
       const picture = join(tmpdir(), "sateen-e2e-failure.png");
-      writeFileSync(picture, await this.driver.takeScreenshot(), "base64");
-      throw new Error(`${String(error)}; the window is in ${picture}`, { cause: error });
+      const seen = within(PICTURE_MS, "a picture", this.driver.takeScreenshot());
+      const where = await seen.then(
+        (png) => (writeFileSync(picture, png, "base64"), `the window is in ${picture}`),
+        () => "there is no picture of the window",
+      );
+      const state = await within(PICTURE_MS, "the state", this.text("[data-testid=state]")).catch(() => "unknown");
+      throw new Error(`${what}: ${String(error)}; its state is ${state}; ${where}`, { cause: error });
     }
+  }
+
+  async until<T>(what: string, condition: () => Promise<T | null | false>): Promise<T> {
+    const met = this.driver.wait(condition, this.patience, `waiting for ${what}`);
+    return (await this.attempt(what, Promise.resolve(met))) as T;
   }
 
   /** In one script: between two calls the page may replace an element. */
@@ -105,11 +144,12 @@ class App {
 
   /** Types into the editor, which has the focus since the app started. */
   async type(...keys: string[]): Promise<void> {
-    await this.driver.actions().sendKeys(...keys).perform();
+    await this.attempt(`typing ${keys.join("")}`, this.driver.actions().sendKeys(...keys).perform());
   }
 
   async press(modifier: string, key: string): Promise<void> {
-    await this.driver.actions().keyDown(modifier).sendKeys(key).keyUp(modifier).perform();
+    const pressed = this.driver.actions().keyDown(modifier).sendKeys(key).keyUp(modifier).perform();
+    await this.attempt(`pressing ${key}`, pressed);
   }
 
   /** Ghost text after the engine has finished with it. */

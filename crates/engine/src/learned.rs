@@ -148,16 +148,29 @@ mod tests {
         }
         let path =
             std::fs::read_dir(folder.path()).expect("the folder").next().expect("a file").expect("it").path();
-        let text = std::fs::read_to_string(&path).expect("the file");
-        std::fs::write(&path, text.replace("CPU", "another device")).expect("writes");
-        assert_ne!(
-            files.costs(&model, &|| false).expect("measures again").expect("costs"),
-            PassCosts::flat()
+        // Nothing here takes an hour: what says so was not measured.
+        let hour = 3_600_000.0;
+        let file = |version, device: &str, points: &[(usize, f64)]| {
+            let file =
+                CostsFile { version, device: device.to_owned(), points: points.to_vec(), adaptive_ms: 0.0 };
+            serde_json::to_string(&file).expect("JSON")
+        };
+        let device = model.device_fingerprint();
+        let points = [(1, hour), (8, 2.0 * hour)];
+        let of_one = |text: &str| {
+            std::fs::write(&path, text).expect("writes");
+            files.costs(&model, &|| false).expect("measures").expect("costs").of(1)
+        };
+        assert_eq!(
+            of_one(&file(COSTS_VERSION, &device, &points)),
+            hour,
+            "what was measured here is believed"
         );
-        assert!(std::fs::read_to_string(&path).expect("the file").contains("CPU"));
-        for broken in ["", "{", "{\"version\":1,\"device\":\"CPU\",\"points\":[[1,-1]]}"] {
-            std::fs::write(&path, broken).expect("writes");
-            assert!(files.costs(&model, &|| false).expect("measures").is_some());
+        assert!(of_one(&file(COSTS_VERSION, "another device", &points)) < hour, "it is measured again");
+        assert!(std::fs::read_to_string(&path).expect("the file").contains(&device), "and written down");
+        assert!(of_one(&file(COSTS_VERSION + 1, &device, &points)) < hour);
+        for broken in ["", "{", &file(COSTS_VERSION, &device, &[(1, -hour)])] {
+            assert!(of_one(broken) < hour, "{broken}");
         }
     }
 

@@ -4,6 +4,8 @@
 //! requests of several clients. The command line, the app and every other way in call the same
 //! functions, so no feature exists in one of them only.
 
+#![forbid(unsafe_code)]
+
 mod adapters;
 mod cancel;
 mod catalog;
@@ -36,7 +38,7 @@ pub use context::{ContextFile, PromptBudget};
 pub use cost::{CostTable, PassCost, PassTimer, PrefillCost, Roofline, measure_cost, measure_pass_costs};
 pub use engine::{Engine, EngineConfig, EngineState, Event, LoadedModel, Priority, Submission};
 pub use error::{EngineError, ErrorCode};
-pub use install::{InstallProgress, InstallStage, PackageClient, install};
+pub use install::{InstallProgress, InstallStage, PackageClient, extract_part, install};
 pub use library::{AddMode, InstalledModel, LibraryListing, ModelLibrary};
 pub use likelihood::Likelihood;
 pub use memory::{MemoryNeeded, available_memory};

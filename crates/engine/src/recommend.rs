@@ -111,8 +111,10 @@ fn measured(model: &InstalledModel) -> Result<ModelPace, EngineError> {
         row_weights: 0,
     };
     if fits {
-        let loaded =
-            Arc::new(Model::load(&ModelConfig { max_context: 2 * N_COMMITTED, ..ModelConfig::new(&model.path) })?);
+        let loaded = Arc::new(Model::load(&ModelConfig {
+            max_context: 2 * N_COMMITTED,
+            ..ModelConfig::new(&model.path)
+        })?);
         pace.row_weights = loaded.n_products_per_prompt_row() as u64;
         pace.first_text_ms = Some(first_text_ms(&loaded)?);
         pace.is_measured = true;

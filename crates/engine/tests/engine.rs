@@ -152,9 +152,25 @@ fn the_default_model_fills_in() {
     engine.wait_until_ready().expect("the installed model loads");
     let prefix = "def mean(values):\n    total = 0\n    for value in values:\n        ";
     let suffix = "\n    return total / len(values)\n";
-    let completion = engine.complete(CompletionRequest::new(prefix, suffix), |_| ()).expect("completes");
+    let request = |speculation| CompletionRequest { speculation, ..CompletionRequest::new(prefix, suffix) };
+    let completion = engine.complete(request(engine::Speculation::Auto), |_| ()).expect("completes");
     assert_eq!(completion.text, "total += value");
-    assert!(completion.n_accepted > 0, "adaptive tokens drafted some of it");
+    // Nothing but adaptive tokens drafts here, and some of it they draft.
+    let fused = engine.complete(request(engine::Speculation::Fused), |_| ()).expect("completes");
+    assert_eq!(fused.tokens, completion.tokens);
+    let of_sat: Vec<_> = fused.accepted_by_drafter.iter().filter(|share| share.drafter == "sat").collect();
+    assert!(of_sat.iter().any(|share| share.n_accepted > 0), "{:?}", fused.accepted_by_drafter);
+}
+
+/// Whoever listens to the engine's state may fail; the engine does not.
+#[test]
+fn a_listener_that_panics_is_no_end() {
+    let listener = |state| assert!(!matches!(state, EngineState::Ready(_)), "a defect of the listener");
+    let engine = Engine::start(common::config("smollm2-135m"), listener).expect("a thread");
+    engine.wait_until_ready().expect("the model is loaded all the same");
+    let request = || CompletionRequest { max_tokens: 4, ..CompletionRequest::new(PROMPT, "") };
+    let first = engine.complete(request(), |_| ()).expect("completes");
+    assert_eq!(engine.complete(request(), |_| ()).expect("completes again").text, first.text);
 }
 
 /// A word that is being typed goes on, whatever its tokens are; infilling needs no such care.

@@ -189,7 +189,7 @@ fn attend_pairs<const N: usize>(
                 attend_pairs_in::<NeonLanes, N>(shape, slices, pairs, scratch, out)
             }
             InstructionSet::Portable => {
-                attend_pairs_in::<PortableLanes, N>(shape, slices, pairs, scratch, out)
+                attend_pairs_in::<PortableLanes, N>(shape, slices, pairs, scratch, out);
             }
         }
     }

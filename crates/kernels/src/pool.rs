@@ -352,7 +352,7 @@ mod tests {
         let pool = Pool::new(3);
         for _ in 0..20 {
             let task = |idx: usize| {
-                if idx % 3 == 0 {
+                if idx.is_multiple_of(3) {
                     std::panic::panic_any(Vicious);
                 }
             };

@@ -63,7 +63,11 @@ impl SatAdapter {
             AdapterSource::BuiltIn(bytes) => Self::parse(bytes, "(built in)".as_ref(), architecture),
             AdapterSource::File(path) => {
                 let refuse = |reason: String| ModelError::AdapterFile { path: path.clone(), reason };
-                let n_bytes = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
+                let metadata = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;
+                if !metadata.is_file() {
+                    return Err(refuse("not a regular file".to_owned()));
+                }
+                let n_bytes = metadata.len();
                 if n_bytes > MAX_FILE_BYTES {
                     return Err(refuse(format!(
                         "it holds {n_bytes} bytes, at most {MAX_FILE_BYTES} are read"
@@ -82,7 +86,11 @@ impl SatAdapter {
         metadata.metadata().as_ref()?.get("base_sha256").cloned()
     }
 
-    fn parse(bytes: &[u8], path: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
+    /// Reads the adapter in `bytes`, which `path` names in errors.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterFile`] and [`ModelError::AdapterMismatch`].
+    pub fn parse(bytes: &[u8], path: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
         let refuse = |reason: String| ModelError::AdapterFile { path: path.to_owned(), reason };
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| refuse(error.to_string()))?;
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| refuse(error.to_string()))?;

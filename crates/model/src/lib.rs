@@ -14,6 +14,8 @@
 //! # Ok::<(), model::ModelError>(())
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod adapter;
 mod architecture;
 mod backend;

@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{golden, ids, smollm, with_group};
-use model::{Model, ModelConfig, Sequence};
+use model::{AdapterSource, Model, ModelConfig, Sequence};
 use speculate::{RowPlan, Target};
 
 fn prompt() -> Vec<u32> {
@@ -79,11 +81,34 @@ fn adaptive_rows_leave_token_rows_alone() {
 /// Adaptive rows do differ from what the base model alone would make of them.
 #[test]
 fn the_adapter_has_an_effect() {
-    let model = smollm();
+    // The same adapter, but with deltas of nothing.
+    let bytes = std::fs::read(common::adapter("smollm2-135m")).expect("the adapter");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("a header");
+    let zeros = vec![0u8; bytes.len()];
+    let without_deltas = tensors.tensors().into_iter().map(|(name, view)| {
+        let data = if name.ends_with("lora_b") { &zeros[..view.data().len()] } else { view.data() };
+        let view = safetensors::tensor::TensorView::new(view.dtype(), view.shape().to_vec(), data);
+        (name, view.expect("the same shape"))
+    });
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    safetensors::serialize_to_file(without_deltas, header.metadata().clone(), file.path()).expect("writes");
+    let config = ModelConfig {
+        adapter: Some(AdapterSource::File(file.path().to_owned())),
+        max_context: 1024,
+        ..ModelConfig::new(common::weights("smollm2-135m"))
+    };
+    let embeddings_only = Arc::new(Model::load(&config).expect("loads"));
     let tokens = prompt();
-    let (_, rows) = with_group(&model, &tokens);
-    let slots = &rows[tokens.len()..];
-    assert!(slots.windows(2).all(|pair| pair[0] != pair[1]));
+    let (_, rows) = with_group(&smollm(), &tokens);
+    let (_, others) = with_group(&embeddings_only, &tokens);
+    for (row, (with, without)) in rows.iter().zip(&others).enumerate() {
+        let divergence = common::kl_divergence(with, without);
+        match row < tokens.len() {
+            true => assert_eq!(with, without, "token rows see nothing of it"),
+            false => assert!(divergence > 0.05, "row {row}: {divergence}"),
+        }
+    }
 }
 
 /// Siblings in a tree do not see each other, and compaction keeps exactly the accepted path.

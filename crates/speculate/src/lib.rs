@@ -15,6 +15,8 @@
 //! assert_eq!((verified.path, verified.next), (vec![0, 1], 9));
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod calibration;
 mod drafter;
 mod drafters;

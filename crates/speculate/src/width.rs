@@ -1,5 +1,8 @@
 //! How wide a pass should be: what its rows cost, and what they are expected to bring.
 
+/// No pass takes as long, in milliseconds; what is said to is no measurement.
+const DAY_MS: f64 = 86_400_000.0;
+
 /// What a forward pass costs, against its rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PassCosts {
@@ -11,11 +14,11 @@ pub struct PassCosts {
 
 impl PassCosts {
     /// From measurements: rows and milliseconds. More rows never cost less: where a measurement says so,
-    /// that is noise. `None` when there is none, or one is not a positive number.
+    /// that is noise. `None` when there is none, or one is not a positive number of less than a day.
     pub fn new(mut points: Vec<(usize, f64)>) -> Option<Self> {
         points.sort_by_key(|&(n_rows, _)| n_rows);
         points.dedup_by_key(|&mut (n_rows, _)| n_rows);
-        let is_sound = |&(n_rows, ms): &(usize, f64)| n_rows > 0 && ms.is_finite() && ms > 0.0;
+        let is_sound = |&(n_rows, ms): &(usize, f64)| n_rows > 0 && ms > 0.0 && ms < DAY_MS;
         if points.is_empty() || !points.iter().all(is_sound) {
             return None;
         }

@@ -10,6 +10,7 @@ import type { Document } from "./bindings/Document";
 import type { DocumentEvent } from "./bindings/DocumentEvent";
 import type { InstallProgress } from "./bindings/InstallProgress";
 import type { ModelList } from "./bindings/ModelList";
+import type { Recommendation } from "./bindings/Recommendation";
 
 export function applicationState(): Promise<ApplicationState> {
   return invoke("application_state");
@@ -25,6 +26,11 @@ export function onDocument(callback: (event: DocumentEvent) => void): Promise<Un
 
 export function listModels(): Promise<ModelList> {
   return invoke("list_models");
+}
+
+/** Measures this machine, which takes some seconds. */
+export function recommendModels(): Promise<Recommendation> {
+  return invoke("recommend_models");
 }
 
 /** Resolves to false when the installation was paused. */
@@ -69,9 +75,17 @@ export function openDocument(): Promise<Document | null> {
   return invoke("open_document");
 }
 
-/** Without an id the user is asked for a name; null when none was given. */
-export function saveDocument(id: number | null, text: string): Promise<Document | null> {
-  return invoke("save_document", { id, text });
+/**
+ * Without an id the user is asked for a name; null when none was given. A file that another program has changed is a
+ * conflict, unless it is to be overwritten.
+ */
+export function saveDocument(id: number | null, text: string, overwrite: boolean): Promise<Document | null> {
+  return invoke("save_document", { id, text, overwrite });
+}
+
+/** Whether an error says that another program has changed the file. */
+export function isConflict(error: unknown): boolean {
+  return typeof error === "object" && error !== null && (error as CommandError).code === "conflict";
 }
 
 /** Words for a person, whatever was thrown. */

@@ -3,6 +3,7 @@
 import type { ApplicationState } from "./bindings/ApplicationState";
 import type { Completion } from "./bindings/Completion";
 import type { InstallProgress } from "./bindings/InstallProgress";
+import type { ModelPace } from "./bindings/ModelPace";
 
 export function bytes(n: number): string {
   if (n >= 1e9) return `${(n / 1e9).toFixed(2)} GB`;
@@ -20,6 +21,8 @@ export function statusOf(state: ApplicationState | null): Status {
   if (state === null) return { kind: "busy", text: "Starting" };
   const { engine } = state;
   switch (engine.state) {
+    case "starting":
+      return { kind: "busy", text: "Looking for models" };
     case "no_model":
       return { kind: "none", text: "No model installed: choose one under Models" };
     case "loading":
@@ -62,6 +65,14 @@ export function figuresOf(completion: Completion): Figure[] {
       title: `From the request to the first token; ${n_prompt_tokens} prompt tokens, ${n_reused_tokens} of them known from before`,
     },
   ];
+}
+
+/** How soon a model answers on this computer. */
+export function paceText(pace: ModelPace): string {
+  if (!pace.fits) return "Needs more memory than this computer has free";
+  if (pace.first_text_ms === null) return "Not measured";
+  const ms = Math.round(pace.first_text_ms);
+  return pace.is_measured ? `First text after ${ms} ms here` : `First text after about ${ms} ms here`;
 }
 
 /** How far an installation is. `rate` is in bytes per second. */

@@ -15,7 +15,7 @@ use crate::generation::{Generation, Progress};
 use crate::learned::LearnedFiles;
 use crate::memory::check_memory;
 use crate::session::DEFAULT_CACHE_BYTES;
-use crate::{CancelToken, CompletionRequest, EngineError, Outcome, Session, SessionConfig};
+use crate::{CancelToken, Completion, CompletionRequest, EngineError, Outcome, Session, SessionConfig};
 
 /// Adaptive tokens in a group of a model without adapter.
 const PROBE_SLOTS: usize = 4;
@@ -101,7 +101,8 @@ impl Worker {
         *current = state.clone();
         drop(current);
         self.shared.changed.notify_all();
-        (self.on_state)(state);
+        // A listener that panics has not heard it; that is no reason for nobody to hear anything any more.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.on_state)(state)));
     }
 
     pub(super) fn run(mut self) {
@@ -206,11 +207,12 @@ impl Worker {
             }
             Ok(Progress::Ended(event)) => {
                 active.job.events.step(event);
-                let completion = generation.and_then(|generation| loaded.session.end(generation));
                 let active = self.active.swap_remove(turn);
-                let outcome =
-                    completion.map_or(Outcome::Cancelled, |completion| Outcome::Ended(Box::new(completion)));
-                active.job.events.end(Ok(outcome));
+                let outcome = self.end_generation(generation).map(|completion| match completion {
+                    Some(completion) => Outcome::Ended(Box::new(completion)),
+                    None => Outcome::Cancelled,
+                });
+                active.job.events.end(outcome);
             }
             Err(error) => {
                 let is_panic = matches!(error, EngineError::Panic { .. });
@@ -219,8 +221,9 @@ impl Worker {
                 if is_panic {
                     // What the panic left half done goes with the session; the model survives it.
                     self.renew_session();
-                } else if let Some(generation) = generation {
-                    loaded.session.end(generation);
+                } else {
+                    // The request has its error already.
+                    let _ = self.end_generation(generation);
                 }
             }
         }
@@ -228,6 +231,16 @@ impl Worker {
         if self.active.is_empty() {
             self.rest();
         }
+    }
+
+    /// Ends a generation, and keeps what it leaves. A panic costs the session, as one in a pass does.
+    fn end_generation(&mut self, generation: Option<Generation>) -> Result<Option<Completion>, EngineError> {
+        let (Some(generation), Some(loaded)) = (generation, self.loaded.as_mut()) else { return Ok(None) };
+        let ended = guard(|| Ok(loaded.session.end(generation)));
+        if ended.is_err() {
+            self.renew_session();
+        }
+        ended
     }
 
     /// Nothing is left to do for now.
@@ -242,9 +255,8 @@ impl Worker {
     fn drop_cancelled(&mut self) {
         while let Some(idx) = self.active.iter().position(|active| active.job.cancel.is_cancelled()) {
             let Active { job, generation, .. } = self.active.swap_remove(idx);
-            if let (Some(generation), Some(loaded)) = (generation, self.loaded.as_mut()) {
-                loaded.session.end(generation);
-            }
+            // Nobody waits for what it says.
+            let _ = self.end_generation(generation);
             let is_superseded = job.cancel.is_superseded();
             job.events.end(Ok(if is_superseded { Outcome::Superseded } else { Outcome::Cancelled }));
         }
@@ -269,10 +281,9 @@ impl Worker {
     }
 
     fn end_all(&mut self, mut result: impl FnMut() -> Result<Outcome, EngineError>) {
-        for Active { job, generation, .. } in self.active.drain(..) {
-            if let (Some(generation), Some(loaded)) = (generation, self.loaded.as_mut()) {
-                loaded.session.end(generation);
-            }
+        for Active { job, generation, .. } in std::mem::take(&mut self.active) {
+            // The result is decided.
+            let _ = self.end_generation(generation);
             job.events.end(result());
         }
     }
@@ -373,8 +384,13 @@ impl Worker {
         let n_known = loaded.session.n_recycled();
         let n_new = n_known.abs_diff(loaded.n_saved);
         if let Some(files) = loaded.files.as_ref().filter(|_| n_new > if is_last { 0 } else { SAVE_EVERY }) {
-            files.save_recycling(&loaded.session.save_recycling());
             loaded.n_saved = n_known;
+            let session = &loaded.session;
+            // What is lost is learnt again.
+            let _ = guard(|| {
+                files.save_recycling(&session.save_recycling());
+                Ok(())
+            });
         }
     }
 }

@@ -11,8 +11,9 @@ pub fn installed(id: &str) -> InstalledModel {
     library.find(id).unwrap_or_else(|error| panic!("{error}: run `make models` once"))
 }
 
+/// An engine that neither reads nor writes what was learnt in the user's folder.
 pub fn config(id: &str) -> EngineConfig {
-    EngineConfig { max_context: 1024, ..EngineConfig::of(&installed(id)) }
+    EngineConfig { max_context: 1024, learned: None, ..EngineConfig::of(&installed(id)) }
 }
 
 /// The prompts of HumanEval, in order.

@@ -53,6 +53,19 @@ pub fn ids(value: &Value) -> Vec<u32> {
     value.as_array().expect("an array").iter().map(|id| id.as_u64().expect("a token") as u32).collect()
 }
 
+/// How far the distribution of `ours` is from that of `reference`, both logits, in nats: the sum of
+/// `p ln(p / q)` (Kullback and Leibler 1951).
+pub fn kl_divergence(reference: &[f32], ours: &[f32]) -> f64 {
+    assert_eq!(reference.len(), ours.len());
+    let log_probabilities = |logits: &[f32]| -> Vec<f64> {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
+        logits.iter().map(|&logit| f64::from(logit - max) - sum.ln()).collect()
+    };
+    let (p, q) = (log_probabilities(reference), log_probabilities(ours));
+    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
 /// Logits of every row of a plan over `tokens` with an adaptive group behind the last.
 pub fn with_group(model: &Arc<Model>, tokens: &[u32]) -> (RowPlan, Vec<Vec<f32>>) {
     let mut plan = RowPlan::prefill(0, tokens);

@@ -4,7 +4,7 @@ import type { LoadedModel } from "./LoadedModel";
 /**
  * What the engine is doing, and why.
  */
-export type EngineState = { "state": "no_model" } | { "state": "loading", 
+export type EngineState = { "state": "starting" } | { "state": "no_model" } | { "state": "loading", 
 /**
  * Name of the model.
  */

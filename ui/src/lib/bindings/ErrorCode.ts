@@ -4,4 +4,4 @@
  * What kind of error it is: the command line's exit code, an HTTP status, what the UI switches
  * on. The names are stable.
  */
-export type ErrorCode = "invalid_request" | "model_missing" | "model_invalid" | "download_failed" | "no_space" | "no_memory" | "busy" | "io" | "internal";
+export type ErrorCode = "invalid_request" | "model_missing" | "model_invalid" | "download_failed" | "no_space" | "no_memory" | "busy" | "conflict" | "io" | "internal";
