@@ -24,7 +24,7 @@ DENY_VERSION := 0.20.2
 TAURI_DRIVER_VERSION := 2.1.0
 
 APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev
-TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus
+TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus strace
 
 # Tests run side by side; one thread each keeps them out of each other's way.
 TEST_THREADS := SATEEN_THREADS=1 CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1

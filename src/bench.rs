@@ -8,6 +8,7 @@ mod plots;
 mod prompts;
 mod quality;
 mod random_model;
+mod soak;
 mod typing;
 
 use clap::{Args, Subcommand};
@@ -67,6 +68,8 @@ enum BenchCommand {
     Typing(typing::TypingArguments),
     /// Compare forward passes with llama.cpp and candle on the same file
     Peers(peers::PeersArguments),
+    /// Work for several clients for a long time, and see whether anything leaks, fails or differs
+    Soak(soak::SoakArguments),
     /// Write a page of results from the JSON that the other measurements print
     Page(page::PageArguments),
     /// Write a weight file with random weights, to measure shapes that are not at hand
@@ -80,6 +83,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         BenchCommand::Quality(arguments) => quality::run(arguments),
         BenchCommand::Typing(arguments) => typing::run(arguments),
         BenchCommand::Peers(arguments) => peers::run(arguments),
+        BenchCommand::Soak(arguments) => soak::run(arguments),
         BenchCommand::Page(arguments) => page::run(arguments),
         BenchCommand::RandomModel(arguments) => random_model::run(arguments),
     }

@@ -283,3 +283,40 @@ fn listing_reads_files_only() {
         assert!(line.contains("not a regular file"), "{line}");
     }
 }
+
+/// Less memory than the model takes is an error that says so, never an abort.
+#[cfg(target_os = "linux")]
+#[test]
+fn too_little_memory_is_said() {
+    for kilobytes in [250_000, 400_000, 600_000] {
+        let script = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
+        let output = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_sateen"), "complete", SAMPLE])
+            .env("SATEEN_THREADS", "1")
+            .output()
+            .expect("a shell");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(8), "{kilobytes} KB: {:?}, {said}", output.status);
+        assert!(said.contains("memory"), "{said}");
+    }
+}
+
+/// Completing reaches out to nobody: not a socket is made.
+#[cfg(target_os = "linux")]
+#[test]
+fn completing_opens_no_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("calls");
+    let output = Command::new("strace")
+        .args(["-f", "-e", "trace=socket,connect,sendto,sendmsg,bind", "-o"])
+        .arg(&log)
+        .arg(env!("CARGO_BIN_EXE_sateen"))
+        .args(["complete", "--model", "smollm2-135m", "--max-tokens", "4", SAMPLE])
+        .output()
+        .expect("strace, which `make test` installs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let calls = std::fs::read_to_string(&log).expect("a log");
+    let reaching: Vec<&str> = calls.lines().filter(|line| line.contains('(')).collect();
+    assert!(calls.contains("exited with 0"), "{calls}");
+    assert!(reaching.is_empty(), "{reaching:#?}");
+}

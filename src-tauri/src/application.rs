@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::{
-    CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, EngineState, InstalledModel,
-    ModelLibrary, Priority, Submission,
+    CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, EngineState, ErrorCode,
+    InstalledModel, ModelLibrary, Priority, Submission,
 };
 use serde::Serialize;
 use tauri::{AppHandle, Emitter};
@@ -32,7 +32,7 @@ pub(crate) struct Application {
     running: Mutex<Option<Engine>>,
     /// The model that was asked for last.
     model_id: Arc<Mutex<Option<String>>>,
-    failure: Mutex<Option<String>>,
+    failure: Mutex<Option<(String, ErrorCode)>>,
     /// Until the default model was looked for.
     is_starting: AtomicBool,
     completion: Mutex<CancelToken>,
@@ -75,7 +75,7 @@ impl Application {
             Err(error) => Err(error),
         };
         if let Err(error) = loaded {
-            *lock(&self.failure) = Some(error.to_string());
+            *lock(&self.failure) = Some((error.to_string(), error.code()));
         }
         self.is_starting.store(false, Ordering::Release);
         // Fails only when the window is gone, and then there is nobody to tell.
@@ -100,8 +100,9 @@ impl Application {
             (Some(engine), _) => {
                 ApplicationState { engine: engine.state(), model_id: lock(&self.model_id).clone() }
             }
-            (None, Some(reason)) => {
-                ApplicationState { engine: EngineState::Failed { reason: reason.clone() }, model_id: None }
+            (None, Some((reason, code))) => {
+                let engine = EngineState::Failed { reason: reason.clone(), code: *code };
+                ApplicationState { engine, model_id: None }
             }
             (None, None) if self.is_starting.load(Ordering::Acquire) => {
                 ApplicationState { engine: EngineState::Starting, model_id: None }

@@ -301,4 +301,39 @@ mod tests {
             .expect("a sparse file");
         assert!(matches!(Documents::default().open(&path), Err(DocumentError::TooLarge { .. })));
     }
+
+    /// Set for the process that is killed: the file that it saves again and again.
+    const FILE: &str = "SATEEN_FAULTS_FILE";
+
+    #[test]
+    #[ignore = "a part of `a_save_that_is_killed_leaves_a_whole_file`"]
+    fn child_saves() {
+        let Some(path) = std::env::var_os(FILE).map(PathBuf::from) else { return };
+        let documents = Documents::default();
+        for letter in ["a", "b"].into_iter().cycle() {
+            documents.save_as(&path, &letter.repeat(1 << 20)).expect("saves");
+        }
+    }
+
+    /// Killed at any moment, a save leaves the old content or the new one.
+    #[test]
+    fn a_save_that_is_killed_leaves_a_whole_file() {
+        let n_faults = std::env::var("SATEEN_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("document.txt");
+        std::fs::write(&path, "a".repeat(1 << 20)).expect("writes");
+        for n in 0..n_faults {
+            let mut child = std::process::Command::new(std::env::current_exe().expect("this program"))
+                .args(["--exact", "documents::tests::child_saves", "--include-ignored"])
+                .env(FILE, &path)
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .expect("this program starts");
+            std::thread::sleep(std::time::Duration::from_millis(20 + n * 37 % 300));
+            child.kill().and_then(|()| child.wait()).expect("it was running");
+            let text = std::fs::read_to_string(&path).expect("it is there");
+            let first = text.chars().next().expect("it is not empty");
+            assert!(text.len() == 1 << 20 && text.chars().all(|c| c == first), "half of a save");
+        }
+    }
 }

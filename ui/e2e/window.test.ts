@@ -152,6 +152,20 @@ class App {
     await this.attempt(`pressing ${key}`, pressed);
   }
 
+  /** What the window asks, which is answered. */
+  async question(answer: "accept" | "dismiss" = "dismiss"): Promise<string> {
+    const alert = await this.until("a question", async () => {
+      try {
+        return await this.driver.switchTo().alert();
+      } catch {
+        return null;
+      }
+    });
+    const text = await alert.getText();
+    await (answer === "accept" ? alert.accept() : alert.dismiss());
+    return text;
+  }
+
   /** Ghost text after the engine has finished with it. */
   async finishedGhost(): Promise<string> {
     await this.until("ghost text", async () => (await this.ghost()) !== null);
@@ -223,6 +237,23 @@ describe("the window", () => {
     expect(suggested.startsWith(line) && line.length > word.length).toBe(true);
   });
 
+  it("asks before it overwrites what another program wrote", async () => {
+    const file = join(folder, "shared.py");
+    writeFileSync(file, "x = 1\n");
+    app = await App.start(folder, [file]);
+    await app.until("the file", async () => (await app?.code())?.startsWith("x = 1"));
+    await app.press(Key.CONTROL, Key.END);
+    await app.type("y");
+    writeFileSync(file, "from elsewhere\n");
+    await app.press(Key.CONTROL, "s");
+    const question = await app.question();
+    expect(question).toContain("was changed by another program");
+    expect(readFileSync(file, "utf8")).toBe("from elsewhere\n");
+    await app.press(Key.CONTROL, "s");
+    await app.question("accept");
+    await app.until("the saved file", () => Promise.resolve(readFileSync(file, "utf8").startsWith("x = 1")));
+  });
+
   it("asks for a model when there is none, in words", async () => {
     app = await App.start(folder, [], folder);
     await app.until("the welcome", async () => (await app?.text("h1")) === "Welcome to sateen");
@@ -230,6 +261,9 @@ describe("the window", () => {
     const offers = await app.driver.findElements(By.css("li button"));
     expect(await Promise.all(offers.map((offer) => offer.getText()))).toEqual(["Install", "Install", "Install"]);
     expect(await app.text("li")).toContain("Qwen2.5-Coder 0.5B");
+    // The machine is measured, and the best of what it runs fast enough is proposed.
+    await app.until("a proposal", async () => (await app?.text(".badge.sat")) === "Recommended here");
+    expect(await app.text("ul")).toMatch(/First text after about \d+ ms here/);
   });
 
   it("runs no foreign code, reaches no foreign host, and calls no command it was not granted", async () => {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
 use crate::completion::{Completion, CompletionRequest, StepEvent};
-use crate::{CancelToken, EngineError, InstalledModel, ModelLibrary};
+use crate::{CancelToken, EngineError, ErrorCode, InstalledModel, ModelLibrary};
 pub use events::{Event, Submission};
 use worker::{Job, Worker};
 
@@ -121,8 +121,10 @@ pub enum EngineState {
     },
     /// The model could not be loaded.
     Failed {
-        /// Why.
+        /// Why, for people.
         reason: String,
+        /// What kind of error it is.
+        code: ErrorCode,
     },
 }
 
@@ -235,8 +237,8 @@ impl Engine {
                     let model = lock(&self.shared.model).clone();
                     return model.map(|model| (loaded.clone(), model)).ok_or(EngineError::Stopped);
                 }
-                EngineState::Failed { reason } => {
-                    return Err(EngineError::NotReady { state: reason.clone() });
+                EngineState::Failed { reason, code } => {
+                    return Err(EngineError::NotReady { state: reason.clone(), code: *code });
                 }
                 EngineState::Starting
                 | EngineState::Loading { .. }

@@ -97,7 +97,7 @@ pub enum EngineError {
     #[error("the engine has stopped")]
     Stopped,
     #[error("the model is not ready: {state}")]
-    NotReady { state: String },
+    NotReady { state: String, code: ErrorCode },
     #[error("a defect in sateen: {message}")]
     Panic { message: String },
 }
@@ -121,7 +121,7 @@ impl EngineError {
             Self::NoSpace { .. } => ErrorCode::NoSpace,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorCode::NoSpace,
             Self::Io { .. } | Self::NoDataFolder => ErrorCode::Io,
-            Self::NotReady { .. } => ErrorCode::ModelMissing,
+            Self::NotReady { code, .. } => *code,
             Self::NoMemory { .. } | Self::CacheBudget { .. } => ErrorCode::NoMemory,
             Self::NoSequence | Self::Busy { .. } | Self::BeingInstalled { .. } => ErrorCode::Busy,
             Self::Catalog(_) | Self::NotMeasured | Self::Stopped | Self::Panic { .. } => ErrorCode::Internal,

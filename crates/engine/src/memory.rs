@@ -46,11 +46,40 @@ impl MemoryNeeded {
     }
 }
 
-/// Memory that programs can still have, in bytes; `None` where the system does not say.
+/// Memory that this process can still have, in bytes: what the machine has left, and what limits leave of it.
+/// `None` where the system says nothing.
 pub fn available_memory() -> Option<u64> {
+    [of_machine(), of_address_space(), of_control_group()].into_iter().flatten().min()
+}
+
+fn of_machine() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// What `ulimit -v` leaves.
+fn of_address_space() -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let used = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
+    Some(limit.saturating_sub(used))
+}
+
+/// What a container's limit leaves (control groups, version 2).
+fn of_control_group() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let folder = std::path::Path::new("/sys/fs/cgroup").join(group.trim_start_matches('/'));
+    let read = |name| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let (limit, used) = (read("memory.max")?, read("memory.current")?);
+    // Pages of files count as used, and go when they must.
+    let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let inactive = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse::<u64>().ok());
+    Some(limit.saturating_sub(used.saturating_sub(inactive.unwrap_or(0))))
 }
 
 /// Refuses a model whose caches exceed their budget, or that would not fit into memory.

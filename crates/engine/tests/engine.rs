@@ -110,7 +110,7 @@ fn a_model_that_cannot_be_loaded_is_a_state_with_a_reason() {
     assert!(error.to_string().contains("the file ends at byte"), "{error}");
     assert!(matches!(states.recv(), Ok(EngineState::Failed { .. })));
     let error = engine.complete(CompletionRequest::new("x", ""), |_| ()).expect_err("no model");
-    assert_eq!(error.code(), ErrorCode::ModelMissing);
+    assert_eq!(error.code(), ErrorCode::ModelInvalid);
 }
 
 #[test]

@@ -12,7 +12,7 @@ describe("words and figures", () => {
     expect(status({ engine: { state: "loading", name: "Qwen", progress: 0.618 }, model_id: "q" })).toBe(
       "Loading Qwen, 62 %",
     );
-    expect(status({ engine: { state: "failed", reason: "not a GGUF file" }, model_id: "q" })).toBe(
+    expect(status({ engine: { state: "failed", reason: "not a GGUF file", code: "model_invalid" }, model_id: "q" })).toBe(
       "The model cannot be used: not a GGUF file",
     );
     expect(status({ engine: { state: "no_model" }, model_id: null })).toContain("choose one under Models");

@@ -15,7 +15,9 @@ use crate::generation::{Generation, Progress};
 use crate::learned::LearnedFiles;
 use crate::memory::check_memory;
 use crate::session::DEFAULT_CACHE_BYTES;
-use crate::{CancelToken, Completion, CompletionRequest, EngineError, Outcome, Session, SessionConfig};
+use crate::{
+    CancelToken, Completion, CompletionRequest, EngineError, ErrorCode, Outcome, Session, SessionConfig,
+};
 
 /// Adaptive tokens in a group of a model without adapter.
 const PROBE_SLOTS: usize = 4;
@@ -55,7 +57,7 @@ pub(super) struct Worker {
     config: EngineConfig,
     loaded: Option<Loaded>,
     /// Why the model could not be loaded.
-    failure: Option<String>,
+    failure: Option<(String, ErrorCode)>,
     active: Vec<Active>,
     n_jobs: u64,
     last_work: Instant,
@@ -170,8 +172,8 @@ impl Worker {
             if self.failure.is_none() {
                 self.load();
             }
-            if let Some(reason) = self.failure.clone() {
-                self.end_all(|| Err(EngineError::NotReady { state: reason.clone() }));
+            if let Some((reason, code)) = self.failure.clone() {
+                self.end_all(|| Err(EngineError::NotReady { state: reason.clone(), code }));
             }
             return;
         }
@@ -314,8 +316,9 @@ impl Worker {
             Err(EngineError::Model(ModelError::Cancelled)) => (),
             Err(error) => {
                 let reason = error.to_string();
-                self.failure = Some(reason.clone());
-                self.set_state(EngineState::Failed { reason });
+                let code = error.code();
+                self.failure = Some((reason.clone(), code));
+                self.set_state(EngineState::Failed { reason, code });
             }
         }
     }
@@ -375,7 +378,11 @@ impl Worker {
         let model = loaded.session.model().clone();
         match guard(|| self.new_session(&model, loaded.files.as_ref())) {
             Ok(session) => self.loaded = Some(Loaded { session, ..loaded }),
-            Err(error) => self.failure = Some(error.to_string()),
+            Err(error) => {
+                let (reason, code) = (error.to_string(), error.code());
+                self.failure = Some((reason.clone(), code));
+                self.set_state(EngineState::Failed { reason, code });
+            }
         }
     }
 
