@@ -24,7 +24,7 @@ DENY_VERSION := 0.20.2
 TAURI_DRIVER_VERSION := 2.1.0
 
 APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev
-TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus strace
+TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus strace valgrind
 
 # Tests run side by side; one thread each keeps them out of each other's way.
 TEST_THREADS := SATEEN_THREADS=1 CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1
@@ -121,7 +121,7 @@ run-terminal: cli
 # --- test -------------------------------------------------------------------
 
 .PHONY: test lint test-ui test-window test-rust losslessness
-test: test-packages tools ui models lint test-ui test-window test-rust ## Set everything up and pass every test
+test: test-packages tools ui models lint test-ui test-window test-unsafe test-rust ## Set everything up and pass every test
 
 lint: ui tools
 	cargo fmt --all --check
@@ -141,6 +141,14 @@ test-rust: tools ui models
 	$(TEST_THREADS) cargo nextest run --workspace
 	@git diff --exit-code --stat ui/src/lib/bindings || { echo "the generated types changed: commit them"; exit 1; }
 
+# Every instruction set that valgrind knows; the loops that only spin and the exhaustive one are left out.
+SLOW_UNDER_VALGRIND := --skip exp_is_within --skip many_short --skip sleeping
+.PHONY: test-unsafe
+test-unsafe: test-packages ## The tests of the kernels under valgrind's memcheck
+	@program=$$(cargo test --workspace --lib --no-run --message-format=json 2>/dev/null \
+	  | sed -n 's|.*"executable":"\([^"]*/kernels-[^"]*\)".*|\1|p' | tail -n 1); \
+	valgrind --quiet --error-exitcode=1 "$$program" --quiet --test-threads 1 $(SLOW_UNDER_VALGRIND)
+
 # Rust for the target comes from rustup.
 ARM := aarch64-unknown-linux-gnu
 .PHONY: test-arm
@@ -156,6 +164,26 @@ losslessness: models tools ## Compare speculative and ordinary output on all of 
 	  -E 'test(speculative_output_is_identical_smollm2_135m)'
 	$(TEST_THREADS) SATEEN_HUMAN_EVAL_PROMPTS=20 cargo nextest run -p sateen-engine --no-capture \
 	  -E 'test(speculative_output_is_identical_qwen2_5_coder_0_5b)'
+
+# --- campaigns: long runs that look for what tests do not find -------------------
+
+# Minutes for each fuzz target, processes that are killed, rounds of the soak.
+MINUTES ?= 1
+FAULTS ?= 200
+ROUNDS ?= 10000
+
+.PHONY: fuzz faults soak check-unsafe
+fuzz: ## Feed changed files and texts to what reads them, MINUTES=1 for each target
+	cargo run --quiet -p sateen-fuzz -- --minutes $(MINUTES)
+
+faults: test-packages tools models ## Kill processes at FAULTS=200 moments, fill the disk, do things twice at once
+	SATEEN_FAULTS=$(FAULTS) SATEEN_THREADS=1 cargo nextest run --workspace --no-capture -E 'binary(faults) or test(killed)'
+
+soak: models ## Work for several clients for ROUNDS=10000, and see whether anything leaks, fails or differs
+	$(SATEEN) bench soak --requests $(ROUNDS)
+
+check-unsafe: test-unsafe ## The kernels with assertions and overflow checks on, and under valgrind
+	cargo test --quiet --profile checked -p sateen-kernels --lib --tests
 
 # --- measurements ------------------------------------------------------------
 

@@ -201,6 +201,8 @@ impl BlockEnd {
 
     /// Whether the line that is being written may become the first of the following lines, or a fence.
     fn may_end(&self, line: &[char]) -> bool {
+        // Lines are compared without white space at either end: a carriage return is some.
+        let line = &line[..trimmed_len(line)];
         let start = line.iter().position(|c| !c.is_whitespace()).unwrap_or(line.len());
         let is_fence = line[start..].iter().zip(FENCE.chars()).all(|(a, b)| *a == b);
         if is_fence && !self.around.is_markdown {

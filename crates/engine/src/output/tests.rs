@@ -227,3 +227,12 @@ fn circles_end_the_completion() {
     let raw = run(Extent::Raw, &[], ("", ""), &"again ".repeat(60), StopReason::MaxTokens);
     assert_eq!(raw, ("again ".repeat(60), StopReason::MaxTokens), "raw is raw");
 }
+
+/// A first line that is the following one is held back, whatever white space ends it.
+#[test]
+fn following_lines_are_recognised_behind_carriage_returns() {
+    let lines = "é中🦀\r\n\t\t x 0000\r\n";
+    for written in [lines, "é中🦀 \n x 0000\n", "é中🦀\t\r\n x 0000\n"] {
+        assert_eq!(run(Extent::Auto, &[], ("", lines), written, StopReason::EndOfText).0, "", "{written:?}");
+    }
+}
