@@ -102,9 +102,34 @@ fn measurements_become_a_page() {
     std::fs::write(path("results/decode.json"), decoded).expect("writes");
     let cost = run(&["bench", "cost", "--repetitions", "1", "--json"]);
     std::fs::write(path("results/cost.json"), cost).expect("writes");
+    // A model of random weights writes nothing that stood there, and is measured all the same.
+    let source = path("source.py");
+    let line = |n: usize| format!("value_{n} = compute(value, {n}) + other[{n}]\n");
+    std::fs::write(&source, (0..80).map(line).collect::<String>()).expect("writes");
+    let typing = ["--lines", "1", "--max-tokens", "4", "--prefix-tokens", "64", "--json"];
+    let typed = run(&[&["bench", "typing", &source][..], &typing].concat());
+    std::fs::write(path("results/typing.json"), typed).expect("writes");
+    let soaked = run(&["bench", "soak", "--model", "tiny", "--requests", "20", "--json"]);
+    std::fs::write(path("results/soak.json"), soaked).expect("writes");
+    let infilling = path("infilling.jsonl");
+    std::fs::write(
+        &infilling,
+        "{\"prompt\": \"x = f(\", \"suffix\": \")\", \"canonical_solution\": \"1\"}\n",
+    )
+    .expect("writes");
+    let quality = run(&["bench", "quality", &infilling, "--max-tokens", "4", "--likelihood", "--json"]);
+    std::fs::write(path("results/quality.json"), quality).expect("writes");
     run(&["bench", "page", &plots, &path("page.md")]);
     let page = std::fs::read_to_string(path("page.md")).expect("the page");
-    for part in ["## Decoding: tiny", "## Cost of a pass: tiny", "| auto |", "](results/tiny-speed.svg)"] {
+    for part in [
+        "## Decoding: tiny",
+        "## Cost of a pass: tiny",
+        "| auto |",
+        "](results/tiny-speed.svg)",
+        "## Quality",
+        "## Typing",
+        "## Soak",
+    ] {
         assert!(page.contains(part), "{part} is not in {page}");
     }
     let folder_name = folder.path().to_str().expect("UTF-8");

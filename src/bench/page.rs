@@ -11,6 +11,9 @@ use super::Setting;
 use super::cost::CostReport;
 use super::decode::DecodeReport;
 use super::peers::PeersReport;
+use super::quality::QualityReport;
+use super::soak::SoakReport;
+use super::typing::TypingReport;
 
 #[derive(Args)]
 pub(crate) struct PageArguments {
@@ -63,8 +66,14 @@ fn section(page: &mut String, text: &str) -> anyhow::Result<()> {
         peers(page, &serde_json::from_value(value)?)
     } else if value.get("cost").is_some() {
         cost(page, &serde_json::from_value(value)?)
+    } else if value.get("n_places").is_some() {
+        quality(page, &serde_json::from_value(value)?)
+    } else if value.get("n_keystrokes").is_some() {
+        typing(page, &serde_json::from_value(value)?)
+    } else if value.get("n_superseded").is_some() {
+        soak(page, &serde_json::from_value(value)?)
     } else {
-        bail!("neither `bench decode` nor `bench peers` nor `bench cost` printed it")
+        bail!("no measurement of `sateen bench` printed it")
     }
 }
 
@@ -99,6 +108,72 @@ fn decode(page: &mut String, report: &DecodeReport) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn quality(page: &mut String, report: &QualityReport) -> anyhow::Result<()> {
+    let QualityReport { model, prompts, places, n_places, .. } = report;
+    writeln!(page, "\n## Quality: {model}, {prompts}, {places}\n")?;
+    setting(page, &report.setting)?;
+    writeln!(page, "What was completed against what stood there, at {n_places} places.\n")?;
+    page.push_str(
+        "| | exact | similarity | brackets balanced | as many lines | empty | tests passed | likeliest tokens | nats per \
+         token |\n|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for result in &report.results {
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+        writeln!(
+            page,
+            "| {} | {} | {:.3} | {} | {} | {} | {} | {} | {} |",
+            result.name,
+            result.n_exact,
+            result.edit_similarity,
+            result.n_balanced,
+            result.n_same_lines,
+            result.n_empty,
+            or_dash(result.n_passed.map(|n| n.to_string())),
+            or_dash(result.likeliest_share.map(|share| format!("{:.1} %", 100.0 * share))),
+            or_dash(result.nats_per_token.map(|nats| format!("{nats:.3}"))),
+        )?;
+    }
+    Ok(())
+}
+
+fn typing(page: &mut String, report: &TypingReport) -> anyhow::Result<()> {
+    writeln!(page, "\n## Typing: {}, {}\n", report.model, report.file)?;
+    setting(page, &report.setting)?;
+    let TypingReport { n_lines, n_keystrokes, n_predicted, n_requests, median_new_tokens, .. } = report;
+    writeln!(
+        page,
+        "{n_lines} lines typed anew, {n_keystrokes} keystrokes, {n_predicted} of them as predicted, {n_requests} requests, \
+         {median_new_tokens} tokens computed for each; {} of {} passes for texts that were not used.\n",
+        report.n_wasted_passes, report.n_passes
+    )?;
+    page.push_str("| first text, ms | p50 | p95 |\n|---|---|---|\n");
+    let [warm, first] = [
+        ("in a line that was begun", report.warm_p50_ms, report.warm_p95_ms),
+        ("at another place of the file", report.first_p50_ms, report.first_p95_ms),
+    ]
+    .map(|(place, p50, p95)| format!("| {place} | {p50:.0} | {p95:.0} |\n"));
+    page.push_str(&(warm + &first));
+    Ok(())
+}
+
+fn soak(page: &mut String, report: &SoakReport) -> anyhow::Result<()> {
+    writeln!(page, "\n## Soak: {}\n", report.model)?;
+    setting(page, &report.setting)?;
+    let SoakReport { n_requests, n_ended, n_superseded, n_cancelled, n_errors, .. } = report;
+    let growth = 100.0 * (report.end_bytes as f64 / report.warm_bytes.max(1) as f64 - 1.0);
+    Ok(writeln!(
+        page,
+        "{n_requests} rounds: {n_ended} requests ended, {n_superseded} were superseded, {n_cancelled} cancelled, {n_errors} failed. \
+         {} were compared with ordinary decoding, {} differed; {} cancels took more than a pass. Resident memory went from \
+         {} to {} MB after the warm-up ({growth:+.1} %).",
+        report.n_compared,
+        report.n_different,
+        report.n_late_cancels,
+        report.warm_bytes >> 20,
+        report.end_bytes >> 20,
+    )?)
 }
 
 fn table(
