@@ -68,6 +68,12 @@ pub(crate) struct CompleteArguments {
     alternatives: usize,
     #[command(flatten)]
     budget: BudgetArguments,
+    /// Longest context in tokens; the model's own length where that is shorter
+    #[arg(long, default_value_t = EngineConfig::DEFAULT_CONTEXT, value_name = "TOKENS")]
+    context: usize,
+    /// Memory that keys and values may take, in megabytes; a context that does not fit is refused
+    #[arg(long, value_name = "MB")]
+    cache_mb: Option<u64>,
     /// Print a line per forward pass on standard error: how wide it was, and why
     #[arg(long)]
     explain: bool,
@@ -141,7 +147,12 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
         _ => text.len(),
     };
     let model = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
-    let engine = Engine::start(EngineConfig::of(&model), |_| ())?;
+    let config = EngineConfig {
+        max_context: arguments.context,
+        cache_bytes: arguments.cache_mb.map(|mb| mb.saturating_mul(1_000_000)),
+        ..EngineConfig::of(&model)
+    };
+    let engine = Engine::start(config, |_| ())?;
     engine.wait_until_ready().with_context(|| format!("cannot load {}", model.path.display()))?;
 
     let (prefix, suffix) = text.split_at(cursor);

@@ -42,6 +42,9 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
+    /// Longest context where nothing else is said, in tokens.
+    pub const DEFAULT_CONTEXT: usize = 4096;
+
     /// An engine with the defaults for everything but the model.
     pub fn new(
         model_name: impl Into<String>,
@@ -52,7 +55,7 @@ impl EngineConfig {
             model_name: model_name.into(),
             weights: weights.into(),
             sha256: sha256.into(),
-            max_context: 4096,
+            max_context: Self::DEFAULT_CONTEXT,
             cache_bytes: None,
             learned: None,
             unload_after: None,

@@ -8,6 +8,8 @@ use crate::{EngineConfig, EngineError};
 
 /// Memory beside weights and caches: buffers, tables, the program itself.
 const OTHER_BYTES: u64 = 96 << 20;
+/// Shortest context that holds a prompt and a completion.
+const MIN_CONTEXT: usize = 128;
 /// What packed weights take of the size of their file at most.
 const PACKED_SHARE: f64 = 1.1;
 
@@ -90,6 +92,10 @@ pub(crate) fn check_memory(config: &EngineConfig) -> Result<(), EngineError> {
 
 fn check(config: &EngineConfig, needed: MemoryNeeded, available: Option<u64>) -> Result<(), EngineError> {
     let max_context = config.max_context;
+    if max_context < MIN_CONTEXT {
+        let (field, bound) = ("max_context", format!("at least {MIN_CONTEXT} tokens"));
+        return Err(EngineError::InvalidRequest { field, bound, got: max_context.to_string() });
+    }
     if let Some(budget) = config.cache_bytes.filter(|&budget| needed.cache_bytes > budget) {
         return Err(EngineError::CacheBudget { max_context, needed: needed.cache_bytes, budget });
     }
@@ -119,5 +125,10 @@ mod tests {
         let small = EngineConfig { cache_bytes: Some(1000), ..config };
         let error = check(&small, needed, None).expect_err("over the budget").to_string();
         assert!(error.contains("4096 tokens") && error.contains("1000"), "{error}");
+        let none = EngineConfig { max_context: 0, cache_bytes: None, ..small };
+        assert_eq!(
+            check(&none, needed, None).expect_err("no context").code(),
+            crate::ErrorCode::InvalidRequest
+        );
     }
 }
