@@ -120,19 +120,16 @@ fn quality(page: &mut String, report: &QualityReport) -> anyhow::Result<()> {
          token |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for result in &report.results {
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+        let [passed, likeliest, nats] = result.in_words();
         writeln!(
             page,
-            "| {} | {} | {:.3} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {:.3} | {} | {} | {} | {passed} | {likeliest} | {nats} |",
             result.name,
             result.n_exact,
             result.edit_similarity,
             result.n_balanced,
             result.n_same_lines,
             result.n_empty,
-            or_dash(result.n_passed.map(|n| n.to_string())),
-            or_dash(result.likeliest_share.map(|share| format!("{:.1} %", 100.0 * share))),
-            or_dash(result.nats_per_token.map(|nats| format!("{nats:.3}"))),
         )?;
     }
     Ok(())

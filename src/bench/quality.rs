@@ -95,6 +95,18 @@ pub(crate) struct QualityReport {
     pub(crate) results: Vec<QualityResult>,
 }
 
+impl QualityResult {
+    /// Tests passed, share of likeliest tokens, nats per token; a dash for what was not measured.
+    pub(crate) fn in_words(&self) -> [String; 3] {
+        [
+            self.n_passed.map(|n| n.to_string()),
+            self.likeliest_share.map(|share| format!("{:.1} %", 100.0 * share)),
+            self.nats_per_token.map(|nats| format!("{nats:.3}")),
+        ]
+        .map(|text| text.unwrap_or_else(|| "–".to_owned()))
+    }
+}
+
 /// Gathers the figures of one way.
 struct Tally {
     result: QualityResult,
@@ -275,10 +287,7 @@ fn print(report: &QualityReport) {
         "", "exact", "similarity", "balanced", "same lines", "empty", "passed", "ms", "likeliest", "nats"
     );
     for result in results {
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-        let passed = or_dash(result.n_passed.map(|n| n.to_string()));
-        let likeliest = or_dash(result.likeliest_share.map(|share| format!("{:.1} %", 100.0 * share)));
-        let nats = or_dash(result.nats_per_token.map(|nats| format!("{nats:.3}")));
+        let [passed, likeliest, nats] = result.in_words();
         println!(
             "{:<24} {:>6} {:>10.3} {:>9} {:>11} {:>6} {passed:>7} {:>8.1} {likeliest:>10} {nats:>9}",
             result.name,

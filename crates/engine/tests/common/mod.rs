@@ -1,6 +1,8 @@
 //! Real models and prompts, as `make models` fetches them.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod packages;
+
 use std::io::Read;
 use std::path::PathBuf;
 
