@@ -21,7 +21,7 @@ const TEXTS: [(&str, &str); 4] = [
 ];
 const CLIENTS: [(&str, Priority); 3] =
     [("popup", Priority::Popup), ("editor", Priority::Editor), ("ahead", Priority::Background)];
-/// Share of the requests after which memory is what it stays.
+/// Where nothing else is said, a round of so many is warm-up.
 const WARM_UP_SHARE: usize = 5;
 /// One request of so many is compared with ordinary decoding.
 const COMPARE_EVERY: usize = 10;
@@ -34,6 +34,9 @@ pub(crate) struct SoakArguments {
     /// How many requests
     #[arg(long, default_value_t = 10_000)]
     requests: usize,
+    /// Rounds after which caches are touched and what can be learnt is learnt; a fifth of all without it
+    #[arg(long)]
+    warm_up: Option<usize>,
     /// Seed of the choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -150,7 +153,7 @@ pub(crate) fn run(arguments: &SoakArguments) -> anyhow::Result<()> {
     };
     let started = Instant::now();
     for idx in 0..arguments.requests {
-        if idx == arguments.requests / WARM_UP_SHARE {
+        if idx == arguments.warm_up.unwrap_or(arguments.requests / WARM_UP_SHARE) {
             report.warm_bytes = resident_bytes();
         }
         if !arguments.json && idx % 100 == 0 {
