@@ -77,28 +77,31 @@ pub(super) fn chunks<'a>(texts: ContextTexts<'a>, n_tokens: usize) -> Vec<(&'a s
 
 /// Scores chunks by the words that they share with `query`, rare ones more than common ones (inverse document
 /// frequency; Spärck Jones 1972), divided by the root of all that they say, so that length alone is no merit.
-/// From 0 to 1: 1 for a chunk of the query's words alone.
+/// From 0 to 1: 1 for a chunk of the query's words alone. Weights are whole numbers, whose sums are the same in any
+/// order and on any machine, as the text of a request must be.
 fn rate(candidates: &mut [Chunk<'_>], query: &HashSet<&str>) {
-    let mut n_with = HashMap::<&str, usize>::new();
+    let mut n_with = HashMap::<&str, u64>::new();
     for chunk in candidates.iter() {
         chunk.words.iter().for_each(|word| *n_with.entry(word).or_default() += 1);
     }
-    let n = candidates.len() as f64;
-    let weight = |word: &str| (1.0 + n / (0.5 + n_with.get(word).copied().unwrap_or(0) as f64)).ln();
-    // Summed in the order of the words: sets have none, and a sum must be the same each time.
-    let total = |words: &mut dyn Iterator<Item = &&str>| -> f64 {
-        let mut words: Vec<&str> = words.copied().collect();
-        words.sort_unstable();
-        words.into_iter().map(|word| weight(word).powi(2)).sum()
-    };
-    let known: HashSet<&str> = query.iter().copied().filter(|word| n_with.contains_key(word)).collect();
-    let of_query = total(&mut known.iter());
+    let n = candidates.len() as u64;
+    let weights: HashMap<&str, u64> =
+        n_with.into_iter().map(|(word, n_with)| (word, rarity(n, n_with).pow(2))).collect();
+    let total =
+        |words: &mut dyn Iterator<Item = &&str>| words.filter_map(|word| weights.get(word)).sum::<u64>();
+    let of_query = total(&mut query.iter()) as f64;
     for chunk in candidates {
-        let common = total(&mut known.iter().filter(|word| chunk.words.contains(*word)));
-        let all = total(&mut chunk.words.iter());
-        let norm = of_query.sqrt() * all.sqrt();
+        let common = total(&mut chunk.words.iter().filter(|word| query.contains(*word))) as f64;
+        let norm = (of_query * total(&mut chunk.words.iter()) as f64).sqrt();
         chunk.score = if norm > 0.0 { common / norm } else { 0.0 };
     }
+}
+
+/// 256 times the binary logarithm of `1 + n / (n_with + 1/2)`, along a line between powers of two.
+fn rarity(n: u64, n_with: u64) -> u64 {
+    let ratio = (1 << 16) + (n << 17) / (2 * n_with + 1);
+    let whole = u64::from(ratio.ilog2());
+    ((whole - 16) << 8) + (ratio >> (whole - 8) & 255)
 }
 
 /// The words around the cursor: of the lines before its own, in strides, so that a line more chooses no other
@@ -148,6 +151,14 @@ fn alike(a: &HashSet<&str>, b: &HashSet<&str>) -> f64 {
 mod tests {
     use super::*;
     use crate::ContextFile;
+
+    #[test]
+    fn rarity_is_a_logarithm() {
+        for (n, n_with) in [(1u64, 1u64), (10, 1), (1000, 1), (1000, 999), (100_000, 3)] {
+            let exact = 256.0 * (1.0 + n as f64 / (n_with as f64 + 0.5)).log2();
+            assert!((rarity(n, n_with) as f64 - exact).abs() < 24.0, "{n} {n_with}: {exact}");
+        }
+    }
 
     fn file(path: &str, text: &str) -> ContextFile {
         ContextFile { path: path.to_owned(), text: text.to_owned() }
