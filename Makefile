@@ -222,7 +222,7 @@ bench: models llama-cpp bench-program ## Measure everything, and write docs/resu
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 20 --modes sdsat,fused,free,auto --flat-costs --json > $(RESULTS)/decode-wide-device-0.5b.json
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 80 --model smollm2-135m --sweep-slots --published-tree 5 --json --plots $(RESULTS) > $(RESULTS)/decode-human-eval-135m.json
 	if [ -n "$(INFILLING)" ]; then $(BENCH) quality $(INFILLING) --limit 200 --run-tests --python $(LLAMA_CPP)/bin/python --json > $(RESULTS)/quality-infilling-0.5b.json; fi
-	for places in calls lines; do $(BENCH) quality crates --places $$places --limit 60 --max-tokens 32 --likelihood --json > $(RESULTS)/quality-crates-$$places-0.5b.json; done
+	for places in calls lines; do $(BENCH) quality crates --places $$places --limit 100 --max-tokens 32 --likelihood --json > $(RESULTS)/quality-crates-$$places-0.5b.json; done
 	for model in qwen2.5-coder-0.5b qwen2.5-coder-1.5b; do $(SATEEN) models install --if-missing $$model; \
 	  $(BENCH) typing $(TYPED) --model $$model --json > $(RESULTS)/typing-$$model.json; done
 	$(BENCH) page $(RESULTS) docs/results.md
