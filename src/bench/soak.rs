@@ -8,6 +8,7 @@ use engine::{
     CompletionRequest, ContextFile, Engine, EngineConfig, Event, ModelLibrary, Outcome, Priority,
     SamplingParams, Speculation, Submission,
 };
+use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
@@ -74,18 +75,6 @@ fn resident_bytes() -> u64 {
     kib.unwrap_or(0) << 10
 }
 
-/// Splitmix64: choices that can be made again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) % n.max(1) as u64) as usize
-    }
-}
-
 /// A file that somebody works on: the cursor moves a little, and far now and then.
 struct Editing {
     path: &'static str,
@@ -94,20 +83,20 @@ struct Editing {
 }
 
 impl Editing {
-    fn edit(&mut self, random: &mut Random) {
-        match random.below(8) {
-            0 => self.cursor = random.below(self.text.len()),
+    fn edit(&mut self, random: &mut Rng) {
+        match random.usize(..8) {
+            0 => self.cursor = random.usize(..self.text.len()),
             1 => {
-                let end = (self.cursor + 1 + random.below(40)).min(self.text.len());
+                let end = (self.cursor + 1 + random.usize(..40)).min(self.text.len());
                 let (start, end) = (self.boundary(self.cursor), self.boundary(end));
                 self.text.replace_range(start..end, "");
             }
             2 => self.text.insert_str(self.boundary(self.cursor), "\n    let é = value(1);"),
-            _ => self.cursor += 1 + random.below(12),
+            _ => self.cursor += 1 + random.usize(..12),
         }
         self.cursor = self.boundary(self.cursor.min(self.text.len()));
         if self.text.len() < 500 {
-            *self = Self::of(random.below(TEXTS.len()));
+            *self = Self::of(random.usize(..TEXTS.len()));
         }
     }
 
@@ -120,19 +109,19 @@ impl Editing {
         (0..=at).rev().find(|&at| self.text.is_char_boundary(at)).unwrap_or(0)
     }
 
-    fn request(&self, random: &mut Random) -> CompletionRequest {
+    fn request(&self, random: &mut Rng) -> CompletionRequest {
         let start = self.boundary(self.cursor.saturating_sub(1500));
         let end = self.boundary((self.cursor + 600).min(self.text.len()));
-        let (path, text) = TEXTS[random.below(TEXTS.len())];
+        let (path, text) = TEXTS[random.usize(..TEXTS.len())];
         let other = ContextFile { path: path.to_owned(), text: text[..2000].to_owned() };
-        let (temperature, seed) = if random.below(3) == 0 { (0.8, random.0) } else { (0.0, 0) };
+        let (temperature, seed) = if random.usize(..3) == 0 { (0.8, random.u64(..)) } else { (0.0, 0) };
         CompletionRequest {
             path: Some(self.path.to_owned()),
-            max_tokens: 1 + random.below(24),
-            speculation: Speculation::ALL[random.below(Speculation::ALL.len())],
+            max_tokens: 1 + random.usize(..24),
+            speculation: Speculation::ALL[random.usize(..Speculation::ALL.len())],
             sampling: SamplingParams { temperature, seed, ..SamplingParams::default() },
-            other_files: if random.below(4) == 0 { vec![other] } else { Vec::new() },
-            n_alternatives: if random.below(20) == 0 { 2 } else { 0 },
+            other_files: if random.usize(..4) == 0 { vec![other] } else { Vec::new() },
+            n_alternatives: if random.usize(..20) == 0 { 2 } else { 0 },
             ..CompletionRequest::new(&self.text[start..self.cursor], &self.text[self.cursor..end])
         }
     }
@@ -143,7 +132,7 @@ pub(crate) fn run(arguments: &SoakArguments) -> anyhow::Result<()> {
     let config = EngineConfig { max_context: 1024, learned: None, ..EngineConfig::of(&installed) };
     let engine = Engine::start(config, |_| ())?;
     let (loaded, _) = engine.wait_until_ready()?;
-    let mut random = Random(arguments.seed);
+    let mut random = Rng::with_seed(arguments.seed);
     let mut files: Vec<Editing> = (0..TEXTS.len()).map(Editing::of).collect();
     let mut report = SoakReport {
         setting: Setting::of(&loaded.device),
@@ -159,12 +148,12 @@ pub(crate) fn run(arguments: &SoakArguments) -> anyhow::Result<()> {
         if !arguments.json && idx % 100 == 0 {
             eprint!("\rrequest {idx} of {}, {} MB", arguments.requests, resident_bytes() >> 20);
         }
-        let file = random.below(files.len());
+        let file = random.usize(..files.len());
         files[file].edit(&mut random);
         let request = files[file].request(&mut random);
-        let (client, priority) = CLIENTS[random.below(CLIENTS.len())];
+        let (client, priority) = CLIENTS[random.usize(..CLIENTS.len())];
         let submission = engine.submit(client, priority, request.clone());
-        match random.below(5) {
+        match random.usize(..5) {
             // A newer one takes its place, another client asks beside it.
             0 => {
                 let newer = engine.submit(client, priority, files[file].request(&mut random));
@@ -203,8 +192,8 @@ pub(crate) fn run(arguments: &SoakArguments) -> anyhow::Result<()> {
 }
 
 /// Cancels a request after some of its events, and sees how soon the engine is idle.
-fn cancel(engine: &Engine, mut submission: Submission, random: &mut Random, report: &mut SoakReport) {
-    for _ in 0..random.below(4) {
+fn cancel(engine: &Engine, mut submission: Submission, random: &mut Rng, report: &mut SoakReport) {
+    for _ in 0..random.usize(..4) {
         if let Some(Event::Ended(result)) = submission.next_event() {
             count(result, report);
             return;
