@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use engine::{
-    CompletionRequest, ContextFile, Engine, EngineConfig, Extent, ModelLibrary, PromptBudget, SamplingParams,
-    SuffixVisibility, byte_offset,
+    CacheType, CompletionRequest, ContextFile, Engine, EngineConfig, Extent, ModelLibrary, PromptBudget,
+    SamplingParams, SuffixVisibility, byte_offset,
 };
 
 use crate::speculation::SpeculationArgument;
@@ -71,6 +71,9 @@ pub(crate) struct CompleteArguments {
     /// Longest context in tokens; the model's own length where that is shorter
     #[arg(long, default_value_t = EngineConfig::DEFAULT_CONTEXT, value_name = "TOKENS")]
     context: usize,
+    /// How keys and values are kept: exactly, or in half precision, which takes half the memory
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    cache_type: CacheTypeArgument,
     /// Memory that keys and values may take, in megabytes; a context that does not fit is refused
     #[arg(long, value_name = "MB")]
     cache_mb: Option<u64>,
@@ -102,6 +105,22 @@ impl From<ExtentArgument> for Extent {
             ExtentArgument::Auto => Self::Auto,
             ExtentArgument::Line => Self::Line,
             ExtentArgument::Raw => Self::Raw,
+        }
+    }
+}
+
+/// How keys and values are kept, as the command line names it.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheTypeArgument {
+    F32,
+    F16,
+}
+
+impl From<CacheTypeArgument> for CacheType {
+    fn from(argument: CacheTypeArgument) -> Self {
+        match argument {
+            CacheTypeArgument::F32 => Self::F32,
+            CacheTypeArgument::F16 => Self::F16,
         }
     }
 }
@@ -149,6 +168,7 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
     let model = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
     let config = EngineConfig {
         max_context: arguments.context,
+        cache_type: arguments.cache_type.into(),
         cache_bytes: arguments.cache_mb.map(|mb| mb.saturating_mul(1_000_000)),
         ..EngineConfig::of(&model)
     };

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::Setting;
 use super::peers::llama_cpp::LlamaCpp;
 use super::prompts::{self, Places, Prompt};
-use crate::complete::BudgetArguments;
+use crate::complete::{BudgetArguments, CacheTypeArgument};
 
 /// Longest that a peer may take for one completion.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -48,6 +48,9 @@ pub(crate) struct QualityArguments {
     /// Also measure how likely the model finds what stood there
     #[arg(long)]
     likelihood: bool,
+    /// How keys and values are kept
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    cache_type: CacheTypeArgument,
     /// Run the tests that come with the prompts, which runs what the models wrote, as Python
     #[arg(long)]
     run_tests: bool,
@@ -174,7 +177,14 @@ pub(crate) fn run(arguments: &QualityArguments) -> anyhow::Result<()> {
     let prompts: Vec<Prompt> = (0..n).map(|i| prompts[i * prompts.len() / n].clone()).collect();
     anyhow::ensure!(n > 0, "{} does not say what stood at its places", arguments.prompts.display());
     let installed = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
-    let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
+    let engine = Engine::start(
+        EngineConfig {
+            learned: None,
+            cache_type: arguments.cache_type.into(),
+            ..EngineConfig::of(&installed)
+        },
+        |_| (),
+    )?;
     let (loaded, model) = engine.wait_until_ready()?;
     let mut session = Session::new(&model);
     let has_others =

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::Model;
+use model::{CacheType, Model};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub sha256: String,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
+    /// How keys and values are kept.
+    pub cache_type: CacheType,
     /// Memory that the caches of keys and values may take together; a model whose context does not fit is
     /// refused. Without it, a gigabyte, or what one context takes.
     pub cache_bytes: Option<u64>,
@@ -56,6 +58,7 @@ impl EngineConfig {
             weights: weights.into(),
             sha256: sha256.into(),
             max_context: Self::DEFAULT_CONTEXT,
+            cache_type: CacheType::default(),
             cache_bytes: None,
             learned: None,
             unload_after: None,

@@ -43,7 +43,7 @@ pub use library::{AddMode, InstalledModel, LibraryListing, ModelLibrary};
 pub use likelihood::Likelihood;
 pub use memory::{MemoryNeeded, available_memory};
 pub use model::gguf::TensorType;
-pub use model::{Family, Model, RandomModelConfig, write_random_model};
+pub use model::{CacheType, Family, Model, RandomModelConfig, write_random_model};
 pub use output::{Extent, shown_text};
 pub use prompt::{Prompt, PromptFormat, SuffixVisibility, byte_offset};
 pub use recommend::{FIRST_TEXT_BUDGET_MS, ModelPace, Recommendation, recommend};

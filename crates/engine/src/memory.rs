@@ -42,7 +42,7 @@ impl MemoryNeeded {
     pub fn of(config: &EngineConfig) -> Result<Self, EngineError> {
         let architecture = ModelSummary::architecture_of(&config.weights)?;
         let n_bytes = std::fs::metadata(&config.weights).map_err(EngineError::io(&config.weights))?.len();
-        let cache_bytes = architecture.cache_bytes(config.max_context) as u64;
+        let cache_bytes = architecture.cache_bytes(config.max_context, config.cache_type) as u64;
         let of_file = Self::of_file(n_bytes);
         Ok(Self { cache_bytes, total_bytes: of_file.total_bytes + cache_bytes, ..of_file })
     }

@@ -4,7 +4,10 @@ mod common;
 
 use std::sync::Arc;
 
-use engine::{CompletionRequest, ContextFile, Engine, PromptBudget, Session, Speculation, SuffixVisibility};
+use engine::{
+    CacheType, CompletionRequest, ContextFile, Engine, EngineConfig, PromptBudget, Session, Speculation,
+    SuffixVisibility,
+};
 use model::{Model, ModelConfig, Tokenizer};
 
 fn session(path: impl Into<std::path::PathBuf>) -> Session {
@@ -82,8 +85,15 @@ fn long_suffixes_are_aside() {
 /// in every way of decoding; and a keystroke costs what was typed.
 #[test]
 fn edits_on_a_warm_cache_change_nothing() {
+    for cache_type in [CacheType::F32, CacheType::F16] {
+        edits_change_nothing(cache_type);
+    }
+}
+
+fn edits_change_nothing(cache_type: CacheType) {
     let model = {
-        let engine = Engine::start(common::config("qwen2.5-coder-0.5b"), |_| ()).expect("a thread");
+        let config = EngineConfig { cache_type, ..common::config("qwen2.5-coder-0.5b") };
+        let engine = Engine::start(config, |_| ()).expect("a thread");
         engine.wait_until_ready().expect("the installed model loads").1
     };
     let mut warm = Session::new(&model);

@@ -4,8 +4,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kernels::{
-    AttentionShape, AttentionSlices, DenseFormat, KvCache, LinearInput, LinearLayer, PackedMatrix, Pool,
-    QuantizedFormat, QuantizedRows, Tier, WeightFormat, attend, project, rms_norm, swiglu,
+    AttentionShape, AttentionSlices, CacheType, DenseFormat, KvCache, LinearInput, LinearLayer, PackedMatrix,
+    Pool, QuantizedFormat, QuantizedRows, Tier, WeightFormat, attend, project, rms_norm, swiglu,
 };
 
 /// Values of a usual size, the same in every run.
@@ -47,9 +47,13 @@ fn attention(criterion: &mut Criterion) {
     let (pool, tier) = (Pool::for_this_machine(), Tier::detect());
     let mut group = criterion.benchmark_group("attend");
     let shape = AttentionShape::new(14, 2, 64);
-    for (n_committed, n_rows) in [(128, 1), (128, 8), (1024, 1), (1024, 8), (512, 32)] {
+    let shapes = [(128, 1), (128, 8), (1024, 1), (1024, 8), (512, 32)];
+    let types = [CacheType::F32, CacheType::F16];
+    for (cache_type, (n_committed, n_rows)) in
+        types.map(|of| shapes.map(|shape| (of, shape))).into_iter().flatten()
+    {
         let slots = n_committed + n_rows;
-        let mut cache = KvCache::new(1, slots, shape).expect("memory");
+        let mut cache = KvCache::new(1, slots, shape, cache_type).expect("memory");
         cache.store(0, 0, &values(slots * 2 * 64), &values(slots * 2 * 64));
         let queries = values(n_rows * 14 * 64);
         let visible: Vec<Vec<usize>> =
@@ -63,9 +67,12 @@ fn attention(criterion: &mut Criterion) {
         };
         let mut out = vec![0.0; queries.len()];
         group.throughput(Throughput::Elements((n_rows * 14 * 64 * slots * 2) as u64));
-        group.bench_function(BenchmarkId::new(format!("{n_committed} slots"), n_rows), |bencher| {
-            bencher.iter(|| attend(&pool, tier, shape, &slices, &mut out));
-        });
+        group.bench_function(
+            BenchmarkId::new(format!("{cache_type:?}, {n_committed} slots"), n_rows),
+            |bencher| {
+                bencher.iter(|| attend(&pool, tier, shape, &slices, &mut out));
+            },
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::kv_cache::SLOTS;
+use crate::kv_cache::{CacheNumber, LayerNumbers, LayerRows, SLOTS};
 #[cfg(target_arch = "aarch64")]
 use crate::lanes::NeonLanes;
 #[cfg(target_arch = "x86_64")]
@@ -58,6 +58,20 @@ const MAX_PAIRS: usize = 8;
 /// # Panics
 /// When the sizes do not fit each other, or a slot is outside the cache.
 pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: &AttentionSlices<'_>, out: &mut [f32]) {
+    match slices.cached.numbers {
+        LayerNumbers::F32(cached) => attend_cached(pool, tier, shape, slices, cached, out),
+        LayerNumbers::F16(cached) => attend_cached(pool, tier, shape, slices, cached, out),
+    }
+}
+
+fn attend_cached<T: CacheNumber>(
+    pool: &Pool,
+    tier: Tier,
+    shape: AttentionShape,
+    slices: &AttentionSlices<'_>,
+    cached: LayerRows<'_, T>,
+    out: &mut [f32],
+) {
     let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
     assert!(n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads), "query heads share key-value heads evenly");
     let n_rows = slices.visible.len();
@@ -67,7 +81,7 @@ pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: &Attention
     assert!(
         hidden.is_empty() || hidden.len() == n_rows && hidden.iter().all(|slots| slots.end <= n_committed)
     );
-    assert!(n_slots * n_kv_heads * head_dim <= slices.cached.values.len(), "slots outside the cache");
+    assert!(n_slots * n_kv_heads * head_dim <= cached.values.len(), "slots outside the cache");
     let n_sharing = n_heads / n_kv_heads;
     // A row's heads are shared among the threads where there are fewer rows than threads.
     let is_narrow = n_rows * n_kv_heads < pool.n_threads();
@@ -91,14 +105,14 @@ pub fn attend(pool: &Pool, tier: Tier, shape: AttentionShape, slices: &Attention
         };
         let n = pairs.n_heads * rows_together.min(n_rows - first_row);
         SCRATCH.with_borrow_mut(|scratch| match n {
-            1 => attend_pairs::<1>(tier, shape, slices, pairs, scratch, &out),
-            2 => attend_pairs::<2>(tier, shape, slices, pairs, scratch, &out),
-            3 => attend_pairs::<3>(tier, shape, slices, pairs, scratch, &out),
-            4 => attend_pairs::<4>(tier, shape, slices, pairs, scratch, &out),
-            5 => attend_pairs::<5>(tier, shape, slices, pairs, scratch, &out),
-            6 => attend_pairs::<6>(tier, shape, slices, pairs, scratch, &out),
-            7 => attend_pairs::<7>(tier, shape, slices, pairs, scratch, &out),
-            _ => attend_pairs::<8>(tier, shape, slices, pairs, scratch, &out),
+            1 => attend_pairs::<T, 1>(tier, shape, slices, cached, pairs, scratch, &out),
+            2 => attend_pairs::<T, 2>(tier, shape, slices, cached, pairs, scratch, &out),
+            3 => attend_pairs::<T, 3>(tier, shape, slices, cached, pairs, scratch, &out),
+            4 => attend_pairs::<T, 4>(tier, shape, slices, cached, pairs, scratch, &out),
+            5 => attend_pairs::<T, 5>(tier, shape, slices, cached, pairs, scratch, &out),
+            6 => attend_pairs::<T, 6>(tier, shape, slices, cached, pairs, scratch, &out),
+            7 => attend_pairs::<T, 7>(tier, shape, slices, cached, pairs, scratch, &out),
+            _ => attend_pairs::<T, 8>(tier, shape, slices, cached, pairs, scratch, &out),
         });
     });
 }
@@ -143,53 +157,58 @@ const LANES: usize = 16;
 const MAX_DIMS: usize = 64;
 
 /// Attention of `N` pairs on `tier`.
-fn attend_pairs<const N: usize>(
+fn attend_pairs<T: CacheNumber, const N: usize>(
     tier: Tier,
     shape: AttentionShape,
     slices: &AttentionSlices<'_>,
+    cached: LayerRows<'_, T>,
     pairs: Pairs,
     scratch: &mut Scratch,
     out: &SharedSlice<'_, f32>,
 ) {
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    unsafe fn avx512<const N: usize>(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn avx512<T: CacheNumber, const N: usize>(
         shape: AttentionShape,
         slices: &AttentionSlices<'_>,
+        cached: LayerRows<'_, T>,
         pairs: Pairs,
         scratch: &mut Scratch,
         out: &SharedSlice<'_, f32>,
     ) {
         // SAFETY: this function enables what the lanes need.
-        unsafe { attend_pairs_in::<Avx512Lanes, N>(shape, slices, pairs, scratch, out) }
+        unsafe { attend_pairs_in::<Avx512Lanes, T, N>(shape, slices, cached, pairs, scratch, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const N: usize>(
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2<T: CacheNumber, const N: usize>(
         shape: AttentionShape,
         slices: &AttentionSlices<'_>,
+        cached: LayerRows<'_, T>,
         pairs: Pairs,
         scratch: &mut Scratch,
         out: &SharedSlice<'_, f32>,
     ) {
         // SAFETY: this function enables what the lanes need.
-        unsafe { attend_pairs_in::<Avx2Lanes, N>(shape, slices, pairs, scratch, out) }
+        unsafe { attend_pairs_in::<Avx2Lanes, T, N>(shape, slices, cached, pairs, scratch, out) }
     }
 
     // SAFETY: a tier is only chosen where the processor has its instructions.
     unsafe {
         match tier.instructions() {
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512Vnni => avx512::<N>(shape, slices, pairs, scratch, out),
+            InstructionSet::Avx512Vnni => avx512::<T, N>(shape, slices, cached, pairs, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::AvxVnni | InstructionSet::Avx2 => avx2::<N>(shape, slices, pairs, scratch, out),
+            InstructionSet::AvxVnni | InstructionSet::Avx2 => {
+                avx2::<T, N>(shape, slices, cached, pairs, scratch, out);
+            }
             #[cfg(target_arch = "aarch64")]
             InstructionSet::NeonDotprod => {
-                attend_pairs_in::<NeonLanes, N>(shape, slices, pairs, scratch, out)
+                attend_pairs_in::<NeonLanes, T, N>(shape, slices, cached, pairs, scratch, out)
             }
             InstructionSet::Portable => {
-                attend_pairs_in::<PortableLanes, N>(shape, slices, pairs, scratch, out);
+                attend_pairs_in::<PortableLanes, T, N>(shape, slices, cached, pairs, scratch, out);
             }
         }
     }
@@ -198,15 +217,16 @@ fn attend_pairs<const N: usize>(
 /// # Safety
 /// See [`Lanes`].
 #[inline(always)]
-unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
+unsafe fn attend_pairs_in<V: Lanes, T: CacheNumber, const N: usize>(
     shape: AttentionShape,
     slices: &AttentionSlices<'_>,
+    cached: LayerRows<'_, T>,
     pairs: Pairs,
     scratch: &mut Scratch,
     out: &SharedSlice<'_, f32>,
 ) {
     let AttentionShape { n_kv_heads, head_dim, scale, .. } = shape;
-    let &AttentionSlices { queries, cached, n_committed, visible, hidden } = slices;
+    let &AttentionSlices { queries, n_committed, visible, hidden, .. } = slices;
     let Pairs { kv_head, n_slots, .. } = pairs;
     let visible: [&[usize]; N] = std::array::from_fn(|pair| visible[pairs.row(pair)].as_slice());
     let Scratch { scores, query_lanes } = scratch;
@@ -234,9 +254,9 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
                 * unsafe {
                     let scores = scores[block * SLOTS + first..].as_mut_ptr();
                     match n_vectors::<V, N>(n_left) {
-                        4 => score::<V, N, 4>(keys, queries, first, scores, stride),
-                        2 => score::<V, N, 2>(keys, queries, first, scores, stride),
-                        _ => score::<V, N, 1>(keys, queries, first, scores, stride),
+                        4 => score::<V, T, N, 4>(keys, queries, first, scores, stride),
+                        2 => score::<V, T, N, 2>(keys, queries, first, scores, stride),
+                        _ => score::<V, T, N, 1>(keys, queries, first, scores, stride),
                     }
                 };
         }
@@ -295,8 +315,8 @@ unsafe fn attend_pairs_in<V: Lanes, const N: usize>(
 /// # Safety
 /// See [`Lanes`]. There must be so many slots, in the block of keys `[head_dim, SLOTS]` and behind `scores`.
 #[inline(always)]
-unsafe fn score<V: Lanes, const N: usize, const L: usize>(
-    keys: &[[f32; SLOTS]],
+unsafe fn score<V: Lanes, T: CacheNumber, const N: usize, const L: usize>(
+    keys: &[[T; SLOTS]],
     queries: &[[f32; N]],
     first: usize,
     scores: *mut f32,
@@ -308,7 +328,7 @@ unsafe fn score<V: Lanes, const N: usize, const L: usize>(
         for (keys, queries) in keys.iter().zip(queries) {
             let mut vectors = [V::splat(0.0); L];
             for part in 0..L {
-                vectors[part] = V::load(keys.as_ptr().add(first + part * V::N));
+                vectors[part] = T::load(keys.as_ptr().add(first + part * V::N));
             }
             for pair in 0..N {
                 let query = V::splat(queries[pair]);
@@ -350,15 +370,15 @@ fn exponentials(scores: &mut [f32], n: usize) -> f32 {
 }
 
 /// The values that pairs see, and their weights on them.
-struct Values<'a, const N: usize> {
+struct Values<'a, T, const N: usize> {
     weights: [&'a [f32]; N],
-    cached: CachedLayer<'a>,
+    cached: LayerRows<'a, T>,
     n_committed: usize,
     visible: [&'a [usize]; N],
     width: usize,
 }
 
-impl<const N: usize> Values<'_, N> {
+impl<T: CacheNumber, const N: usize> Values<'_, T, N> {
     /// Weighted sums of the `L` vectors of dimensions from `start` on.
     ///
     /// # Safety
@@ -380,7 +400,7 @@ impl<const N: usize> Values<'_, N> {
             for position in 0..n_committed {
                 let from = cached.values.as_ptr().add(position * width + start);
                 for part in 0..L {
-                    values[part] = V::load(from.add(part * V::N));
+                    values[part] = T::load(from.add(part * V::N));
                 }
                 for pair in 0..N {
                     let weight = V::splat(*weights[pair].get_unchecked(position));
@@ -394,7 +414,7 @@ impl<const N: usize> Values<'_, N> {
                     let from = cached.values.as_ptr().add(slot * width + start);
                     let weight = V::splat(*weights[pair].get_unchecked(n_committed + idx));
                     for part in 0..L {
-                        sums[pair][part] = weight.mul_add(V::load(from.add(part * V::N)), sums[pair][part]);
+                        sums[pair][part] = weight.mul_add(T::load(from.add(part * V::N)), sums[pair][part]);
                     }
                 }
                 for part in 0..L {
@@ -412,7 +432,7 @@ impl<const N: usize> Values<'_, N> {
             for (weight, slot) in weights.iter().zip(slots) {
                 let values = &self.cached.values[slot * self.width + start..][..n];
                 for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum = weight.mul_add(*value, *sum);
+                    *sum = weight.mul_add(value.value(), *sum);
                 }
             }
         }
@@ -430,7 +450,7 @@ pub(crate) fn fold(lanes: [f32; 16], fold: impl Fn(f32, f32) -> f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::KvCache;
+    use crate::{CacheType, KvCache};
 
     /// In f64, straight from the definition. Keys and values are `[slots, n_kv_heads * head_dim]`.
     fn reference(
@@ -479,6 +499,12 @@ mod tests {
 
     #[test]
     fn attention_is_what_it_says_on_every_tier_and_alone() {
+        for cache_type in [CacheType::F32, CacheType::F16] {
+            attention_is_what_it_says(cache_type);
+        }
+    }
+
+    fn attention_is_what_it_says(cache_type: CacheType) {
         for (n_heads, n_kv_heads, head_dim) in
             [(9, 3, 64), (4, 4, 16), (14, 2, 64), (2, 1, 24), (12, 1, 128), (3, 3, 80)]
         {
@@ -487,7 +513,13 @@ mod tests {
             let visible = [vec![37], vec![37, 38], vec![37, 39], vec![37, 38, 40]];
             let (queries, keys) = (random(4 * n_heads * head_dim), random(41 * n_kv_heads * head_dim));
             let values = random(41 * n_kv_heads * head_dim);
-            let mut cache = KvCache::new(1, 41, shape).expect("memory");
+            // The definition on what the cache can hold.
+            let held = |numbers: Vec<f32>| match cache_type {
+                CacheType::F32 => numbers,
+                CacheType::F16 => numbers.into_iter().map(|n| half::f16::from_f32(n).to_f32()).collect(),
+            };
+            let (keys, values) = (held(keys), held(values));
+            let mut cache = KvCache::new(1, 41, shape, cache_type).expect("memory");
             cache.store(0, 0, &keys, &values);
             let slices = AttentionSlices {
                 queries: &queries,
@@ -526,12 +558,18 @@ mod tests {
     /// in a chain, or scattered in a tree.
     #[test]
     fn only_positions_matter() {
+        for cache_type in [CacheType::F32, CacheType::F16] {
+            only_positions_matter_in(cache_type);
+        }
+    }
+
+    fn only_positions_matter_in(cache_type: CacheType) {
         let shape = AttentionShape::new(6, 2, 64);
         let (mut random, width, n) = (randoms(), 128, 29);
         let (query, keys, values) = (random(384), random(n * width), random(n * width));
         let pool = Pool::new(2);
         let run = |n_committed: usize, slots: &[usize]| {
-            let mut cache = KvCache::new(1, 64, shape).expect("memory");
+            let mut cache = KvCache::new(1, 64, shape, cache_type).expect("memory");
             cache.store(0, 0, &keys[..n_committed * width], &values[..n_committed * width]);
             for (idx, &slot) in slots.iter().enumerate() {
                 let at = (n_committed + idx) * width..(n_committed + idx + 1) * width;

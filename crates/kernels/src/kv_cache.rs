@@ -6,34 +6,123 @@
 
 use std::ops::Range;
 
-use crate::zeroed::zeroed;
+use half::f16;
+
+use crate::lanes::Lanes;
+use crate::zeroed::{Zeroable, zeroed};
 use crate::{AttentionShape, KernelError};
 
 /// Slots that share a block of keys.
 pub(crate) const SLOTS: usize = 16;
 
-/// A preallocated cache, f32. The operating system backs its pages as they are first written.
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheType {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Rounded to half precision: half the memory, and what attention reads.
+    F16,
+}
+
+impl CacheType {
+    /// Bytes of a number.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::F16 => size_of::<f16>(),
+        }
+    }
+}
+
+/// A number of a cache.
+pub(crate) trait CacheNumber: Zeroable + Send + Sync {
+    /// The nearest; what is too large becomes the largest.
+    fn of(value: f32) -> Self;
+    fn value(self) -> f32;
+    /// A vector of them.
+    ///
+    /// # Safety
+    /// See [`Lanes`].
+    unsafe fn load<V: Lanes>(from: *const Self) -> V;
+}
+
+impl CacheNumber for f32 {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn value(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(from: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(from) }
+    }
+}
+
+impl CacheNumber for f16 {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        // NaN stays what it is.
+        Self::from_f32(value.clamp(Self::MIN.to_f32(), Self::MAX.to_f32()))
+    }
+
+    #[inline(always)]
+    fn value(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(from: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f16(from.cast()) }
+    }
+}
+
+/// A preallocated cache. The operating system backs its pages as they are first written.
 #[derive(Debug)]
 pub struct KvCache {
-    /// `[n_layers, capacity / 16, n_kv_heads, head_dim, 16]`
-    keys: Vec<f32>,
-    /// `[n_layers, capacity, n_kv_heads * head_dim]`
-    values: Vec<f32>,
-    /// Slots whose keys are kept as they were before their rotation.
-    aside: Range<usize>,
-    /// Those keys, `[n_layers, aside, n_kv_heads * head_dim]`
-    unturned: Vec<f32>,
-    n_layers: usize,
-    capacity: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
+    numbers: Numbers,
+}
+
+#[derive(Debug)]
+enum Numbers {
+    F32(Rows<f32>),
+    F16(Rows<f16>),
+}
+
+/// Does the same with either kind of numbers.
+macro_rules! either {
+    ($numbers:expr, $rows:ident => $do:expr) => {
+        match $numbers {
+            Numbers::F32($rows) => $do,
+            Numbers::F16($rows) => $do,
+        }
+    };
 }
 
 /// One layer of a [`KvCache`].
 #[derive(Clone, Copy, Debug)]
 pub struct CachedLayer<'a> {
-    pub(crate) keys: &'a [f32],
-    pub(crate) values: &'a [f32],
+    pub(crate) numbers: LayerNumbers<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LayerNumbers<'a> {
+    F32(LayerRows<'a, f32>),
+    F16(LayerRows<'a, f16>),
+}
+
+/// Keys and values of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerRows<'a, T> {
+    pub(crate) keys: &'a [T],
+    pub(crate) values: &'a [T],
 }
 
 impl KvCache {
@@ -41,7 +130,97 @@ impl KvCache {
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
-    pub fn new(n_layers: usize, capacity: usize, shape: AttentionShape) -> Result<Self, KernelError> {
+    pub fn new(
+        n_layers: usize,
+        capacity: usize,
+        shape: AttentionShape,
+        cache_type: CacheType,
+    ) -> Result<Self, KernelError> {
+        let numbers = match cache_type {
+            CacheType::F32 => Numbers::F32(Rows::new(n_layers, capacity, shape)?),
+            CacheType::F16 => Numbers::F16(Rows::new(n_layers, capacity, shape)?),
+        };
+        Ok(Self { numbers })
+    }
+
+    /// Writes `keys` and `values`, each `[n_rows, n_kv_heads * head_dim]`, from slot `first` on.
+    ///
+    /// # Panics
+    /// When they do not fit the cache.
+    pub fn store(&mut self, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
+        either!(&mut self.numbers, rows => rows.store(layer, first, keys, values));
+    }
+
+    /// Says for which slots keys come as they are before their rotation too, so that these rows can take
+    /// another position. What was kept before is forgotten.
+    ///
+    /// # Panics
+    /// When the cache has no such slots.
+    pub fn set_aside(&mut self, slots: Range<usize>) {
+        either!(&mut self.numbers, rows => rows.set_aside(slots));
+    }
+
+    /// Keeps `keys`, `[n_rows, n_kv_heads * head_dim]`, which are not rotated, from slot `first` on.
+    ///
+    /// # Panics
+    /// When these slots were not set aside.
+    pub fn keep_unturned(&mut self, layer: usize, first: usize, keys: &[f32]) {
+        either!(&mut self.numbers, rows => rows.keep_unturned(layer, first, keys));
+    }
+
+    /// Gives the rows that were set aside their keys anew: `turn` rotates those of the `n`th such row, in
+    /// every layer.
+    pub fn turn(&mut self, turn: impl FnMut(usize, &mut [f32])) {
+        either!(&mut self.numbers, rows => rows.turn(turn));
+    }
+
+    /// Copies the first `n` slots of `other`, which has the same shape and type.
+    ///
+    /// # Panics
+    /// When shapes or types differ, or either cache has fewer slots.
+    pub fn copy_prefix(&mut self, other: &Self, n: usize) {
+        match (&mut self.numbers, &other.numbers) {
+            (Numbers::F32(rows), Numbers::F32(other)) => rows.copy_prefix(other, n),
+            (Numbers::F16(rows), Numbers::F16(other)) => rows.copy_prefix(other, n),
+            _ => panic!("caches of different types"),
+        }
+    }
+
+    /// Keys and values of a layer.
+    pub fn layer(&self, layer: usize) -> CachedLayer<'_> {
+        let numbers = match &self.numbers {
+            Numbers::F32(rows) => LayerNumbers::F32(rows.layer(layer)),
+            Numbers::F16(rows) => LayerNumbers::F16(rows.layer(layer)),
+        };
+        CachedLayer { numbers }
+    }
+
+    /// Moves slot `n_base + kept[i]` to slot `n_base + i`, for ascending `kept`.
+    pub fn compact(&mut self, n_base: usize, kept: &[usize]) {
+        either!(&mut self.numbers, rows => rows.compact(n_base, kept));
+    }
+}
+
+/// The numbers of a cache.
+#[derive(Debug)]
+struct Rows<T> {
+    /// `[n_layers, capacity / 16, n_kv_heads, head_dim, 16]`
+    keys: Vec<T>,
+    /// `[n_layers, capacity, n_kv_heads * head_dim]`
+    values: Vec<T>,
+    /// Slots whose keys are kept as they were before their rotation.
+    aside: Range<usize>,
+    /// Those keys, `[n_layers, aside, n_kv_heads * head_dim]`: exact, so that they come out as if they had just
+    /// been computed.
+    unturned: Vec<f32>,
+    n_layers: usize,
+    capacity: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+}
+
+impl<T: CacheNumber> Rows<T> {
+    fn new(n_layers: usize, capacity: usize, shape: AttentionShape) -> Result<Self, KernelError> {
         let AttentionShape { n_kv_heads, head_dim, .. } = shape;
         let capacity = capacity.next_multiple_of(SLOTS);
         let sizes = [n_layers, capacity, n_kv_heads, head_dim];
@@ -67,39 +246,27 @@ impl KvCache {
         (layer * self.capacity + slot / SLOTS * SLOTS) * self.width() + slot % SLOTS
     }
 
-    /// Writes `keys` and `values`, each `[n_rows, n_kv_heads * head_dim]`, from slot `first` on.
-    ///
-    /// # Panics
-    /// When they do not fit the cache.
-    pub fn store(&mut self, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
+    fn store(&mut self, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
         let width = self.width();
         assert!(keys.len() == values.len() && first + keys.len() / width <= self.capacity);
         let start = (layer * self.capacity + first) * width;
-        self.values[start..start + values.len()].copy_from_slice(values);
+        let cached = self.values[start..].iter_mut();
+        cached.zip(values).for_each(|(cached, value)| *cached = T::of(*value));
         for (row, keys) in keys.chunks_exact(width).enumerate() {
             let start = self.key_at(layer, first + row);
             let lane = self.keys[start..].iter_mut().step_by(SLOTS);
-            lane.zip(keys).for_each(|(cached, key)| *cached = *key);
+            lane.zip(keys).for_each(|(cached, key)| *cached = T::of(*key));
         }
     }
 
-    /// Says for which slots keys come as they are before their rotation too, so that these rows can take
-    /// another position. What was kept before is forgotten.
-    ///
-    /// # Panics
-    /// When the cache has no such slots.
-    pub fn set_aside(&mut self, slots: Range<usize>) {
+    fn set_aside(&mut self, slots: Range<usize>) {
         assert!(slots.end <= self.capacity, "slots outside the cache");
         self.unturned.clear();
         self.unturned.resize(self.n_layers * slots.len() * self.width(), 0.0);
         self.aside = slots;
     }
 
-    /// Keeps `keys`, `[n_rows, n_kv_heads * head_dim]`, which are not rotated, from slot `first` on.
-    ///
-    /// # Panics
-    /// When these slots were not set aside.
-    pub fn keep_unturned(&mut self, layer: usize, first: usize, keys: &[f32]) {
+    fn keep_unturned(&mut self, layer: usize, first: usize, keys: &[f32]) {
         let width = self.width();
         assert!(
             self.aside.start <= first && first + keys.len() / width <= self.aside.end,
@@ -109,9 +276,7 @@ impl KvCache {
         self.unturned[start..start + keys.len()].copy_from_slice(keys);
     }
 
-    /// Gives the rows that were set aside their keys anew: `turn` rotates those of the `n`th such row, in
-    /// every layer.
-    pub fn turn(&mut self, mut turn: impl FnMut(usize, &mut [f32])) {
+    fn turn(&mut self, mut turn: impl FnMut(usize, &mut [f32])) {
         let width = self.width();
         let mut keys = vec![0.0; width];
         for layer in 0..self.n_layers {
@@ -121,16 +286,12 @@ impl KvCache {
                 turn(row, &mut keys);
                 let start = self.key_at(layer, self.aside.start + row);
                 let lane = self.keys[start..].iter_mut().step_by(SLOTS);
-                lane.zip(&keys).for_each(|(cached, key)| *cached = *key);
+                lane.zip(&keys).for_each(|(cached, key)| *cached = T::of(*key));
             }
         }
     }
 
-    /// Copies the first `n` slots of `other`, which has the same shape.
-    ///
-    /// # Panics
-    /// When the shapes differ, or either cache has fewer slots.
-    pub fn copy_prefix(&mut self, other: &Self, n: usize) {
+    fn copy_prefix(&mut self, other: &Self, n: usize) {
         let width = self.width();
         assert!(self.n_layers == other.n_layers && width == other.width() && self.head_dim == other.head_dim);
         assert!(n <= self.capacity && n <= other.capacity);
@@ -143,15 +304,13 @@ impl KvCache {
         }
     }
 
-    /// Keys and values of a layer.
-    pub fn layer(&self, layer: usize) -> CachedLayer<'_> {
+    fn layer(&self, layer: usize) -> LayerRows<'_, T> {
         let n = self.capacity * self.width();
         let range = layer * n..(layer + 1) * n;
-        CachedLayer { keys: &self.keys[range.clone()], values: &self.values[range] }
+        LayerRows { keys: &self.keys[range.clone()], values: &self.values[range] }
     }
 
-    /// Moves slot `n_base + kept[i]` to slot `n_base + i`, for ascending `kept`.
-    pub fn compact(&mut self, n_base: usize, kept: &[usize]) {
+    fn compact(&mut self, n_base: usize, kept: &[usize]) {
         let width = self.width();
         for (slot, &source) in kept.iter().enumerate().filter(|&(slot, &source)| slot != source) {
             for layer in 0..self.n_layers {
@@ -174,7 +333,7 @@ mod tests {
     #[test]
     fn keys_set_aside_take_another_rotation_and_prefixes_are_copied() {
         let shape = AttentionShape::new(2, 2, 2);
-        let mut cache = KvCache::new(2, 40, shape).expect("memory");
+        let mut cache = Rows::<f32>::new(2, 40, shape).expect("memory");
         let rows: Vec<f32> = (0..160).map(|i| i as f32).collect();
         for layer in 0..2 {
             cache.store(layer, 0, &rows, &rows);
@@ -185,7 +344,7 @@ mod tests {
             cache.keep_unturned(layer, 16, &rows[8..16]);
         }
         cache.turn(|row, keys| keys.iter_mut().for_each(|key| *key = 1000.0 * row as f32 - *key));
-        let mut copy = KvCache::new(2, 20, shape).expect("memory");
+        let mut copy = Rows::<f32>::new(2, 20, shape).expect("memory");
         copy.copy_prefix(&cache, 17);
         for (cache, layer) in [(&cache, 0), (&cache, 1), (&copy, 0), (&copy, 1)] {
             let key = |slot: usize, i: usize| cache.keys[cache.key_at(layer, slot) + i * SLOTS];
@@ -200,13 +359,13 @@ mod tests {
     #[test]
     fn compacting_keeps_the_path_in_every_layer() {
         let shape = AttentionShape::new(1, 1, 2);
-        let mut cache = KvCache::new(2, 40, shape).expect("memory");
+        let mut cache = Rows::<f32>::new(2, 40, shape).expect("memory");
         for layer in 0..2 {
             let rows: Vec<f32> = (0..80).map(|i| (100 * layer + i) as f32).collect();
             cache.store(layer, 0, &rows, &rows);
         }
         cache.compact(14, &[0, 2, 3, 9]);
-        let key = |cache: &KvCache, layer, slot, dim| cache.keys[cache.key_at(layer, slot) + dim * SLOTS];
+        let key = |cache: &Rows<f32>, layer, slot, dim| cache.keys[cache.key_at(layer, slot) + dim * SLOTS];
         for layer in 0..2 {
             for (slot, source) in [(13, 13), (14, 14), (15, 16), (16, 17), (17, 23)] {
                 for dim in 0..2 {
@@ -216,5 +375,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn half_precision_takes_half_and_keeps_what_is_no_number() {
+        assert_eq!(CacheType::F16.size() * 2, CacheType::F32.size());
+        assert_eq!([1e9, -1e9, 1.0 / 3.0].map(|n| f16::of(n).value()), [65504.0, -65504.0, 0.333_251_95]);
+        assert!(f16::of(f32::NAN).value().is_nan());
     }
 }

@@ -28,7 +28,7 @@ pub use activations::QuantizedRows;
 pub use attention::{AttentionShape, AttentionSlices, attend};
 pub use elementwise::{add_rows, exp, rms_norm, rms_norm_heads, rotate, swiglu};
 pub use error::KernelError;
-pub use kv_cache::{CachedLayer, KvCache};
+pub use kv_cache::{CacheType, CachedLayer, KvCache};
 pub use linear::{
     LinearInput, LinearLayer, VocabularyOut, VocabularyRows, VocabularyScratch, project, project_swiglu,
     project_vocabulary,

@@ -14,6 +14,8 @@ pub(crate) unsafe trait Zeroable: Copy {}
 unsafe impl Zeroable for u8 {}
 // SAFETY: plain numbers.
 unsafe impl Zeroable for f32 {}
+// SAFETY: plain numbers.
+unsafe impl Zeroable for half::f16 {}
 
 /// `n` zeros, whose pages the operating system backs as they are first written.
 ///

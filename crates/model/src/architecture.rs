@@ -1,6 +1,6 @@
 //! What the metadata of a file say about its model.
 
-use kernels::AttentionShape;
+use kernels::{AttentionShape, CacheType};
 
 use crate::ModelError;
 use crate::forward::MARGIN_ROWS;
@@ -265,9 +265,9 @@ impl Architecture {
 
     /// Memory that keys and values of a context of `max_context` tokens take, or of the longest that the model
     /// was trained for.
-    pub fn cache_bytes(&self, max_context: usize) -> usize {
+    pub fn cache_bytes(&self, max_context: usize, cache_type: CacheType) -> usize {
         let n_rows = max_context.min(self.context_length) + MARGIN_ROWS;
-        2 * self.n_layers * n_rows * self.kv_width() * size_of::<f32>()
+        2 * self.n_layers * n_rows * self.kv_width() * cache_type.size()
     }
 
     /// Width of the queries.

@@ -10,7 +10,7 @@
 mod cpu;
 
 pub(crate) use cpu::Cpu;
-use kernels::AttentionShape;
+use kernels::{AttentionShape, CacheType};
 use std::ops::Range;
 
 use speculate::{Layout, Logits, RowPlan, Wanted};
@@ -139,6 +139,7 @@ pub(crate) trait Backend: Sized + Send + Sync {
         n_layers: usize,
         capacity: usize,
         shape: AttentionShape,
+        cache_type: CacheType,
     ) -> Result<Self::Cache, ModelError>;
     /// Says which slots of `cache` hold tokens aside.
     fn set_aside(&self, cache: &mut Self::Cache, slots: Range<usize>);

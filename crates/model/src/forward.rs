@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use kernels::CacheType;
 use speculate::{Layout, Logits, RowInput, RowPlan};
 
 use crate::adapter::{AdapterSource, LINEARS, MAX_SLOTS, SatAdapter};
@@ -31,6 +32,8 @@ pub struct ModelConfig {
     pub probe_slots: usize,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
+    /// How keys and values are kept.
+    pub cache_type: CacheType,
     /// Which matrix products to use.
     pub linear_kernels: LinearKernels,
 }
@@ -44,6 +47,7 @@ impl ModelConfig {
             weights_sha256: None,
             probe_slots: 0,
             max_context: 8192,
+            cache_type: CacheType::default(),
             linear_kernels: LinearKernels::default(),
         }
     }
@@ -102,6 +106,7 @@ pub struct Model {
     llama: Llama<Cpu>,
     tokenizer: Tokenizer,
     context_length: usize,
+    cache_type: CacheType,
 }
 
 impl std::fmt::Debug for Model {
@@ -149,7 +154,7 @@ impl Model {
         let rope = Rope::new(&architecture, &weights.rope_divisors, context_length + MARGIN_ROWS);
         let probe_slots = if adapter.is_some() { 0 } else { config.probe_slots.min(MAX_SLOTS) };
         let llama = Llama { backend, architecture, weights, rope, adapter, probe_slots };
-        Ok(Self { llama, tokenizer, context_length })
+        Ok(Self { llama, tokenizer, context_length, cache_type: config.cache_type })
     }
 
     /// Sizes and constants.
@@ -218,7 +223,12 @@ impl Model {
 
     /// Memory that the cache of a sequence takes when its context is full.
     pub fn sequence_bytes(&self) -> usize {
-        self.llama.architecture.cache_bytes(self.context_length)
+        self.llama.architecture.cache_bytes(self.context_length, self.cache_type)
+    }
+
+    /// How keys and values are kept.
+    pub(crate) fn cache_type(&self) -> CacheType {
+        self.cache_type
     }
 
     /// An empty sequence on this model.

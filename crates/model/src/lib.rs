@@ -32,6 +32,7 @@ pub use architecture::{Architecture, Family, Multipliers, RopeLayout};
 pub use backend::LinearKernels;
 pub use error::ModelError;
 pub use forward::{Model, ModelConfig, ModelSummary};
+pub use kernels::CacheType;
 pub use random_model::{RandomModelConfig, write_random_model};
 pub use sequence::Sequence;
 pub use tokenizer::{InfillToken, StreamDecoder, Tokenizer, TokenizerError, TokenizerKind};

@@ -25,7 +25,10 @@ impl Sequence {
         let architecture = model.architecture();
         let capacity = model.context_length() + MARGIN_ROWS;
         let backend = &model.llama().backend;
-        let cache = backend.cache(architecture.n_layers, capacity, architecture.attention_shape())?;
+        let cache = {
+            let (n_layers, shape) = (architecture.n_layers, architecture.attention_shape());
+            backend.cache(n_layers, capacity, shape, model.cache_type())?
+        };
         Ok(Self {
             model,
             cache,

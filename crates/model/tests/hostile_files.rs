@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use model::gguf::{GgufError, GgufFile, GgufHeader};
-use model::{Model, ModelConfig, ModelSummary};
+use model::{CacheType, Model, ModelConfig, ModelSummary};
 use proptest::prelude::*;
 
 fn tiny_path() -> PathBuf {
@@ -305,9 +305,10 @@ fn a_cache_that_no_machine_holds_is_an_error() {
     );
     std::fs::write(&path, bytes).expect("writes");
     let architecture = ModelSummary::architecture_of(&path).expect("the header is sound");
-    assert!(architecture.cache_bytes(1 << 20) > 1 << 42);
+    assert!(architecture.cache_bytes(1 << 20, CacheType::F16) > 1 << 42);
     let shape = kernels::AttentionShape::new(1024, 1024, 1024);
-    let error = kernels::KvCache::new(1, 1 << 40, shape).expect_err("no machine has it").to_string();
+    let error =
+        kernels::KvCache::new(1, 1 << 40, shape, CacheType::F16).expect_err("no machine has it").to_string();
     assert!(error.ends_with("bytes of memory cannot be had"), "{error}");
 }
 

@@ -331,6 +331,7 @@ impl Worker {
             weights_sha256: Some(config.sha256.clone()).filter(|hash| !hash.is_empty()),
             probe_slots: PROBE_SLOTS,
             max_context: config.max_context,
+            cache_type: config.cache_type,
             ..ModelConfig::new(&config.weights)
         };
         let name = config.model_name.clone();

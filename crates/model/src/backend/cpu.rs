@@ -10,8 +10,9 @@ use std::ops::Range;
 use candle_core::quantized::{GgmlDType, QuantizedType};
 use candle_core::{CpuStorage, Error};
 use kernels::{
-    AttentionShape, AttentionSlices, DenseFormat, KvCache, LinearInput, LinearLayer, LowRank, PackedMatrix,
-    Pool, QuantizedFormat, Tier, VocabularyOut, VocabularyRows, VocabularyScratch, WeightFormat,
+    AttentionShape, AttentionSlices, CacheType, DenseFormat, KvCache, LinearInput, LinearLayer, LowRank,
+    PackedMatrix, Pool, QuantizedFormat, Tier, VocabularyOut, VocabularyRows, VocabularyScratch,
+    WeightFormat,
 };
 use speculate::{Logits, RowInput, RowPlan, Wanted, rank};
 
@@ -252,8 +253,14 @@ impl Backend for Cpu {
         }
     }
 
-    fn cache(&self, n_layers: usize, capacity: usize, shape: AttentionShape) -> Result<KvCache, ModelError> {
-        let cache = KvCache::new(n_layers, capacity, shape);
+    fn cache(
+        &self,
+        n_layers: usize,
+        capacity: usize,
+        shape: AttentionShape,
+        cache_type: CacheType,
+    ) -> Result<KvCache, ModelError> {
+        let cache = KvCache::new(n_layers, capacity, shape, cache_type);
         cache.map_err(|error| ModelError::of_kernel("the cache", error))
     }
 
