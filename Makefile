@@ -23,8 +23,8 @@ NEXTEST_VERSION := 0.9.143
 DENY_VERSION := 0.20.2
 TAURI_DRIVER_VERSION := 2.1.0
 
-APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev
-TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus strace valgrind
+APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev libayatana-appindicator3-dev
+TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus strace valgrind openbox xdotool xclip
 
 # Tests run side by side; one thread each keeps them out of each other's way.
 TEST_THREADS := SATEEN_THREADS=1 CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1
@@ -134,7 +134,7 @@ test-ui: ui-modules
 
 test-window: test-packages tools ui models
 	cargo build --quiet -p sateen-desktop
-	cd ui && xvfb-run -a npm run --silent e2e
+	cd ui && xvfb-run -a sh -c 'openbox & npm run --silent e2e'
 
 test-rust: tools ui models
 	cargo test --quiet --workspace --doc

@@ -7,8 +7,9 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use engine::{
     CacheType, CompletionRequest, ContextFile, Engine, EngineConfig, Extent, ModelLibrary, PromptBudget,
-    SamplingParams, SuffixVisibility, byte_offset,
+    SamplingParams, Speculation, SuffixVisibility, byte_offset,
 };
+use settings::SettingsFile;
 
 use crate::speculation::SpeculationArgument;
 use crate::terminal::printable;
@@ -23,18 +24,18 @@ pub(crate) struct CompleteArguments {
     /// Column of the cursor, in characters from 1
     #[arg(long, requires = "line")]
     column: Option<usize>,
-    /// Which installed model; the default one without it
+    /// Which installed model; that of the settings without it
     #[arg(long)]
     model: Option<String>,
-    /// How to decode
-    #[arg(long, value_enum, default_value = "auto")]
-    speculation: SpeculationArgument,
-    /// Most tokens to generate
-    #[arg(long, default_value_t = 64)]
-    max_tokens: usize,
-    /// 0 takes the likeliest token; higher values vary more
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
+    /// How to decode; as the settings say without it
+    #[arg(long, value_enum)]
+    speculation: Option<SpeculationArgument>,
+    /// Most tokens to generate; as the settings say without it
+    #[arg(long)]
+    max_tokens: Option<usize>,
+    /// 0 takes the likeliest token, higher values vary more; as the settings say without it
+    #[arg(long)]
+    temperature: Option<f32>,
     /// Sample among this many likeliest tokens; 0 means all
     #[arg(long, default_value_t = 0)]
     top_k: usize,
@@ -61,19 +62,19 @@ pub(crate) struct CompleteArguments {
     #[arg(long)]
     path: Option<String>,
     /// Where to end: with the line or the block, always with the line, or where the model does
-    #[arg(long, value_enum, default_value = "auto")]
-    extent: ExtentArgument,
+    #[arg(long, value_enum)]
+    extent: Option<ExtentArgument>,
     /// Other completions of the same place
     #[arg(long, default_value_t = 0, value_name = "N")]
     alternatives: usize,
     #[command(flatten)]
     budget: BudgetArguments,
     /// Longest context in tokens; the model's own length where that is shorter
-    #[arg(long, default_value_t = EngineConfig::DEFAULT_CONTEXT, value_name = "TOKENS")]
-    context: usize,
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
     /// How keys and values are kept: exactly, or in half precision, which takes half the memory
-    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
-    cache_type: CacheTypeArgument,
+    #[arg(long, value_enum, value_name = "TYPE")]
+    cache_type: Option<CacheTypeArgument>,
     /// Memory that keys and values may take, in megabytes; a context that does not fit is refused
     #[arg(long, value_name = "MB")]
     cache_mb: Option<u64>,
@@ -129,28 +130,32 @@ impl From<CacheTypeArgument> for CacheType {
 #[derive(Args, Clone, Copy)]
 pub(crate) struct BudgetArguments {
     /// Most tokens before the cursor
-    #[arg(long, default_value_t = PromptBudget::default().prefix_tokens)]
-    prefix_tokens: usize,
+    #[arg(long)]
+    prefix_tokens: Option<usize>,
     /// Most tokens after the cursor
-    #[arg(long, default_value_t = PromptBudget::default().suffix_tokens)]
-    suffix_tokens: usize,
+    #[arg(long)]
+    suffix_tokens: Option<usize>,
     /// Most tokens of other files
-    #[arg(long, default_value_t = PromptBudget::default().other_tokens)]
-    pub(crate) other_tokens: usize,
+    #[arg(long)]
+    other_tokens: Option<usize>,
     /// Let the text after the cursor see the cursor's line, as the model was trained: each keystroke then
     /// computes that text anew
     #[arg(long)]
     suffix_as_trained: bool,
 }
 
-impl From<BudgetArguments> for PromptBudget {
-    fn from(arguments: BudgetArguments) -> Self {
-        let BudgetArguments { prefix_tokens, suffix_tokens, other_tokens, suffix_as_trained } = arguments;
-        let visibility = match suffix_as_trained {
-            true => SuffixVisibility::AsTrained,
-            false => SuffixVisibility::BlindToLine,
-        };
-        Self { prefix_tokens, suffix_tokens, other_tokens, visibility }
+impl BudgetArguments {
+    /// `budget` with what is said here.
+    pub(crate) fn over(self, budget: PromptBudget) -> PromptBudget {
+        PromptBudget {
+            prefix_tokens: self.prefix_tokens.unwrap_or(budget.prefix_tokens),
+            suffix_tokens: self.suffix_tokens.unwrap_or(budget.suffix_tokens),
+            other_tokens: self.other_tokens.unwrap_or(budget.other_tokens),
+            visibility: match self.suffix_as_trained {
+                true => SuffixVisibility::AsTrained,
+                false => budget.visibility,
+            },
+        }
     }
 }
 
@@ -165,34 +170,43 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
         },
         _ => text.len(),
     };
-    let model = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
+    let (settings, notices) = SettingsFile::of_user();
+    notices.iter().for_each(|notice| eprintln!("sateen: {}", printable(&notice.0)));
+    let settings = settings.settings();
+    let library = ModelLibrary::of_user()?;
+    let model = match &arguments.model {
+        Some(id) => library.find(id)?,
+        None => settings.model(&library)?,
+    };
+    let of_settings = settings.engine_config(&model);
     let config = EngineConfig {
-        max_context: arguments.context,
-        cache_type: arguments.cache_type.into(),
+        max_context: arguments.context.unwrap_or(of_settings.max_context),
+        cache_type: arguments.cache_type.map_or(of_settings.cache_type, CacheType::from),
         cache_bytes: arguments.cache_mb.map(|mb| mb.saturating_mul(1_000_000)),
-        ..EngineConfig::of(&model)
+        unload_after: None,
+        ..of_settings
     };
     let engine = Engine::start(config, |_| ())?;
     engine.wait_until_ready().with_context(|| format!("cannot load {}", model.path.display()))?;
 
     let (prefix, suffix) = text.split_at(cursor);
     let request = CompletionRequest {
-        max_tokens: arguments.max_tokens,
+        max_tokens: arguments.max_tokens.unwrap_or(settings.completion.max_tokens),
         stop: arguments.stop.clone(),
         sampling: SamplingParams {
-            temperature: arguments.temperature,
+            temperature: arguments.temperature.unwrap_or(settings.completion.temperature),
             top_k: arguments.top_k,
             top_p: arguments.top_p,
             min_p: arguments.min_p,
             repetition_penalty: arguments.repetition_penalty,
             seed: arguments.seed,
         },
-        speculation: arguments.speculation.into(),
+        speculation: arguments.speculation.map_or(settings.completion.speculation, Speculation::from),
         path: arguments.path.clone().or_else(|| arguments.file.as_deref().map(path_for_model)),
         repository: arguments.repository.clone(),
         other_files: read_other_files(&arguments.other_files)?,
-        budget: arguments.budget.into(),
-        extent: arguments.extent.into(),
+        budget: arguments.budget.over(settings.budget()),
+        extent: arguments.extent.map_or(settings.completion.extent, Extent::from),
         n_alternatives: arguments.alternatives,
         ..CompletionRequest::new(prefix, suffix)
     };

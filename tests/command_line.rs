@@ -8,6 +8,8 @@ use serde_json::Value;
 fn sateen(arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sateen"))
         .args(arguments)
+        // Whatever the user has chosen here.
+        .env("SATEEN_CONFIG_DIR", "/nonexistent")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -77,7 +79,11 @@ fn measurements_become_a_page() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |arguments: &[&str]| -> Vec<u8> {
         let program = env!("CARGO_BIN_EXE_sateen");
-        let output = Command::new(program).args(arguments).env("SATEEN_DATA_DIR", folder.path()).output();
+        let output = Command::new(program)
+            .args(arguments)
+            .env("SATEEN_DATA_DIR", folder.path())
+            .env("SATEEN_CONFIG_DIR", folder.path())
+            .output();
         let output = output.expect("it runs");
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
         output.stdout
@@ -178,7 +184,12 @@ fn models_are_added_listed_and_removed() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |arguments: &[&str]| {
         let program = env!("CARGO_BIN_EXE_sateen");
-        Command::new(program).args(arguments).env("SATEEN_DATA_DIR", folder.path()).output().expect("it runs")
+        Command::new(program)
+            .args(arguments)
+            .env("SATEEN_DATA_DIR", folder.path())
+            .env("SATEEN_CONFIG_DIR", folder.path())
+            .output()
+            .expect("it runs")
     };
     let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-random-llama.gguf");
     let none = run(&["complete", SAMPLE]);
@@ -252,6 +263,7 @@ fn installing_runs_nothing_of_the_current_folder() {
         .args(["models", "install", "smollm2-135m"])
         .current_dir(&hostile)
         .env("SATEEN_DATA_DIR", folder.path())
+        .env("SATEEN_CONFIG_DIR", folder.path())
         .env("PYTHONPATH", &hostile)
         .env("PIP_NO_INDEX", "1")
         .env("PIP_CONFIG_FILE", folder.path().join("none"))
@@ -298,6 +310,7 @@ fn listing_reads_files_only() {
     let output = Command::new(env!("CARGO_BIN_EXE_sateen"))
         .args(["models", "list"])
         .env("SATEEN_DATA_DIR", folder.path())
+        .env("SATEEN_CONFIG_DIR", folder.path())
         .output()
         .expect("the program starts");
     let listed = text(&output.stdout);
@@ -344,4 +357,26 @@ fn completing_opens_no_socket() {
     let reaching: Vec<&str> = calls.lines().filter(|line| line.contains('(')).collect();
     assert!(calls.contains("exited with 0"), "{calls}");
     assert!(reaching.is_empty(), "{reaching:#?}");
+}
+
+/// The command line does as the window's settings say, and what they get wrong is said and no obstacle.
+#[test]
+fn the_settings_of_the_window_count_here_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let complete = |settings: &str| {
+        std::fs::write(folder.path().join("settings.json"), settings).expect("writes");
+        let output = Command::new(env!("CARGO_BIN_EXE_sateen"))
+            .args(["complete", "--model", "smollm2-135m", "--json", SAMPLE])
+            .env("SATEEN_CONFIG_DIR", folder.path())
+            .output()
+            .expect("the program starts");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let completion: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (completion["n_tokens"].as_u64().expect("a number"), text(&output.stderr).to_owned())
+    };
+    assert_eq!(complete(r#"{"completion": {"max_tokens": 2}}"#).0, 2);
+    let (n_tokens, words) = complete(r#"{"completion": {"max_tokens": 3, "temperature": -1}}"#);
+    assert!(n_tokens == 3 && words.contains("`completion.temperature`"), "{words}");
+    let (_, words) = complete("{");
+    assert!(words.contains("settings.json.bad"), "{words}");
 }

@@ -1,18 +1,23 @@
-//! The state behind the window: one engine, the model library, the open files.
+//! The state behind the windows: one engine, the model library, the open files, what was chosen and what is remembered.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
+use documents::{Documents, Drafts, Folder};
 use engine::{
-    CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, EngineState, ErrorCode,
-    InstalledModel, ModelLibrary, Priority, Submission,
+    CancelToken, Completion, CompletionRequest, ContextFile, Engine, EngineError, EngineState, ErrorCode,
+    InstalledModel, Model, ModelLibrary, Priority, SamplingParams, Submission,
 };
+use history::{Entry, History};
 use serde::Serialize;
+use settings::{Settings, SettingsFile};
 use tauri::{AppHandle, Emitter};
 use ts_rs::TS;
 
-use crate::documents::Documents;
+use crate::clipboard::Clipboard;
+use crate::popup::Popup;
 
 /// Everything the window shows of the app.
 #[derive(Clone, Debug, Serialize, TS)]
@@ -24,36 +29,95 @@ pub(crate) struct ApplicationState {
     pub(crate) model_id: Option<String>,
 }
 
+/// Texts of other tabs that a request takes along, in bytes.
+const MAX_OTHER_BYTES: usize = 512 << 10;
+
+/// Who asks the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// The editor, where someone types.
+    Editor,
+    /// The window over the clipboard.
+    Popup,
+}
+
+impl Client {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Editor => "editor",
+            Self::Popup => "popup",
+        }
+    }
+
+    fn priority(self) -> Priority {
+        match self {
+            Self::Editor => Priority::Editor,
+            Self::Popup => Priority::Popup,
+        }
+    }
+}
+
 pub(crate) struct Application {
     app: AppHandle,
     library: Result<ModelLibrary, String>,
-    documents: Documents,
-    initial_file: Mutex<Option<PathBuf>>,
+    pub(crate) documents: Documents,
+    pub(crate) drafts: Drafts,
+    pub(crate) folder: Mutex<Option<Folder>>,
+    pub(crate) clipboard: Clipboard,
+    pub(crate) popup: Popup,
+    settings: Mutex<SettingsFile>,
+    /// What was wrong with settings or history, for people.
+    notices: Mutex<Vec<String>>,
+    history: Mutex<Option<History>>,
+    initial_path: Mutex<Option<PathBuf>>,
     running: Mutex<Option<Engine>>,
     /// The model that was asked for last.
     model_id: Arc<Mutex<Option<String>>>,
     failure: Mutex<Option<(String, ErrorCode)>>,
     /// Until the default model was looked for.
     is_starting: AtomicBool,
+    /// The newest request of the editor.
     completion: Mutex<CancelToken>,
     installation: Mutex<CancelToken>,
 }
 
-/// The editor, as the engine knows it.
-const EDITOR: &str = "window";
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Application {
     /// Without a model yet: [`load_default_model`](Self::load_default_model) looks for one.
-    pub(crate) fn new(app: AppHandle, initial_file: Option<PathBuf>) -> Self {
+    pub(crate) fn new(app: AppHandle, initial_path: Option<PathBuf>) -> Self {
+        let (settings, notices) = SettingsFile::of_user();
+        let state = settings::state_folder();
+        let mut notices: Vec<String> = notices.into_iter().map(|notice| notice.0).collect();
+        let opened = state.as_ref().map(|folder| History::open(folder.join("history.sqlite"))).transpose();
+        let history = opened.unwrap_or_else(|error| {
+            notices.push(format!("the history cannot be used: {error}"));
+            None
+        });
+        if let Some(history) = &history {
+            // What cannot be forgotten now is next time.
+            let _ = history.prune(now_ms(), settings.settings().privacy.history_days);
+        }
         Self {
             app,
             library: ModelLibrary::of_user().map_err(|error| error.to_string()),
             documents: Documents::default(),
-            initial_file: Mutex::new(initial_file),
+            drafts: Drafts::in_folder(state.map(|folder| folder.join("drafts"))),
+            folder: Mutex::default(),
+            clipboard: Clipboard::default(),
+            popup: Popup::default(),
+            settings: Mutex::new(settings),
+            notices: Mutex::new(notices),
+            history: Mutex::new(history),
+            initial_path: Mutex::new(initial_path),
             running: Mutex::default(),
             model_id: Arc::default(),
             failure: Mutex::default(),
@@ -63,10 +127,11 @@ impl Application {
         }
     }
 
-    /// Loads the default model, if one is installed. A file that nobody has looked at before is read for that, so
-    /// this is no work for the thread that draws.
+    /// Loads the model of the settings, if one is installed. A file that nobody has looked at before is read for
+    /// that, so this is no work for the thread that draws.
     pub(crate) fn load_default_model(&self) {
-        let model = self.library().and_then(|library| library.default_model());
+        let settings = self.settings();
+        let model = self.library().and_then(|library| settings.model(&library));
         let loaded = match model {
             // Whatever was chosen meanwhile is what is wanted.
             Ok(_) if lock(&self.running).is_some() => Ok(()),
@@ -86,13 +151,22 @@ impl Application {
         self.library.clone().map_err(|_| EngineError::NoDataFolder)
     }
 
-    pub(crate) fn documents(&self) -> &Documents {
-        &self.documents
+    pub(crate) fn settings(&self) -> Settings {
+        lock(&self.settings).settings().clone()
     }
 
-    /// The file that the app was started with, once.
-    pub(crate) fn take_initial_file(&self) -> Option<PathBuf> {
-        lock(&self.initial_file).take()
+    pub(crate) fn settings_file(&self) -> MutexGuard<'_, SettingsFile> {
+        lock(&self.settings)
+    }
+
+    /// What was wrong at the start, once.
+    pub(crate) fn take_notices(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.notices))
+    }
+
+    /// The file or folder that the app was started with, once.
+    pub(crate) fn take_initial_path(&self) -> Option<PathBuf> {
+        lock(&self.initial_path).take()
     }
 
     pub(crate) fn state(&self) -> ApplicationState {
@@ -113,11 +187,12 @@ impl Application {
 
     /// Has the engine run `model`, in the place of another. Returns at once.
     pub(crate) fn load(&self, model: &InstalledModel) -> Result<(), EngineError> {
+        let config = self.settings().engine_config(model);
         let mut running = lock(&self.running);
         *lock(&self.failure) = None;
         *lock(&self.model_id) = Some(model.id.clone());
         match &*running {
-            Some(engine) => engine.load(EngineConfig::of(model)),
+            Some(engine) => engine.load(config),
             None => {
                 let (app, model_id) = (self.app.clone(), self.model_id.clone());
                 let on_state = move |engine: EngineState| {
@@ -125,18 +200,98 @@ impl Application {
                     // Fails only when the window is gone, and then there is nobody to tell.
                     let _ = app.emit("application_state", ApplicationState { engine, model_id });
                 };
-                *running = Some(Engine::start(EngineConfig::of(model), on_state)?);
+                *running = Some(Engine::start(config, on_state)?);
             }
         }
         Ok(())
     }
 
-    /// Asks for a completion in the editor; it takes the place of earlier ones.
-    pub(crate) fn submit(&self, request: CompletionRequest) -> Result<Submission, EngineError> {
+    /// Loads the model that runs anew, with what the settings say now.
+    pub(crate) fn reload(&self) -> Result<(), EngineError> {
+        let id = lock(&self.model_id).clone();
+        match id {
+            Some(id) => self.load(&self.library()?.find(&id)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the memory of the model back; the next request loads it.
+    pub(crate) fn unload(&self) {
+        if let Some(engine) = &*lock(&self.running) {
+            engine.unload();
+        }
+    }
+
+    /// Forgets a model that was removed. Without the engine nothing holds its file.
+    pub(crate) fn forget(&self, id: &str) {
+        let mut running = lock(&self.running);
+        if lock(&self.model_id).as_deref() == Some(id) {
+            *running = None;
+            *lock(&self.model_id) = None;
+        }
+        drop(running);
+        // Fails only when the window is gone, and then there is nobody to tell.
+        let _ = self.app.emit("application_state", self.state());
+    }
+
+    /// The model that runs.
+    pub(crate) fn model(&self) -> Result<Arc<Model>, EngineError> {
+        let running = lock(&self.running);
+        running.as_ref().and_then(Engine::model).ok_or(EngineError::NoModel)
+    }
+
+    /// Name of the open folder, as the model is told.
+    pub(crate) fn repository(&self) -> String {
+        lock(&self.folder).as_ref().map(Folder::name).unwrap_or_default()
+    }
+
+    /// A request for what is to be completed, as the settings have it.
+    pub(crate) fn request(&self, prefix: String, suffix: String) -> CompletionRequest {
+        let settings = self.settings();
+        let of_completion = &settings.completion;
+        CompletionRequest {
+            max_tokens: of_completion.max_tokens,
+            sampling: SamplingParams { temperature: of_completion.temperature, ..SamplingParams::default() },
+            speculation: of_completion.speculation,
+            extent: of_completion.extent,
+            budget: settings.budget(),
+            ..CompletionRequest::new(prefix, suffix)
+        }
+    }
+
+    /// What the model is told of a file: its path below the open folder, else its name.
+    pub(crate) fn path_for_model(&self, path: &str, name: &str) -> String {
+        let below = lock(&self.folder).as_ref().and_then(|folder| folder.below(Path::new(path)));
+        below.unwrap_or_else(|| name.to_owned())
+    }
+
+    /// The texts of other tabs.
+    pub(crate) fn other_files(&self, key: &str) -> Vec<ContextFile> {
+        let mut n_bytes = 0;
+        let fits = |file: &ContextFile| {
+            n_bytes += file.text.len() + file.path.len();
+            n_bytes <= MAX_OTHER_BYTES
+        };
+        let others = self.drafts.others(key).into_iter();
+        let files = others.map(|draft| ContextFile {
+            path: self.path_for_model(&draft.path, &draft.name),
+            text: draft.text,
+        });
+        files.filter(|file| !file.text.is_empty() && file.path.len() < 1024).take_while(fits).collect()
+    }
+
+    /// Asks for a completion; it takes the place of earlier ones of the same client.
+    pub(crate) fn submit(
+        &self,
+        client: Client,
+        request: CompletionRequest,
+    ) -> Result<Submission, EngineError> {
         let running = lock(&self.running);
         let engine = running.as_ref().ok_or(EngineError::NoModel)?;
-        let submission = engine.submit(EDITOR, Priority::Editor, request);
-        *lock(&self.completion) = submission.cancel_token();
+        let submission = engine.submit(client.name(), client.priority(), request);
+        if client == Client::Editor {
+            *lock(&self.completion) = submission.cancel_token();
+        }
         Ok(submission)
     }
 
@@ -153,5 +308,22 @@ impl Application {
 
     pub(crate) fn cancel_installation(&self) {
         lock(&self.installation).cancel();
+    }
+
+    /// Remembers a completion that is shown, where that is wanted. `elapsed_ms` is the time since the request.
+    pub(crate) fn record(&self, client: Client, completion: &Completion, elapsed_ms: f64) -> Option<i64> {
+        if !self.settings().privacy.history || completion.text.is_empty() {
+            return None;
+        }
+        let model = lock(&self.model_id).clone().unwrap_or_default();
+        let queue_ms = (elapsed_ms - completion.total_ms).max(0.0);
+        let entry = Entry { at_ms: now_ms(), client: client.name(), model: &model, queue_ms, completion };
+        // Figures that cannot be kept are no reason to keep the text from whoever waits for it.
+        lock(&self.history).as_ref().and_then(|history| history.add(&entry).ok())
+    }
+
+    /// Does something with the history, if there is one.
+    pub(crate) fn with_history<T>(&self, work: impl FnOnce(&History) -> T) -> Option<T> {
+        lock(&self.history).as_ref().map(work)
     }
 }

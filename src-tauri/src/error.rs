@@ -1,5 +1,6 @@
 //! Errors as the window gets them.
 
+use documents::DocumentError;
 use engine::{EngineError, ErrorCode};
 use serde::Serialize;
 use ts_rs::TS;
@@ -12,8 +13,47 @@ pub(crate) struct CommandError {
     pub(crate) message: String,
 }
 
+impl CommandError {
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self { code: ErrorCode::InvalidRequest, message: message.into() }
+    }
+
+    pub(crate) fn io(error: &dyn std::error::Error) -> Self {
+        Self { code: ErrorCode::Io, message: error.to_string() }
+    }
+}
+
 impl From<EngineError> for CommandError {
     fn from(error: EngineError) -> Self {
         Self { code: error.code(), message: error.to_string() }
+    }
+}
+
+impl From<DocumentError> for CommandError {
+    fn from(error: DocumentError) -> Self {
+        let code = match &error {
+            DocumentError::Io { path, source } => {
+                let source = std::io::Error::new(source.kind(), source.to_string());
+                EngineError::Io { path: path.clone(), source }.code()
+            }
+            DocumentError::Changed { .. } => ErrorCode::Conflict,
+            _ => ErrorCode::InvalidRequest,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<settings::SettingsError> for CommandError {
+    fn from(error: settings::SettingsError) -> Self {
+        match error {
+            settings::SettingsError::Io { .. } => Self::io(&error),
+            _ => Self::invalid(error.to_string()),
+        }
+    }
+}
+
+impl From<history::HistoryError> for CommandError {
+    fn from(error: history::HistoryError) -> Self {
+        Self::io(&error)
     }
 }

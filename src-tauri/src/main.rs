@@ -4,55 +4,167 @@
 #![cfg_attr(not(debug_assertions), windows_subsystem = "windows")]
 
 mod application;
+mod clipboard;
 mod commands;
-mod documents;
 mod error;
+mod hotkey;
+mod popup;
+mod tray;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::Context;
-use tauri::{Emitter, Manager, WebviewUrl, WebviewWindowBuilder};
+use tauri::{AppHandle, DragDropEvent, Manager, WebviewUrl, WebviewWindowBuilder, Window, WindowEvent};
+use tauri_plugin_autostart::MacosLauncher;
+use tauri_plugin_window_state::StateFlags;
 
 use crate::application::Application;
-use crate::documents::DocumentEvent;
+
+/// Completes the clipboard in the app that runs.
+const CLIPBOARD_FLAG: &str = "--clipboard";
+/// Starts without a window.
+const HIDDEN_FLAG: &str = "--hidden";
+
+/// What the app is started for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Start {
+    path: Option<PathBuf>,
+    clipboard: bool,
+    hidden: bool,
+}
+
+impl Start {
+    /// Reads arguments, which come from `folder`.
+    fn of(arguments: impl Iterator<Item = String>, folder: &Path) -> Self {
+        let mut start = Self::default();
+        for argument in arguments {
+            match argument.as_str() {
+                CLIPBOARD_FLAG => start.clipboard = true,
+                HIDDEN_FLAG => start.hidden = true,
+                path => start.path = Some(folder.join(path)),
+            }
+        }
+        start
+    }
+}
 
 fn main() -> anyhow::Result<()> {
     #[cfg(target_os = "linux")]
     avoid_broken_dmabuf_renderer()?;
-    let file = std::env::args_os().nth(1).map(std::path::PathBuf::from);
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let start = Start::of(arguments, &std::env::current_dir().unwrap_or_default());
     tauri::Builder::default()
         .plugin(tauri_plugin_single_instance::init(|app, arguments, folder| {
-            let file = arguments.get(1).map(|file| std::path::Path::new(&folder).join(file));
-            show_main_window(app, file);
+            let start = Start::of(arguments.into_iter().skip(1), Path::new(&folder));
+            if start.clipboard {
+                popup::toggle(app);
+                return;
+            }
+            show_main_window(app);
+            if let Some(path) = start.path {
+                commands::files::open_from_outside(app, &path);
+            }
         }))
         .plugin(tauri_plugin_dialog::init())
+        .plugin(tauri_plugin_notification::init())
+        .plugin(tauri_plugin_global_shortcut::Builder::new().build())
+        .plugin(tauri_plugin_autostart::init(MacosLauncher::LaunchAgent, Some(vec![HIDDEN_FLAG])))
+        .plugin(
+            tauri_plugin_window_state::Builder::new()
+                .with_state_flags(StateFlags::SIZE | StateFlags::POSITION | StateFlags::MAXIMIZED)
+                .with_denylist(&[popup::LABEL])
+                .build(),
+        )
         .invoke_handler(tauri::generate_handler![
-            commands::application_state,
-            commands::list_models,
-            commands::recommend_models,
-            commands::install_model,
-            commands::cancel_install,
-            commands::load_model,
-            commands::complete,
-            commands::cancel_completion,
-            commands::initial_document,
-            commands::open_document,
-            commands::save_document,
+            commands::models::application_state,
+            commands::models::list_models,
+            commands::models::recommend_models,
+            commands::models::install_model,
+            commands::models::cancel_install,
+            commands::models::load_model,
+            commands::models::unload_model,
+            commands::models::add_model,
+            commands::models::remove_model,
+            commands::models::measure_model,
+            commands::completion::complete,
+            commands::completion::cancel_completion,
+            commands::completion::resolve_completion,
+            commands::completion::insight,
+            commands::completion::clear_history,
+            commands::files::startup,
+            commands::files::open_document,
+            commands::files::open_folder,
+            commands::files::list_folder,
+            commands::files::open_in_folder,
+            commands::files::save_document,
+            commands::files::close_document,
+            commands::files::changed_documents,
+            commands::files::accept_change,
+            commands::files::keep_draft,
+            commands::files::remove_draft,
+            commands::files::set_title,
+            commands::settings::read_settings,
+            commands::settings::change_setting,
+            commands::settings::import_settings,
+            commands::settings::export_settings,
+            commands::settings::settings_path,
+            commands::popup::popup_content,
+            commands::popup::popup_stream,
+            commands::popup::popup_accept,
+            commands::popup::popup_close,
+            commands::popup::undo_clipboard,
         ])
+        .on_window_event(on_window_event)
         .setup(move |app| {
-            app.manage(Application::new(app.handle().clone(), file));
+            app.manage(Application::new(app.handle().clone(), start.path));
+            let settings = app.state::<Application>().settings();
             let handle = app.handle().clone();
             std::thread::Builder::new()
                 .name("start".to_owned())
                 .spawn(move || handle.state::<Application>().load_default_model())?;
+            app.manage(Mutex::new(hotkey::register(app.handle(), &settings.clipboard.hotkey)));
+            tray::build(app);
+            let is_hidden = start.hidden || start.clipboard || settings.start.hidden;
             WebviewWindowBuilder::new(app, "main", WebviewUrl::default())
                 .title("sateen")
                 .inner_size(1100.0, 720.0)
                 .min_inner_size(560.0, 360.0)
+                .visible(!is_hidden)
                 .on_navigation(is_ours)
                 .build()?;
+            if start.clipboard {
+                popup::toggle(app.handle());
+            }
             Ok(())
         })
         .run(tauri::generate_context!())
         .context("the window system")
+}
+
+fn on_window_event(window: &Window, event: &WindowEvent) {
+    let app = window.app_handle();
+    match (window.label(), event) {
+        ("main", WindowEvent::CloseRequested { api, .. }) => {
+            if app.state::<Application>().settings().start.keep_running {
+                api.prevent_close();
+                // A window that cannot be hidden stays, which is not worse.
+                let _ = window.hide();
+            } else {
+                app.exit(0);
+            }
+        }
+        ("main", WindowEvent::DragDrop(DragDropEvent::Drop { paths, .. })) => {
+            for path in paths {
+                match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+                    true => commands::models::add_dropped(app, path),
+                    false => commands::files::open_from_outside(app, path),
+                }
+            }
+        }
+        (popup::LABEL, WindowEvent::Focused(has_focus)) => popup::on_focus(app, *has_focus),
+        _ => (),
+    }
 }
 
 /// The app's own origin: `tauri://localhost`, on Windows `http://tauri.localhost`. Whatever else listens on this
@@ -62,20 +174,11 @@ fn is_ours(url: &tauri::Url) -> bool {
     url.scheme() == scheme && url.host_str() == Some(host) && url.port().is_none()
 }
 
-/// A second start shows the window of the first, with the file it was given.
-fn show_main_window(app: &tauri::AppHandle, file: Option<std::path::PathBuf>) {
+/// Shows the window, wherever it is.
+fn show_main_window(app: &AppHandle) {
     if let Some(window) = app.get_webview_window("main") {
         // Some window systems refuse to raise a window; it is there all the same.
-        let _ = window.unminimize().and_then(|()| window.set_focus());
-    }
-    if let Some(file) = file {
-        let opened = app.state::<Application>().documents().open(&file);
-        let event = match opened {
-            Ok(document) => DocumentEvent::Opened(document),
-            Err(error) => DocumentEvent::Failed(error.into()),
-        };
-        // Fails only when the window is gone, and then there is nobody to tell.
-        let _ = app.emit("document", event);
+        let _ = window.show().and_then(|()| window.unminimize()).and_then(|()| window.set_focus());
     }
 }
 

@@ -16,25 +16,51 @@ fn every_command_is_listed_and_granted() {
     let manifest = quoted(include_str!("../build.rs"), "COMMANDS: &[&str] = &[");
     let handler = include_str!("main.rs").split_once("generate_handler![").expect("the handler").1;
     let handler = handler.split_once(']').expect("its end").0;
-    let handler: Vec<&str> =
-        handler.split(',').filter_map(|name| name.trim().strip_prefix("commands::")).collect();
-    assert_eq!(manifest, handler);
-    assert!(manifest.len() <= 16, "few commands, each checked");
-
-    let capability = json(include_str!("../capabilities/main.json"));
-    assert_eq!(capability["windows"], serde_json::json!(["main"]));
-    let permissions = capability["permissions"].as_array().expect("permissions");
-    let granted: Vec<String> = permissions
-        .iter()
-        .filter_map(|permission| permission.as_str()?.strip_prefix("allow-"))
-        .map(|name| name.replace('-', "_"))
+    let handler: Vec<&str> = handler
+        .split(',')
+        .filter_map(|name| name.trim().strip_prefix("commands::")?.split_once("::"))
+        .map(|(_, name)| name)
         .collect();
-    assert_eq!(granted, manifest);
-    let of_plugins = permissions.iter().filter_map(Value::as_str).filter(|name| name.contains(':'));
-    assert!(
-        of_plugins.clone().all(|name| name.starts_with("core:event:")),
-        "nothing of the system is granted"
-    );
+    assert_eq!(manifest, handler);
+
+    let mut granted_to_any = std::collections::BTreeSet::new();
+    let capabilities = [
+        ("main", include_str!("../capabilities/main.json")),
+        ("popup", include_str!("../capabilities/popup.json")),
+    ];
+    for (window, text) in capabilities {
+        let capability = json(text);
+        assert_eq!(capability["windows"], serde_json::json!([window]));
+        let permissions = capability["permissions"].as_array().expect("permissions");
+        let granted = permissions
+            .iter()
+            .filter_map(|permission| permission.as_str()?.strip_prefix("allow-"))
+            .map(|name| name.replace('-', "_"));
+        granted_to_any.extend(granted.map(|name| (name, window)));
+        let mut of_plugins = permissions.iter().filter_map(Value::as_str).filter(|name| name.contains(':'));
+        assert!(of_plugins.all(|name| name.starts_with("core:event:")), "nothing of the system is granted");
+    }
+    for command in &manifest {
+        let is_granted = |window| granted_to_any.contains(&(command.clone(), window));
+        assert!(is_granted("main") || is_granted("popup"), "{command} is granted to no window");
+        // The window over the clipboard opens and saves nothing.
+        let is_for_popup = command.starts_with("popup_")
+            || ["application_state", "read_settings", "resolve_completion"].contains(&command.as_str());
+        assert_eq!(is_granted("popup"), is_for_popup, "{command}");
+        assert_eq!(is_granted("main"), !command.starts_with("popup_"), "{command}");
+    }
+    assert!(granted_to_any.iter().all(|(command, _)| manifest.contains(command)));
+}
+
+#[test]
+fn arguments_are_told_apart() {
+    let start = |arguments: &[&str]| {
+        super::Start::of(arguments.iter().map(|&argument| argument.to_owned()), std::path::Path::new("/home"))
+    };
+    assert_eq!(start(&[]), super::Start::default());
+    assert_eq!(start(&["a.py"]).path.as_deref(), Some(std::path::Path::new("/home/a.py")));
+    assert_eq!(start(&["/etc/x"]).path.as_deref(), Some(std::path::Path::new("/etc/x")));
+    assert!(start(&["--clipboard"]).clipboard && start(&["--hidden"]).hidden);
 }
 
 /// The window goes nowhere else, not even to what listens on this machine.
@@ -74,6 +100,6 @@ fn the_content_policy_is_strict() {
     }
     assert_eq!(security["freezePrototype"], true);
     assert_eq!(security["dangerousDisableAssetCspModification"], Value::Null);
-    assert_eq!(security["capabilities"], serde_json::json!(["main"]));
+    assert_eq!(security["capabilities"], serde_json::json!(["main", "popup"]));
     assert_eq!(config["app"]["withGlobalTauri"], false);
 }

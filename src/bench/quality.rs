@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use engine::{
-    CompletionRequest, Engine, EngineConfig, Likelihood, ModelLibrary, Session, SuffixVisibility, shown_text,
+    CompletionRequest, Engine, EngineConfig, Likelihood, ModelLibrary, PromptBudget, Session,
+    SuffixVisibility, shown_text,
 };
 use serde::{Deserialize, Serialize};
 
@@ -187,8 +188,8 @@ pub(crate) fn run(arguments: &QualityArguments) -> anyhow::Result<()> {
     )?;
     let (loaded, model) = engine.wait_until_ready()?;
     let mut session = Session::new(&model);
-    let has_others =
-        arguments.budget.other_tokens > 0 && prompts.iter().any(|prompt| !prompt.other_files.is_empty());
+    let has_others = arguments.budget.over(PromptBudget::default()).other_tokens > 0
+        && prompts.iter().any(|prompt| !prompt.other_files.is_empty());
     let names: &[&str] = if has_others { &["with other files", "this file alone"] } else { &["sateen"] };
     let mut ours: Vec<Tally> = names.iter().map(|name| Tally::new(name)).collect();
     let mut peers =
@@ -260,7 +261,7 @@ fn request(arguments: &QualityArguments, prompt: &Prompt, with_others: bool) -> 
         max_tokens: arguments.max_tokens,
         path: prompt.path.clone(),
         other_files: if with_others { prompt.other_files.clone() } else { Vec::new() },
-        budget: arguments.budget.into(),
+        budget: arguments.budget.over(PromptBudget::default()),
         ..CompletionRequest::new(prompt.prefix.as_str(), prompt.suffix.as_str())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use engine::{CompletionRequest, Engine, EngineConfig, Event, ModelLibrary, Outcome, Priority};
+use engine::{CompletionRequest, Engine, EngineConfig, Event, ModelLibrary, Outcome, Priority, PromptBudget};
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
@@ -143,7 +143,7 @@ fn type_line(
         let request = CompletionRequest {
             max_tokens: arguments.max_tokens,
             path: Some(name.to_owned()),
-            budget: arguments.budget.into(),
+            budget: arguments.budget.over(PromptBudget::default()),
             ..CompletionRequest::new(&text[..at], &text[end..])
         };
         let (started, n_before) = (Instant::now(), engine.n_passes());

@@ -63,6 +63,16 @@ function killGroup(leader: ChildProcess): void {
   }
 }
 
+/** Folders of its own for everything that a run chooses and remembers. */
+function isolated(home: string): Record<string, string> {
+  return {
+    XDG_DATA_HOME: home,
+    XDG_CONFIG_HOME: join(home, "config"),
+    SATEEN_CONFIG_DIR: join(home, "settings"),
+    SATEEN_STATE_DIR: join(home, "state"),
+  };
+}
+
 /** A running app with its own data folder if one is named. */
 class App {
   private readonly deadline = Date.now() + TEST_MS;
@@ -79,7 +89,7 @@ class App {
     // then hands its file over and ends, and the driver waits for a window for ever.
     const driver = ["tauri-driver", "--port", String(port), "--native-port", String(nativePort)];
     const process_ = spawn("dbus-run-session", ["--", ...driver], {
-      env: { ...process.env, XDG_DATA_HOME: home, SATEEN_DATA_DIR: models },
+      env: { ...process.env, ...isolated(home), SATEEN_DATA_DIR: models },
       stdio: "ignore",
       detached: true,
     });
@@ -261,9 +271,9 @@ describe("the window", () => {
     await app.press(Key.CONTROL, "s");
     await app.question("yes");
     await app.until("the saved file", () => Promise.resolve(readFileSync(file, "utf8").startsWith("x = 1")));
-    // Nor is what was typed lost to a new document.
+    // Nor is what was typed lost with its tab.
     await app.type("z");
-    await app.press(Key.CONTROL, "n");
+    await app.press(Key.CONTROL, "w");
     expect(await app.question()).toContain("has changes that are not saved");
     expect(await app.code()).toBe("x = 1\nyz");
   });

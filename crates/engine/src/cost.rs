@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use model::{Model, ModelError, Sequence};
 use serde::{Deserialize, Serialize};
 use speculate::{PassCosts, RowPlan, Target};
+use ts_rs::TS;
 
 use crate::EngineError;
 
@@ -17,7 +18,8 @@ const MAX_GROUPS: usize = 3;
 const PREFILL_LENGTHS: [usize; 3] = [128, 512, 2048];
 
 /// The cost of one kind of pass.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, TS)]
+#[ts(export)]
 pub struct PassCost {
     /// Rows of the pass, each with its logits.
     pub n_rows: usize,

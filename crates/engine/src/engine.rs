@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub sha256: String,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
+    /// Threads that compute; as many as the machine has cores for this process when 0.
+    pub n_threads: usize,
     /// How keys and values are kept.
     pub cache_type: CacheType,
     /// Memory that the caches of keys and values may take together; a model whose context does not fit is
@@ -58,6 +60,7 @@ impl EngineConfig {
             weights: weights.into(),
             sha256: sha256.into(),
             max_context: Self::DEFAULT_CONTEXT,
+            n_threads: 0,
             cache_type: CacheType::default(),
             cache_bytes: None,
             learned: None,
@@ -229,6 +232,11 @@ impl Engine {
     /// Has the model's memory given back, and returns at once. The next request loads it again.
     pub fn unload(&self) {
         self.order(Order::Unload);
+    }
+
+    /// The model, where one is loaded.
+    pub fn model(&self) -> Option<Arc<Model>> {
+        lock(&self.shared.model).clone()
     }
 
     /// Waits until the model is loaded, and gives it: sessions of one's own can be made on it.

@@ -21,7 +21,7 @@ fn matrix(format: WeightFormat, n_out: usize, n_in: usize, pool: &Pool) -> Packe
 }
 
 fn linears(criterion: &mut Criterion) {
-    let (pool, tier) = (Pool::for_this_machine(), Tier::detect());
+    let (pool, tier) = (Pool::for_this_machine(0), Tier::detect());
     let mut group = criterion.benchmark_group("linear");
     // One thread's share stays in its cache: what is measured is arithmetic, not memory.
     let (n_out, n_in) = (1024, 1024);
@@ -44,7 +44,7 @@ fn linears(criterion: &mut Criterion) {
 }
 
 fn attention(criterion: &mut Criterion) {
-    let (pool, tier) = (Pool::for_this_machine(), Tier::detect());
+    let (pool, tier) = (Pool::for_this_machine(0), Tier::detect());
     let mut group = criterion.benchmark_group("attend");
     let shape = AttentionShape::new(14, 2, 64);
     let shapes = [(128, 1), (128, 8), (1024, 1), (1024, 8), (512, 32)];
@@ -77,7 +77,7 @@ fn attention(criterion: &mut Criterion) {
 }
 
 fn elementwise(criterion: &mut Criterion) {
-    let (pool, tier) = (Pool::for_this_machine(), Tier::detect());
+    let (pool, tier) = (Pool::for_this_machine(0), Tier::detect());
     let mut group = criterion.benchmark_group("elementwise");
     let (input, weight) = (values(1024), values(1024));
     group.throughput(Throughput::Elements(1024));

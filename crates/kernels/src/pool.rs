@@ -78,10 +78,12 @@ impl Pool {
         Self { shared, workers, shares, is_running: Mutex::new(()) }
     }
 
-    /// A pool with as many threads as `SATEEN_THREADS` says, or as the machine has cores for this process.
-    pub fn for_this_machine() -> Self {
+    /// A pool with as many threads as `SATEEN_THREADS` says, else `n_threads`, or when that is 0 as many as the
+    /// machine has cores for this process.
+    pub fn for_this_machine(n_threads: usize) -> Self {
         let wanted = std::env::var("SATEEN_THREADS").ok().and_then(|n| n.parse().ok());
-        Self::new(wanted.filter(|n| (1..=256).contains(n)).unwrap_or_else(n_cores))
+        let wanted = wanted.unwrap_or(n_threads);
+        Self::new(if (1..=256).contains(&wanted) { wanted } else { n_cores() })
     }
 
     /// Number of threads, the caller's included.

@@ -34,6 +34,8 @@ pub struct ModelConfig {
     pub max_context: usize,
     /// How keys and values are kept.
     pub cache_type: CacheType,
+    /// Threads that share the work; as many as the machine has cores for this process when 0.
+    pub n_threads: usize,
     /// Which matrix products to use.
     pub linear_kernels: LinearKernels,
 }
@@ -48,6 +50,7 @@ impl ModelConfig {
             probe_slots: 0,
             max_context: 8192,
             cache_type: CacheType::default(),
+            n_threads: 0,
             linear_kernels: LinearKernels::default(),
         }
     }
@@ -140,7 +143,7 @@ impl Model {
             Some(source) => Some(load_adapter(source, config, &architecture)?),
             None => None,
         };
-        let backend = Cpu::new(config.linear_kernels);
+        let backend = Cpu::new(config.linear_kernels, config.n_threads);
         // First, so that its unpacked form is gone when the weights come.
         let adapter = adapter.map(|adapter| AdapterWeights::load(&backend, adapter)).transpose()?;
         // The tokenizer takes about as long as a tenth of the weights; it is built beside them.

@@ -1,86 +1,123 @@
-/** What the window asks of the Rust side: one function per command, typed by the generated bindings. */
+/** What the windows ask of the Rust side: one function per command, typed by the generated bindings. */
 
 import { Channel, invoke } from "@tauri-apps/api/core";
 import { listen, type UnlistenFn } from "@tauri-apps/api/event";
 
 import type { ApplicationState } from "./bindings/ApplicationState";
+import type { AppliedSettings } from "./bindings/AppliedSettings";
 import type { CommandError } from "./bindings/CommandError";
+import type { CompleteArguments } from "./bindings/CompleteArguments";
 import type { CompletionEvent } from "./bindings/CompletionEvent";
+import type { CompletionFate } from "./bindings/CompletionFate";
 import type { Document } from "./bindings/Document";
 import type { DocumentEvent } from "./bindings/DocumentEvent";
+import type { Draft } from "./bindings/Draft";
+import type { FolderListing } from "./bindings/FolderListing";
+import type { Insight } from "./bindings/Insight";
+import type { InstalledModel } from "./bindings/InstalledModel";
 import type { InstallProgress } from "./bindings/InstallProgress";
 import type { ModelList } from "./bindings/ModelList";
+import type { PopupContent } from "./bindings/PopupContent";
 import type { Recommendation } from "./bindings/Recommendation";
+import type { SpeedMeasurement } from "./bindings/SpeedMeasurement";
+import type { Startup } from "./bindings/Startup";
 
-export function applicationState(): Promise<ApplicationState> {
-  return invoke("application_state");
+/** What a setting can be. */
+export type SettingValue = string | number | boolean | string[];
+
+function on<T>(event: string): (callback: (payload: T) => void) => Promise<UnlistenFn> {
+  return (callback) => listen<T>(event, ({ payload }) => callback(payload));
 }
 
-export function onApplicationState(callback: (state: ApplicationState) => void): Promise<UnlistenFn> {
-  return listen<ApplicationState>("application_state", (event) => callback(event.payload));
-}
+export const onApplicationState = on<ApplicationState>("application_state");
+export const onDocument = on<DocumentEvent>("document");
+export const onSettings = on<AppliedSettings>("settings");
+export const onModelAdded = on<string>("model_added");
+export const onPopup = on<null>("popup");
 
-export function onDocument(callback: (event: DocumentEvent) => void): Promise<UnlistenFn> {
-  return listen<DocumentEvent>("document", (event) => callback(event.payload));
-}
+export const applicationState = (): Promise<ApplicationState> => invoke("application_state");
+export const startup = (): Promise<Startup> => invoke("startup");
 
-export function listModels(): Promise<ModelList> {
-  return invoke("list_models");
-}
-
+export const listModels = (): Promise<ModelList> => invoke("list_models");
 /** Measures this machine, which takes some seconds. */
-export function recommendModels(): Promise<Recommendation> {
-  return invoke("recommend_models");
-}
+export const recommendModels = (): Promise<Recommendation> => invoke("recommend_models");
+export const cancelInstall = (): Promise<void> => invoke("cancel_install");
+export const loadModel = (id: string): Promise<void> => invoke("load_model", { id });
+export const unloadModel = (): Promise<void> => invoke("unload_model");
+/** Asks for a file; null when none was chosen. */
+export const addModel = (): Promise<InstalledModel | null> => invoke("add_model");
+export const removeModel = (id: string): Promise<void> => invoke("remove_model", { id });
 
 /** Resolves to false when the installation was paused. */
 export function installModel(id: string, onProgress: (progress: InstallProgress) => void): Promise<boolean> {
   return invoke("install_model", { id, onProgress: new Channel<InstallProgress>(onProgress) });
 }
 
-export function cancelInstall(): Promise<void> {
-  return invoke("cancel_install");
+/** Takes some seconds; the share that is done is told from 0 to 1. */
+export function measureModel(onProgress: (share: number) => void): Promise<SpeedMeasurement> {
+  return invoke("measure_model", { onProgress: new Channel<number>(onProgress) });
 }
 
-export function loadModel(id: string): Promise<void> {
-  return invoke("load_model", { id });
+export function complete(request: CompleteArguments, onEvent: (event: CompletionEvent) => void): Promise<void> {
+  return invoke("complete", { arguments: request, onEvent: new Channel<CompletionEvent>(onEvent) });
 }
 
-/** Text around a cursor. */
-export interface CompletionContext {
-  prefix: string;
-  suffix: string;
-  /** Name of the file, which tells the model the language. */
-  path: string | null;
+export const cancelCompletion = (): Promise<void> => invoke("cancel_completion");
+
+/** `nChars` of the completion's characters were accepted so far. */
+export function resolveCompletion(entry: number, fate: CompletionFate, nChars: number): Promise<void> {
+  return invoke("resolve_completion", { entry, fate, nChars });
 }
 
-export function complete(
-  context: CompletionContext,
-  maxTokens: number,
-  onEvent: (event: CompletionEvent) => void,
-): Promise<void> {
-  const args = { ...context, max_tokens: maxTokens };
-  return invoke("complete", { arguments: args, onEvent: new Channel<CompletionEvent>(onEvent) });
-}
+export const insight = (todayMs: number, nDays: number): Promise<Insight> => invoke("insight", { todayMs, nDays });
+export const clearHistory = (): Promise<void> => invoke("clear_history");
 
-export function cancelCompletion(): Promise<void> {
-  return invoke("cancel_completion");
-}
+export const openDocument = (): Promise<Document | null> => invoke("open_document");
+export const openFolder = (): Promise<FolderListing | null> => invoke("open_folder");
+export const listFolder = (): Promise<FolderListing | null> => invoke("list_folder");
+export const openInFolder = (below: string): Promise<Document> => invoke("open_in_folder", { below });
+export const closeDocument = (id: number): Promise<void> => invoke("close_document", { id });
+export const changedDocuments = (): Promise<Document[]> => invoke("changed_documents");
+export const acceptChange = (id: number, text: string): Promise<void> => invoke("accept_change", { id, text });
+export const keepDraft = (draft: Draft): Promise<void> => invoke("keep_draft", { draft });
+export const removeDraft = (key: string): Promise<void> => invoke("remove_draft", { key });
+export const setTitle = (title: string): Promise<void> => invoke("set_title", { title });
 
-export function initialDocument(): Promise<Document | null> {
-  return invoke("initial_document");
-}
-
-export function openDocument(): Promise<Document | null> {
-  return invoke("open_document");
+export interface SaveOptions {
+  /** Even when another program has changed the file. */
+  overwrite: boolean;
+  /** Ask for a name. */
+  elsewhere: boolean;
 }
 
 /**
  * Without an id the user is asked for a name; null when none was given. A file that another program has changed is a
  * conflict, unless it is to be overwritten.
  */
-export function saveDocument(id: number | null, text: string, overwrite: boolean): Promise<Document | null> {
-  return invoke("save_document", { id, text, overwrite });
+export function saveDocument(id: number | null, text: string, options: SaveOptions): Promise<Document | null> {
+  return invoke("save_document", { id, text, ...options });
+}
+
+export const readSettings = (): Promise<AppliedSettings> => invoke("read_settings");
+export const settingsPath = (): Promise<string> => invoke("settings_path");
+export const importSettings = (): Promise<AppliedSettings | null> => invoke("import_settings");
+export const exportSettings = (): Promise<boolean> => invoke("export_settings");
+
+/** The default again when `value` is null. */
+export function changeSetting(group: string, name: string, value: SettingValue | null): Promise<AppliedSettings> {
+  return invoke("change_setting", { group, name, value });
+}
+
+export const popupContent = (): Promise<PopupContent> => invoke("popup_content");
+export const popupClose = (): Promise<void> => invoke("popup_close");
+export const undoClipboard = (): Promise<boolean> => invoke("undo_clipboard");
+
+export function popupStream(again: boolean, onEvent: (event: CompletionEvent) => void): Promise<boolean> {
+  return invoke("popup_stream", { again, onEvent: new Channel<CompletionEvent>(onEvent) });
+}
+
+export function popupAccept(continuation: string, whole: boolean): Promise<void> {
+  return invoke("popup_accept", { continuation, whole });
 }
 
 /** Whether an error says that another program has changed the file. */

@@ -2,9 +2,10 @@ import { EditorState } from "@codemirror/state";
 import { EditorView, runScopeHandlers } from "@codemirror/view";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
-import type { CompletionContext } from "./backend";
+import type { CompleteArguments } from "./bindings/CompleteArguments";
 import type { Completion } from "./bindings/Completion";
 import type { CompletionEvent } from "./bindings/CompletionEvent";
+import type { CompletionFate } from "./bindings/CompletionFate";
 import { Completer } from "./completer";
 import { ghostField, ghostText } from "./ghost-text";
 
@@ -12,11 +13,17 @@ import { ghostField, ghostText } from "./ghost-text";
 Range.prototype.getClientRects = () => [] as unknown as DOMRectList;
 
 class Recorder {
-  requests: { context: CompletionContext; send: (event: CompletionEvent) => void }[] = [];
+  requests: { request: CompleteArguments; send: (event: CompletionEvent) => void }[] = [];
+  fates: [number, CompletionFate, number][] = [];
   nCancels = 0;
 
-  complete(context: CompletionContext, _maxTokens: number, send: (event: CompletionEvent) => void): Promise<void> {
-    this.requests.push({ context, send });
+  complete(request: CompleteArguments, send: (event: CompletionEvent) => void): Promise<void> {
+    this.requests.push({ request, send });
+    return Promise.resolve();
+  }
+
+  resolveCompletion(entry: number, fate: CompletionFate, nChars: number): Promise<void> {
+    this.fates.push([entry, fate, nChars]);
     return Promise.resolve();
   }
 
@@ -46,6 +53,10 @@ const ENDED: Completion = {
   alternatives: [],
 };
 
+function ended(text: string, entry: number | null = null, alternatives: string[] = []): CompletionEvent {
+  return { event: "ended", completion: { ...ENDED, text, alternatives }, entry };
+}
+
 function step(text: string): CompletionEvent {
   return { event: "step", pieces: [{ text, drafted: false }], n_drafted: 0, n_accepted: 0, n_rows: 1, explanation: null };
 }
@@ -54,18 +65,19 @@ describe("the completer", () => {
   let backend: Recorder;
   let view: EditorView;
   let isReady: boolean;
-  const listener = { onEnded: vi.fn(), onFailed: vi.fn() };
+  let name: string;
+  const listener = { onEnded: vi.fn(), onFailed: vi.fn(), onAlternative: vi.fn() };
 
   beforeEach(() => {
     vi.useFakeTimers();
     vi.resetAllMocks();
     backend = new Recorder();
     isReady = true;
+    name = "a.py";
     const completer = new Completer(backend, listener, {
-      debounceMs: 100,
-      maxTokens: 8,
-      path: () => "a.py",
+      place: () => ({ key: "k", name, path: "/src/a.py" }),
       isReady: () => isReady,
+      isAutomatic: (name) => !name.endsWith(".md"),
     });
     view = new EditorView({ state: EditorState.create({ doc: "\nrest", extensions: [completer.extension] }) });
     completer.attach(view);
@@ -81,8 +93,8 @@ describe("the completer", () => {
     view.dispatch({ changes: { from: pos, insert }, selection: { anchor: pos + insert.length }, userEvent: "input.type" });
   }
 
-  function press(key: string): boolean {
-    return runScopeHandlers(view, new KeyboardEvent("keydown", { key }), "editor");
+  function press(key: string, init: KeyboardEventInit = {}): boolean {
+    return runScopeHandlers(view, new KeyboardEvent("keydown", { key, ...init }), "editor");
   }
 
   function ghost(): string | null {
@@ -103,12 +115,14 @@ describe("the completer", () => {
     vi.advanceTimersByTime(60);
     expect(backend.requests).toHaveLength(0);
     vi.advanceTimersByTime(60);
-    expect(backend.requests.map((request) => request.context)).toEqual([{ prefix: "ab", suffix: "\nrest", path: "a.py" }]);
+    expect(backend.requests.map(({ request }) => request)).toEqual([
+      { prefix: "ab", suffix: "\nrest", key: "k", name: "a.py", path: "/src/a.py", n_alternatives: 0 },
+    ]);
   });
 
   it("cancels the work on older text and ignores its answers", () => {
     type("a");
-    vi.advanceTimersByTime(100);
+    vi.advanceTimersByTime(250);
     const older = last();
     older.send(step("old"));
     expect(ghost()).toBe("old");
@@ -117,14 +131,14 @@ describe("the completer", () => {
     expect(backend.nCancels).toBe(1);
     older.send(step(" more"));
     expect(ghost()).toBeNull();
-    vi.advanceTimersByTime(100);
+    vi.advanceTimersByTime(250);
     last().send(step("new"));
     expect(ghost()).toBe("new");
   });
 
   it("goes on while the ghost text itself is typed", () => {
     type("a");
-    vi.advanceTimersByTime(100);
+    vi.advanceTimersByTime(250);
     last().send(step("bc"));
     type("b");
     expect(ghost()).toBe("c");
@@ -136,11 +150,11 @@ describe("the completer", () => {
 
   it("accepts with Tab and dismisses with Esc", () => {
     type("a");
-    vi.advanceTimersByTime(100);
+    vi.advanceTimersByTime(250);
     last().send(step("bc"));
     expect(press("Tab")).toBe(true);
     expect(view.state.doc.line(1).text).toBe("abc");
-    vi.advanceTimersByTime(100);
+    vi.advanceTimersByTime(250);
     last().send(step("xyz"));
     expect(press("Escape")).toBe(true);
     expect([ghost(), view.state.doc.line(1).text]).toEqual([null, "abc"]);
@@ -151,22 +165,90 @@ describe("the completer", () => {
   it("does not ask without a model, or in the middle of a line", () => {
     isReady = false;
     type("a");
-    vi.advanceTimersByTime(200);
+    vi.advanceTimersByTime(300);
     isReady = true;
     view.dispatch({ changes: { from: 1, insert: " and a long rest of this line" } });
     type("b");
-    vi.advanceTimersByTime(200);
+    vi.advanceTimersByTime(300);
     expect(backend.requests).toHaveLength(0);
   });
 
   it("tells how it ended", () => {
     type("a");
-    vi.advanceTimersByTime(100);
-    last().send({ event: "ended", ...ENDED });
+    vi.advanceTimersByTime(250);
+    last().send(ended(""));
     expect(listener.onEnded).toHaveBeenCalledOnce();
     type("b");
-    vi.advanceTimersByTime(100);
+    vi.advanceTimersByTime(250);
     last().send({ event: "failed", code: "internal", message: "broken" });
     expect(listener.onFailed).toHaveBeenCalledWith("broken");
+  });
+
+  it("asks for what comes next as soon as a text is accepted", () => {
+    type("a");
+    vi.advanceTimersByTime(250);
+    last().send(step("bc"));
+    last().send(ended("bc"));
+    press("Tab");
+    vi.advanceTimersByTime(0);
+    expect(last().request.prefix).toBe("abc");
+  });
+
+  it("shows other completions of the same place in turn", () => {
+    type("a");
+    vi.advanceTimersByTime(250);
+    last().send(step("one"));
+    last().send(ended("one"));
+    expect(press("]", { altKey: true })).toBe(true);
+    expect(last().request.n_alternatives).toBe(3);
+    last().send(step("one"));
+    last().send(ended("one", 1, ["two", "three"]));
+    expect(ghost()).toBe("two");
+    press("]", { altKey: true });
+    expect(ghost()).toBe("three");
+    press("]", { altKey: true });
+    expect(ghost()).toBe("one");
+    press("[", { altKey: true });
+    expect(ghost()).toBe("three");
+    expect(listener.onAlternative).toHaveBeenLastCalledWith(3, 3);
+    expect(backend.requests).toHaveLength(2);
+  });
+
+  it("tells what became of what was shown", () => {
+    const show = (entry: number): void => {
+      type("a");
+      vi.advanceTimersByTime(250);
+      last().send(step("bc de"));
+      last().send(ended("bc de", entry));
+    };
+    show(1);
+    press("Tab");
+    show(2);
+    press("Escape");
+    show(3);
+    press("ArrowRight", { ctrlKey: true });
+    press("Escape");
+    expect(backend.fates).toEqual([
+      [1, "accepted", 5],
+      [2, "dismissed", 0],
+      [3, "partly_accepted", 2],
+      [3, "partly_accepted", 2],
+    ]);
+  });
+
+  it("leaves files alone that are to be left alone, until it is asked", () => {
+    name = "a.md";
+    type("a");
+    vi.advanceTimersByTime(1000);
+    expect(backend.requests).toHaveLength(0);
+  });
+
+  it("says when the model is silent for long", () => {
+    type("a");
+    vi.advanceTimersByTime(250);
+    vi.advanceTimersByTime(14_000);
+    expect(listener.onFailed).not.toHaveBeenCalled();
+    vi.advanceTimersByTime(2000);
+    expect(listener.onFailed).toHaveBeenCalledWith(expect.stringContaining("has said nothing for 15 s"));
   });
 });

@@ -3,77 +3,101 @@
 import type { Extension } from "@codemirror/state";
 import { EditorView, type ViewUpdate } from "@codemirror/view";
 
-import type { CompletionContext } from "./backend";
+import type { CompleteArguments } from "./bindings/CompleteArguments";
 import type { Completion } from "./bindings/Completion";
 import type { CompletionEvent } from "./bindings/CompletionEvent";
-import { appendGhost, clearGhost, ghostField, ghostTextExtension } from "./ghost-text";
+import type { CompletionFate } from "./bindings/CompletionFate";
+import { Debounce } from "./debounce";
+import { appendGhost, clearGhost, ghostField, ghostTextExtension, replaceGhost } from "./ghost-text";
 
 /** The Rust side, or what stands for it in a test. */
 export interface CompletionBackend {
-  complete(context: CompletionContext, maxTokens: number, onEvent: (event: CompletionEvent) => void): Promise<void>;
+  complete(request: CompleteArguments, onEvent: (event: CompletionEvent) => void): Promise<void>;
   cancelCompletion(): Promise<void>;
+  resolveCompletion(entry: number, fate: CompletionFate, nChars: number): Promise<void>;
 }
 
 /** What the status line wants to know. */
 export interface CompletionListener {
   onEnded(completion: Completion): void;
   onFailed(message: string): void;
+  /** Which of several completions is shown, from 1. */
+  onAlternative(shown: number, n: number): void;
+}
+
+/** The tab that is completed in. */
+export interface CompletionPlace {
+  key: string;
+  name: string;
+  path: string;
 }
 
 export interface CompleterConfig {
-  /** Pause in typing before a completion is asked for, in milliseconds. */
-  debounceMs: number;
-  maxTokens: number;
-  /** Name of the file, if it has one. */
-  path(): string | null;
+  place(): CompletionPlace | null;
   /** Whether a model is ready. */
   isReady(): boolean;
+  /** Whether to ask without being asked, in a file of this name. */
+  isAutomatic(name: string): boolean;
 }
 
 /** Longest rest of a line behind the cursor that still gets completions without being asked. */
 const MAX_LINE_REST = 12;
+/** Other completions that are asked for at a time. */
+const N_ALTERNATIVES = 3;
+/** A request that says nothing for so long, in milliseconds, is said. */
+const SILENCE_MS = 15_000;
+
+/** A completion whose text is shown. */
+interface Shown {
+  pos: number;
+  texts: string[];
+  index: number;
+  entry: number | null;
+  nAccepted: number;
+}
 
 export class Completer {
   readonly extension: Extension;
   private timer: ReturnType<typeof setTimeout> | null = null;
+  private watchdog: ReturnType<typeof setTimeout> | null = null;
   /** Counts requests, so that answers to older ones are told apart. */
   private newest = 0;
   private isRunning = false;
+  private shown: Shown | null = null;
+  private readonly debounce = new Debounce();
+  private view: EditorView | null = null;
 
   constructor(
     private readonly backend: CompletionBackend,
     private readonly listener: CompletionListener,
     private readonly config: CompleterConfig,
   ) {
-    this.extension = [
-      ghostTextExtension(() => this.dismiss()),
-      EditorView.updateListener.of((update) => this.onUpdate(update)),
-    ];
+    const keys = { dismiss: () => this.dismiss(), cycle: (step: number) => this.cycle(step) };
+    this.extension = [ghostTextExtension(keys), EditorView.updateListener.of((update) => this.onUpdate(update))];
   }
-
-  private view: EditorView | null = null;
 
   attach(view: EditorView): void {
     this.view = view;
   }
 
   /** Asks at once, whatever stands around the cursor. */
-  request(): boolean {
+  request(nAlternatives = 0): boolean {
     const view = this.view;
-    if (view === null || !this.config.isReady()) return false;
+    const place = this.config.place();
+    if (view === null || place === null || !this.config.isReady()) return false;
     this.cancel();
     view.dispatch({ effects: clearGhost.of(null) });
     const { state } = view;
     const pos = state.selection.main.head;
-    const context = {
-      prefix: state.doc.sliceString(0, pos),
-      suffix: state.doc.sliceString(pos),
-      path: this.config.path(),
-    };
     const request = ++this.newest;
     this.isRunning = true;
+    this.watch(request);
+    const { key, name, path } = place;
+    const [prefix, suffix] = [state.doc.sliceString(0, pos), state.doc.sliceString(pos)];
     this.backend
-      .complete(context, this.config.maxTokens, (event) => this.onEvent(request, event))
+      .complete({ prefix, suffix, key, name, path, n_alternatives: nAlternatives }, (event) =>
+        this.onEvent(request, pos, event),
+      )
       .catch((error: unknown) => this.onFailure(request, error));
     return true;
   }
@@ -91,7 +115,8 @@ export class Completer {
   /** Stops waiting and working. */
   cancel(): void {
     if (this.timer !== null) clearTimeout(this.timer);
-    this.timer = null;
+    if (this.watchdog !== null) clearTimeout(this.watchdog);
+    this.timer = this.watchdog = null;
     this.newest += 1;
     if (this.isRunning) {
       this.isRunning = false;
@@ -99,57 +124,133 @@ export class Completer {
     }
   }
 
+  /** Shows another completion of the same place; asks for some when none are known. */
+  cycle(step: number): boolean {
+    const view = this.view;
+    if (view === null || !this.config.isReady()) return false;
+    const shown = this.shown;
+    const ghost = view.state.field(ghostField);
+    if (ghost === null || shown === null || ghost.pos !== shown.pos || shown.texts.length < 2) {
+      return this.request(N_ALTERNATIVES);
+    }
+    this.show(shown, (shown.index + step + shown.texts.length) % shown.texts.length);
+    return true;
+  }
+
+  private show(shown: Shown, index: number): void {
+    shown.index = index;
+    const pieces = [{ text: shown.texts[index] ?? "", drafted: false }];
+    this.view?.dispatch({ effects: replaceGhost.of({ pos: shown.pos, pieces }) });
+    this.listener.onAlternative(index + 1, shown.texts.length);
+  }
+
   private onUpdate(update: ViewUpdate): void {
+    const before = update.startState.field(ghostField, false) ?? null;
     const hasGhost = update.state.field(ghostField) !== null;
+    const isAccept = update.transactions.some((t) => t.isUserEvent("input.complete"));
+    if (before !== null && isAccept) this.onAccept(update, hasGhost);
+    else if (before !== null && !hasGhost) this.resolve("dismissed");
     if (!update.docChanged) {
       // Moving the cursor away leaves the place that was being completed.
       if (update.selectionSet && !hasGhost) this.cancel();
       return;
     }
+    this.debounce.typed(performance.now());
     // The typed text is what the ghost said: it goes on, and so does the work on it.
-    if (hasGhost && update.startState.field(ghostField) !== null) return;
+    if (hasGhost && before !== null) {
+      if (this.shown !== null) this.shown = { ...this.shown, pos: -1 };
+      return;
+    }
     this.cancel();
     const byUser = update.transactions.some((t) => t.isUserEvent("input") || t.isUserEvent("delete"));
-    if (!byUser) return;
+    const name = this.config.place()?.name ?? "";
+    if (!byUser || !this.config.isAutomatic(name)) return;
     const { main } = update.state.selection;
     const line = update.state.doc.lineAt(main.head);
     const rest = line.text.slice(main.head - line.from).trimEnd();
     if (!main.empty || rest.length > MAX_LINE_REST) return;
-    this.timer = setTimeout(() => {
-      this.timer = null;
-      this.request();
-    }, this.config.debounceMs);
+    this.timer = setTimeout(
+      () => {
+        this.timer = null;
+        this.request();
+      },
+      // Whoever accepts wants to see what comes next.
+      isAccept ? 0 : this.debounce.wait,
+    );
   }
 
-  private onEvent(request: number, event: CompletionEvent): void {
+  private onAccept(update: ViewUpdate, isPart: boolean): void {
+    const shown = this.shown;
+    if (shown === null) return;
+    update.changes.iterChanges((_fromA, _toA, _fromB, _toB, inserted) => (shown.nAccepted += inserted.length));
+    this.resolve(isPart ? "partly_accepted" : "accepted");
+  }
+
+  /** Tells what became of the completion that is shown. */
+  private resolve(fate: CompletionFate): void {
+    const shown = this.shown;
+    if (shown === null) return;
+    // Of what was accepted in part the rest may go; that makes it no less accepted.
+    const isFinal = fate !== "partly_accepted";
+    if (isFinal) this.shown = null;
+    const known = fate === "dismissed" && shown.nAccepted > 0 ? "partly_accepted" : fate;
+    if (shown.entry === null) return;
+    void this.backend.resolveCompletion(shown.entry, known, shown.nAccepted).catch(() => undefined);
+  }
+
+  private watch(request: number): void {
+    if (this.watchdog !== null) clearTimeout(this.watchdog);
+    this.watchdog = setTimeout(() => {
+      if (request !== this.newest || !this.isRunning) return;
+      const seconds = SILENCE_MS / 1000;
+      this.listener.onFailed(
+        `The model has said nothing for ${seconds} s. Esc stops it; a smaller model answers sooner.`,
+      );
+    }, SILENCE_MS);
+  }
+
+  private onEvent(request: number, pos: number, event: CompletionEvent): void {
     const view = this.view;
     if (view === null || request !== this.newest) return;
+    this.watch(request);
     switch (event.event) {
       case "step": {
-        const pos = view.state.selection.main.head;
+        const head = view.state.selection.main.head;
         if (event.pieces.length > 0) {
-          view.dispatch({ effects: appendGhost.of({ pos, pieces: event.pieces }) });
+          view.dispatch({ effects: appendGhost.of({ pos: head, pieces: event.pieces }) });
         }
         break;
       }
-      case "ended":
-        this.isRunning = false;
-        this.listener.onEnded(event);
+      case "ended": {
+        this.stop();
+        const { completion, entry } = event;
+        this.debounce.answered(completion.ttft_ms);
+        const texts = [completion.text, ...completion.alternatives].filter((text) => text !== "");
+        this.shown = { pos, texts, index: 0, entry, nAccepted: 0 };
+        if (completion.alternatives.length > 0 && texts.length > 1) this.show(this.shown, 1);
+        this.listener.onEnded(completion);
         break;
+      }
       case "superseded":
       case "cancelled":
-        this.isRunning = false;
+        this.stop();
         break;
       case "failed":
-        this.isRunning = false;
+        this.stop();
         this.listener.onFailed(event.message);
         break;
     }
   }
 
+  private stop(): void {
+    this.isRunning = false;
+    if (this.watchdog !== null) clearTimeout(this.watchdog);
+    this.watchdog = null;
+  }
+
   private onFailure(request: number, error: unknown): void {
     if (request !== this.newest) return;
-    this.isRunning = false;
+    this.stop();
     const message = typeof error === "object" && error !== null && "message" in error ? error.message : error;
     this.listener.onFailed(String(message));
   }

@@ -6,7 +6,7 @@ import { EditorView } from "@codemirror/view";
 import { tags } from "@lezer/highlight";
 
 const theme = EditorView.theme({
-  "&": { height: "100%", backgroundColor: "var(--bg)", color: "var(--text)", fontSize: "13.5px" },
+  "&": { height: "100%", backgroundColor: "var(--bg)", color: "var(--text)", fontSize: "var(--code-size)" },
   "&.cm-focused": { outline: "none" },
   ".cm-scroller": { fontFamily: "var(--font-code)", lineHeight: "1.55" },
   ".cm-content": { padding: "12px 0", caretColor: "var(--accent)" },
@@ -21,6 +21,31 @@ const theme = EditorView.theme({
   ".cm-matchingBracket": { backgroundColor: "var(--accent-soft)", outline: "none" },
   ".cm-panels": { backgroundColor: "var(--bg-raised)", color: "var(--text)" },
   ".cm-panels.cm-panels-bottom": { borderTop: "1px solid var(--line)" },
+  ".cm-panel": { padding: "8px 12px !important", fontFamily: "var(--font)", fontSize: "13px" },
+  ".cm-panel.cm-search": { display: "flex", flexWrap: "wrap", alignItems: "center", gap: "4px 8px" },
+  ".cm-panel.cm-search br": { flexBasis: "100%", content: '""' },
+  ".cm-panel .cm-textfield": {
+    font: "inherit",
+    margin: "0",
+    padding: "4px 8px",
+    color: "var(--text)",
+    backgroundColor: "var(--bg)",
+    border: "1px solid var(--line)",
+    borderRadius: "6px",
+  },
+  ".cm-panel .cm-button": {
+    font: "inherit",
+    margin: "0",
+    padding: "4px 12px",
+    color: "var(--text)",
+    background: "none",
+    border: "1px solid var(--line)",
+    borderRadius: "6px",
+  },
+  ".cm-panel label": { fontSize: "13px", display: "inline-flex", alignItems: "center", gap: "4px" },
+  ".cm-panel [name=close]": { fontSize: "18px", color: "var(--text-dim)" },
+  ".cm-searchMatch": { backgroundColor: "color-mix(in srgb, var(--warn) 30%, transparent)" },
+  ".cm-searchMatch-selected": { backgroundColor: "color-mix(in srgb, var(--warn) 60%, transparent)" },
 });
 
 const highlighting = HighlightStyle.define([

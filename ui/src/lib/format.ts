@@ -84,3 +84,8 @@ export function installText(progress: InstallProgress, rate: number): string {
   const left = seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.max(1, Math.round(seconds))} s`;
   return `${done} · ${bytes(rate)}/s · ${left} left`;
 }
+
+/** When today began where the user is, in milliseconds since 1970. */
+export function startOfToday(): number {
+  return new Date().setHours(0, 0, 0, 0);
+}

@@ -27,6 +27,7 @@ describe("ghost text", () => {
     const state = withGhost("a", "b + ", "c");
     expect(shown(state)).toBe("ab + c");
     expect(state.field(ghostField)?.pieces.map((piece) => piece.drafted)).toEqual([false, true, true]);
+    expect(state.field(ghostField)?.pieces.map((piece) => piece.pass)).toEqual([0, 1, 2]);
     expect(shown(state.update({ effects: clearGhost.of(null) }).state)).toBeNull();
   });
 
@@ -45,8 +46,8 @@ describe("ghost text", () => {
   });
 
   it("keeps the marks of accepted drafts when its front is dropped", () => {
-    const ghost = { pos: 4, pieces: [{ text: "ab", drafted: false }, { text: "cd", drafted: true }] };
-    expect(dropFront(ghost, 3)).toEqual({ pos: 7, pieces: [{ text: "d", drafted: true }] });
+    const ghost = { pos: 4, pieces: [{ text: "ab", drafted: false, pass: 0 }, { text: "cd", drafted: true, pass: 1 }] };
+    expect(dropFront(ghost, 3)).toEqual({ pos: 7, pieces: [{ text: "d", drafted: true, pass: 1 }] });
   });
 });
 

@@ -5,14 +5,21 @@ import { Decoration, EditorView, keymap, WidgetType, type Command, type Decorati
 
 import type { Piece } from "./bindings/Piece";
 
+/** Part of a completion, and which forward pass brought it. */
+export interface GhostPiece extends Piece {
+  readonly pass: number;
+}
+
 /** A completion at a place in the document. */
 export interface Ghost {
   readonly pos: number;
-  readonly pieces: readonly Piece[];
+  readonly pieces: readonly GhostPiece[];
 }
 
 /** Shows pieces at a position; pieces after the first call are appended. */
 export const appendGhost = StateEffect.define<{ pos: number; pieces: readonly Piece[] }>();
+/** Shows pieces in the place of those before. */
+export const replaceGhost = StateEffect.define<{ pos: number; pieces: readonly Piece[] }>();
 /** Takes the ghost text away. */
 export const clearGhost = StateEffect.define<null>();
 
@@ -23,7 +30,7 @@ export function ghostText(ghost: Ghost): string {
 
 /** The ghost without its first `length` characters. */
 export function dropFront(ghost: Ghost, length: number): Ghost {
-  const pieces: Piece[] = [];
+  const pieces: GhostPiece[] = [];
   let left = length;
   for (const piece of ghost.pieces) {
     const text = piece.text.slice(left);
@@ -59,6 +66,10 @@ type ChangeIterator = (
   callback: (fromA: number, toA: number, fromB: number, toB: number, inserted: Text) => void,
 ) => void;
 
+function ofPass(pieces: readonly Piece[], pass: number): GhostPiece[] {
+  return pieces.filter((piece) => piece.text !== "").map((piece) => ({ ...piece, pass }));
+}
+
 /** The ghost of an editor, or null. Typing what it says keeps it; anything else takes it away. */
 export const ghostField = StateField.define<Ghost | null>({
   create: () => null,
@@ -74,9 +85,11 @@ export const ghostField = StateField.define<Ghost | null>({
     }
     for (const effect of transaction.effects) {
       if (effect.is(clearGhost)) ghost = null;
+      if (effect.is(replaceGhost)) ghost = { pos: effect.value.pos, pieces: ofPass(effect.value.pieces, 0) };
       if (effect.is(appendGhost)) {
         const before = ghost !== null && ghost.pos === effect.value.pos ? ghost.pieces : [];
-        ghost = { pos: effect.value.pos, pieces: [...before, ...effect.value.pieces] };
+        const pass = (before.at(-1)?.pass ?? -1) + 1;
+        ghost = { pos: effect.value.pos, pieces: [...before, ...ofPass(effect.value.pieces, pass)] };
       }
     }
     return ghost !== null && ghost.pieces.length === 0 ? null : ghost;
@@ -85,7 +98,7 @@ export const ghostField = StateField.define<Ghost | null>({
 });
 
 class GhostWidget extends WidgetType {
-  constructor(readonly pieces: readonly Piece[]) {
+  constructor(readonly pieces: readonly GhostPiece[]) {
     super();
   }
 
@@ -97,12 +110,21 @@ class GhostWidget extends WidgetType {
     const ghost = document.createElement("span");
     ghost.className = "cm-ghost";
     ghost.setAttribute("aria-label", "suggestion");
+    let pass: HTMLElement | null = null;
+    let shownPass = -1;
     for (const piece of this.pieces) {
+      // A pass is one element, so that its line is whole.
+      if (pass === null || piece.pass !== shownPass) {
+        pass = document.createElement("span");
+        pass.className = "cm-ghost-pass";
+        shownPass = piece.pass;
+        ghost.append(pass);
+      }
       const span = document.createElement("span");
       // As text, never as markup: a model may write anything.
       span.textContent = piece.text;
       span.className = piece.drafted ? "cm-ghost-drafted" : "cm-ghost-verified";
-      ghost.append(span);
+      pass.append(span);
     }
     return ghost;
   }
@@ -133,20 +155,32 @@ export function acceptGhost(unit: "all" | "word" | "line"): Command {
 
 const style = EditorView.baseTheme({
   ".cm-ghost": { color: "var(--text-dim)", whiteSpace: "pre" },
-  ".cm-show-speculation & .cm-ghost-drafted": {
-    backgroundColor: "var(--accent-soft)",
-    borderRadius: "2px",
+  ".cm-show-speculation & .cm-ghost-drafted": { backgroundColor: "var(--accent-soft)" },
+  ".cm-show-speculation & .cm-ghost-pass": {
+    // A hairline with a gap at its end, where the next pass begins.
+    background: "linear-gradient(var(--accent), var(--accent)) 0 100% / calc(100% - 2px) 1px no-repeat",
+    boxDecorationBreak: "clone",
+    "-webkit-box-decoration-break": "clone",
   },
-  ".cm-show-speculation & .cm-ghost-verified": { boxShadow: "0 1px 0 var(--accent)" },
 });
 
-/** Ghost text with its keys. `dismiss` is told when Esc takes it away. */
-export function ghostTextExtension(dismiss: () => boolean): Extension {
+/** What keys do besides accepting. */
+export interface GhostKeys {
+  /** Esc. */
+  dismiss(): boolean;
+  /** Another completion of the same place. */
+  cycle(step: number): boolean;
+}
+
+/** Ghost text with its keys. */
+export function ghostTextExtension({ dismiss, cycle }: GhostKeys): Extension {
   const keys = [
     { key: "Tab", run: acceptGhost("all") },
     { key: "Mod-ArrowRight", run: acceptGhost("word") },
     { key: "End", run: acceptGhost("line") },
     { key: "Escape", run: dismiss },
+    { key: "Alt-]", run: () => cycle(1) },
+    { key: "Alt-[", run: () => cycle(-1) },
   ];
   return [ghostField, style, Prec.highest(keymap.of(keys))];
 }

@@ -332,6 +332,7 @@ impl Worker {
             probe_slots: PROBE_SLOTS,
             max_context: config.max_context,
             cache_type: config.cache_type,
+            n_threads: config.n_threads,
             ..ModelConfig::new(&config.weights)
         };
         let name = config.model_name.clone();

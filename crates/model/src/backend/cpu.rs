@@ -34,8 +34,9 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    pub(crate) fn new(linear_kernels: LinearKernels) -> Self {
-        Self { pool: Pool::for_this_machine(), tier: Tier::detect(), linear_kernels }
+    /// With as many threads as the machine has cores for this process when `n_threads` is 0.
+    pub(crate) fn new(linear_kernels: LinearKernels, n_threads: usize) -> Self {
+        Self { pool: Pool::for_this_machine(n_threads), tier: Tier::detect(), linear_kernels }
     }
 
     /// What it runs on, for people.

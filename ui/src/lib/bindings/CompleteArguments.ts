@@ -5,6 +5,18 @@
  */
 export type CompleteArguments = { prefix: string, suffix: string, 
 /**
+ * What the window calls the tab.
+ */
+key: string, 
+/**
  * Name of the file.
  */
-path: string | null, max_tokens: number, };
+name: string, 
+/**
+ * Where the file is, as it was told; empty for what was never saved.
+ */
+path: string, 
+/**
+ * Other completions of the same place.
+ */
+n_alternatives: number, };

@@ -6,4 +6,12 @@ import type { StepEvent } from "./StepEvent";
 /**
  * How a completion went on. The window gets one message per forward pass, or fewer when it is slow.
  */
-export type CompletionEvent = { "event": "step" } & StepEvent | { "event": "ended" } & Completion | { "event": "superseded" } | { "event": "cancelled" } | { "event": "failed" } & CommandError;
+export type CompletionEvent = { "event": "step" } & StepEvent | { "event": "ended", 
+/**
+ * What it is.
+ */
+completion: Completion, 
+/**
+ * Its number in the history, if it is kept.
+ */
+entry: number | null, } | { "event": "superseded" } | { "event": "cancelled" } | { "event": "failed" } & CommandError;

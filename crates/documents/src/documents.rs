@@ -4,73 +4,31 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use engine::{EngineError, ErrorCode};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use ts_rs::TS;
 
-use crate::error::CommandError;
+use crate::DocumentError;
 
 /// Largest file that the editor opens.
-pub(crate) const MAX_FILE_BYTES: u64 = 16 << 20;
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Links that are followed, one after the other.
 const MAX_LINKS: usize = 40;
 
 /// A file in the editor.
 #[derive(Clone, Debug, PartialEq, Serialize, TS)]
 #[ts(export)]
-pub(crate) struct Document {
+pub struct Document {
     /// Its number, for saving.
-    pub(crate) id: u32,
+    pub id: u32,
     /// Name of the file.
-    pub(crate) name: String,
+    pub name: String,
     /// Where it is, for people.
-    pub(crate) path: String,
+    pub path: String,
     /// Its content.
-    pub(crate) text: String,
-}
-
-/// A document that came from outside the window.
-#[derive(Clone, Debug, Serialize, TS)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[ts(export)]
-pub(crate) enum DocumentEvent {
-    /// It was opened.
-    Opened(Document),
-    /// It could not be opened.
-    Failed(CommandError),
-}
-
-/// Why a file cannot be opened or saved.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DocumentError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("{} is too large; the editor opens at most {MAX_FILE_BYTES} bytes", path.display())]
-    TooLarge { path: PathBuf },
-    #[error("{} was changed by another program", path.display())]
-    Changed { path: PathBuf },
-    #[error("{} is not UTF-8 text: byte {at}", path.display())]
-    NotText { path: PathBuf, at: usize },
-    #[error("document {id} is not open")]
-    NotOpen { id: u32 },
-    #[error("{} is not a file", path.display())]
-    NotAFile { path: PathBuf },
-}
-
-impl From<DocumentError> for CommandError {
-    fn from(error: DocumentError) -> Self {
-        let code = match &error {
-            DocumentError::Io { path, source } => {
-                let source = std::io::Error::new(source.kind(), source.to_string());
-                EngineError::Io { path: path.clone(), source }.code()
-            }
-            DocumentError::Changed { .. } => ErrorCode::Conflict,
-            _ => ErrorCode::InvalidRequest,
-        };
-        Self { code, message: error.to_string() }
-    }
+    pub text: String,
 }
 
 /// A file that is open.
@@ -78,6 +36,8 @@ struct OpenFile {
     path: PathBuf,
     /// What it held when it was last read or written here.
     content: Digest,
+    /// Size and time of the file when it was looked at last: what they do not show is not looked for.
+    stamp: Option<(u64, SystemTime)>,
 }
 
 /// Enough of a content to see whether another program has changed it.
@@ -89,7 +49,7 @@ fn digest(bytes: &[u8]) -> Digest {
 
 /// All open files.
 #[derive(Default)]
-pub(crate) struct Documents {
+pub struct Documents {
     files: Mutex<HashMap<u32, OpenFile>>,
 }
 
@@ -102,12 +62,16 @@ impl Documents {
         let mut files = self.files();
         let known = files.iter().find(|(_, file)| file.path == path).map(|(&id, _)| id);
         let id = known.unwrap_or_else(|| files.keys().max().map_or(1, |id| id + 1));
-        files.insert(id, OpenFile { path, content });
+        let stamp = stamp(&path);
+        files.insert(id, OpenFile { path, content, stamp });
         id
     }
 
     /// Reads the file at `path`.
-    pub(crate) fn open(&self, path: &Path) -> Result<Document, DocumentError> {
+    ///
+    /// # Errors
+    /// [`DocumentError`].
+    pub fn open(&self, path: &Path) -> Result<Document, DocumentError> {
         let path =
             path.canonicalize().map_err(|source| DocumentError::Io { path: path.to_owned(), source })?;
         let bytes = read(&path)?;
@@ -120,9 +84,58 @@ impl Documents {
         Ok(Document { id, name: file_name(&path), path: path.display().to_string(), text })
     }
 
+    /// Documents that another program has changed since they were last read or written here, each once.
+    pub fn changed(&self) -> Vec<Document> {
+        let mut changed = Vec::new();
+        for (&id, file) in self.files().iter_mut() {
+            let now = stamp(&file.path);
+            if now == file.stamp {
+                continue;
+            }
+            file.stamp = now;
+            // A file that is gone stays as it is in the window.
+            let Ok(bytes) = read(&file.path) else { continue };
+            let content = digest(&bytes);
+            if content == file.content {
+                continue;
+            }
+            let Ok(text) = String::from_utf8(bytes) else { continue };
+            let path = file.path.display().to_string();
+            changed.push(Document { id, name: file_name(&file.path), path, text });
+        }
+        changed
+    }
+
+    /// Says that `text`, what another program wrote to document `id`, is what the window shows now.
+    ///
+    /// # Errors
+    /// [`DocumentError::NotOpen`].
+    pub fn accept(&self, id: u32, text: &str) -> Result<(), DocumentError> {
+        let mut files = self.files();
+        let file = files.get_mut(&id).ok_or(DocumentError::NotOpen { id })?;
+        file.content = digest(text.as_bytes());
+        Ok(())
+    }
+
+    /// Forgets a document that was closed.
+    pub fn close(&self, id: u32) {
+        self.files().remove(&id);
+    }
+
+    /// Where document `id` is.
+    ///
+    /// # Errors
+    /// [`DocumentError::NotOpen`].
+    pub fn path(&self, id: u32) -> Result<PathBuf, DocumentError> {
+        self.files().get(&id).map(|file| file.path.clone()).ok_or(DocumentError::NotOpen { id })
+    }
+
     /// Writes `text` to the open document `id`, unless another program has written to it since; with `overwrite`
     /// even then.
-    pub(crate) fn save(&self, id: u32, text: &str, overwrite: bool) -> Result<Document, DocumentError> {
+    ///
+    /// # Errors
+    /// [`DocumentError::Changed`] when another program has, and others.
+    pub fn save(&self, id: u32, text: &str, overwrite: bool) -> Result<Document, DocumentError> {
         let (path, known) = match self.files().get(&id) {
             Some(file) => (file.path.clone(), file.content),
             None => return Err(DocumentError::NotOpen { id }),
@@ -140,17 +153,20 @@ impl Documents {
     }
 
     /// Writes `text` to `path`, which may be new.
-    pub(crate) fn save_as(&self, path: &Path, text: &str) -> Result<Document, DocumentError> {
+    ///
+    /// # Errors
+    /// [`DocumentError`].
+    pub fn save_as(&self, path: &Path, text: &str) -> Result<Document, DocumentError> {
         let io = |source| DocumentError::Io { path: path.to_owned(), source };
         let path = target_of(path).map_err(io)?;
-        write_whole(&path, text).map_err(|source| DocumentError::Io { path: path.clone(), source })?;
+        write_whole(&path, text, 0o666).map_err(|source| DocumentError::Io { path: path.clone(), source })?;
         let id = self.register(path.clone(), digest(text.as_bytes()));
         Ok(Document { id, name: file_name(&path), path: path.display().to_string(), text: String::new() })
     }
 }
 
 /// The content of a file that the editor may open. No more than that is read, whatever its size is said to be.
-fn read(path: &Path) -> Result<Vec<u8>, DocumentError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, DocumentError> {
     let io = |source| DocumentError::Io { path: path.to_owned(), source };
     if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(DocumentError::NotAFile { path: path.to_owned() });
@@ -181,18 +197,24 @@ fn target_of(path: &Path) -> std::io::Result<PathBuf> {
     Err(std::io::Error::other("links that lead to each other"))
 }
 
+fn stamp(path: &Path) -> Option<(u64, SystemTime)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
+}
+
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Writes beside `path` and renames, so that a full disk or a crash never costs the old content.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+/// Writes beside `path` and renames, so that a full disk or a crash never costs the old content. A new file gets
+/// `mode`, less what the user's mask takes.
+pub(crate) fn write_whole(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".sateen-");
     // Temporary files are private; a new document is like any other new file, as the user's mask has it.
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
     let mut part = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
     part.write_all(text.as_bytes())?;
     if let Ok(metadata) = std::fs::metadata(path) {
@@ -258,12 +280,33 @@ mod tests {
         std::fs::write(&path, "y = 3\n").expect("writes");
         let error = documents.save(id, "x = 4\n", false).expect_err("changed");
         assert!(matches!(error, DocumentError::Changed { .. }), "{error}");
-        assert_eq!(CommandError::from(error).code, ErrorCode::Conflict);
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "y = 3\n");
         documents.save(id, "x = 4\n", true).expect("that is wanted");
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "x = 4\n");
         std::fs::remove_file(&path).expect("removes");
         documents.save(id, "x = 5\n", false).expect("a file that is gone is written anew");
+    }
+
+    #[test]
+    fn changes_from_outside_are_told_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.py");
+        std::fs::write(&path, "x = 1\n").expect("writes");
+        let documents = Documents::default();
+        let id = documents.open(&path).expect("opens").id;
+        assert!(documents.changed().is_empty());
+        std::fs::write(&path, "x = 100\n").expect("writes");
+        let changed = documents.changed();
+        assert_eq!((changed[0].id, changed[0].text.as_str()), (id, "x = 100\n"));
+        assert!(documents.changed().is_empty(), "once");
+        assert!(matches!(documents.save(id, "mine", false), Err(DocumentError::Changed { .. })));
+        documents.accept(id, "x = 100\n").expect("it is open");
+        documents.save(id, "x = 2\n", false).expect("what is shown is known");
+        assert!(documents.changed().is_empty(), "what was saved here is no news");
+        std::fs::remove_file(&path).expect("removes");
+        assert!(documents.changed().is_empty());
+        documents.close(id);
+        assert!(documents.path(id).is_err());
     }
 
     #[cfg(unix)]

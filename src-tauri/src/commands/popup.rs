@@ -1,0 +1,55 @@
+//! What the window over the clipboard can ask for.
+
+use tauri::ipc::Channel;
+use tauri::{AppHandle, Manager, State};
+
+use super::CommandResult;
+use super::completion::{CompletionEvent, forward};
+use crate::application::{Application, Client};
+use crate::popup::{self, PopupContent};
+
+#[tauri::command]
+pub(crate) fn popup_content(application: State<'_, Application>) -> PopupContent {
+    application.popup_content()
+}
+
+/// Streams the continuation; `again` asks for another. `false` when there is none.
+#[tauri::command]
+pub(crate) fn popup_stream(
+    app: AppHandle,
+    again: bool,
+    on_event: Channel<CompletionEvent>,
+) -> CommandResult<bool> {
+    match app.state::<Application>().take_popup_submission(again) {
+        Some((submission, started)) => {
+            forward(&app, Client::Popup, submission, started, on_event).map(|()| true)
+        }
+        None => Ok(false),
+    }
+}
+
+/// Copies the continuation, or what was copied with it, and closes.
+#[tauri::command]
+pub(crate) fn popup_accept(app: AppHandle, continuation: String, whole: bool) -> CommandResult<()> {
+    app.state::<Application>().accept_popup(&continuation, whole)?;
+    popup::close(&app);
+    popup::paste_if_wanted(&app);
+    Ok(())
+}
+
+#[tauri::command]
+pub(crate) fn popup_close(app: AppHandle) {
+    popup::close(&app);
+}
+
+/// Puts back what the last accepted text replaced in the clipboard. `false` when there is nothing.
+#[tauri::command]
+pub(crate) fn undo_clipboard(application: State<'_, Application>) -> CommandResult<bool> {
+    application.clipboard.undo()
+}
+
+pub(crate) fn undo_or_say(app: &AppHandle) {
+    if let Err(error) = app.state::<Application>().clipboard.undo() {
+        eprintln!("sateen: the clipboard cannot be put back: {}", error.message);
+    }
+}

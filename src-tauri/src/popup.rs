@@ -1,0 +1,268 @@
+//! The window over the clipboard: it completes what was copied, from whatever program.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use engine::{CompletionRequest, Event, Outcome, Submission};
+use serde::Serialize;
+use tauri::{AppHandle, Emitter, Manager, PhysicalPosition, WebviewUrl, WebviewWindow, WebviewWindowBuilder};
+use tauri_plugin_notification::NotificationExt;
+use ts_rs::TS;
+
+use crate::application::{Application, Client, lock};
+use crate::error::CommandError;
+
+/// Label of the window.
+pub(crate) const LABEL: &str = "popup";
+/// Width and height in logical pixels.
+const SIZE: (f64, f64) = (560.0, 280.0);
+/// Lines of the copied text that are shown.
+const TAIL_LINES: usize = 6;
+/// What a program needs to get the focus back, before keys are typed into it.
+const FOCUS_BACK: Duration = Duration::from_millis(90);
+
+/// What the window shows before a text comes.
+#[derive(Clone, Debug, Default, Serialize, TS)]
+#[ts(export)]
+pub(crate) struct PopupContent {
+    /// The end of what was copied, up to the cursor.
+    tail: String,
+    /// Why there is nothing to complete, for people.
+    problem: Option<String>,
+}
+
+/// What is being completed.
+#[derive(Default)]
+pub(crate) struct Popup {
+    current: Mutex<Option<Current>>,
+    /// Whether the window has had the focus since it opened: only then losing it means something.
+    had_focus: AtomicBool,
+}
+
+struct Current {
+    before: String,
+    after: String,
+    content: PopupContent,
+    submission: Option<(Submission, Instant)>,
+    cancel: engine::CancelToken,
+    n_retries: u64,
+}
+
+/// Opens the window with a completion under way, or closes it when it is open.
+pub(crate) fn toggle(app: &AppHandle) {
+    let application = app.state::<Application>();
+    if is_open(app) {
+        close(app);
+        return;
+    }
+    let begun = application.begin_popup();
+    if application.settings().clipboard.silent {
+        let app = app.clone();
+        // Without a thread there is nobody who would wait for the text.
+        let _ = std::thread::Builder::new()
+            .name("silent".to_owned())
+            .spawn(move || complete_silently(&app, begun));
+        return;
+    }
+    *lock(&application.popup.current) = Some(begun);
+    if let Err(error) = show(app) {
+        eprintln!("sateen: the window over the clipboard cannot be shown: {error}");
+    }
+}
+
+fn is_open(app: &AppHandle) -> bool {
+    app.get_webview_window(LABEL).is_some_and(|window| window.is_visible().unwrap_or(false))
+}
+
+fn show(app: &AppHandle) -> tauri::Result<()> {
+    app.state::<Application>().popup.had_focus.store(false, Ordering::Release);
+    let window = match app.get_webview_window(LABEL) {
+        Some(window) => window,
+        None => WebviewWindowBuilder::new(app, LABEL, WebviewUrl::default())
+            .title("sateen: continue the clipboard")
+            .inner_size(SIZE.0, SIZE.1)
+            .decorations(false)
+            .always_on_top(true)
+            .skip_taskbar(true)
+            .visible(false)
+            .on_navigation(crate::is_ours)
+            .build()?,
+    };
+    place(&window)?;
+    window.show()?;
+    window.set_focus()?;
+    app.emit_to(LABEL, "popup", ())
+}
+
+/// Where the pointer's monitor is: a quarter from its top, in its middle. Wayland places windows itself.
+fn place(window: &WebviewWindow) -> tauri::Result<()> {
+    let pointer = window.cursor_position()?;
+    let monitor = window.monitor_from_point(pointer.x, pointer.y)?.or(window.primary_monitor()?);
+    if let Some(monitor) = monitor {
+        let (size, origin) = (monitor.size(), monitor.position());
+        // A window that was never shown does not know its size.
+        let width = (SIZE.0 * monitor.scale_factor()) as u32;
+        let x = origin.x + (size.width.saturating_sub(width) / 2) as i32;
+        let y = origin.y + (size.height / 4) as i32;
+        window.set_position(PhysicalPosition::new(x, y))?;
+    }
+    Ok(())
+}
+
+/// Hides the window, and stops the work for it.
+pub(crate) fn close(app: &AppHandle) {
+    let application = app.state::<Application>();
+    if let Some(current) = lock(&application.popup.current).take() {
+        current.cancel.cancel();
+    }
+    if let Some(window) = app.get_webview_window(LABEL) {
+        // It stays as it is only when it is gone.
+        let _ = window.hide();
+    }
+}
+
+/// A click elsewhere closes the window.
+pub(crate) fn on_focus(app: &AppHandle, has_focus: bool) {
+    let popup = &app.state::<Application>().popup;
+    if has_focus {
+        popup.had_focus.store(true, Ordering::Release);
+    } else if popup.had_focus.swap(false, Ordering::AcqRel) && is_open(app) {
+        close(app);
+    }
+}
+
+impl Application {
+    /// Reads the clipboard, and asks for what comes next.
+    fn begin_popup(&self) -> Current {
+        let settings = self.settings().clipboard;
+        let (text, problem) = match self.clipboard.read() {
+            Ok(Some(text)) => (text, None),
+            Ok(None) => {
+                (String::new(), Some("There is no text in the clipboard. Copy some code first.".to_owned()))
+            }
+            Err(error) => (String::new(), Some(format!("The clipboard cannot be read: {}", error.message))),
+        };
+        let at_marker =
+            text.split_once(&settings.cursor_marker).filter(|_| !settings.cursor_marker.is_empty());
+        let (before, after) = at_marker.unwrap_or((&text, ""));
+        let lines: Vec<&str> = before.split('\n').collect();
+        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+        let mut current = Current {
+            before: before.to_owned(),
+            after: after.to_owned(),
+            content: PopupContent { tail, problem },
+            submission: None,
+            cancel: engine::CancelToken::default(),
+            n_retries: 0,
+        };
+        if current.content.problem.is_none() {
+            self.ask(&mut current);
+        }
+        current
+    }
+
+    fn ask(&self, current: &mut Current) {
+        let request = self.request(current.before.clone(), current.after.clone());
+        let mut sampling = request.sampling.clone();
+        if current.n_retries > 0 {
+            // Another text, which the likeliest tokens would not give.
+            (sampling.temperature, sampling.seed) = (sampling.temperature.max(0.7), current.n_retries);
+        }
+        let max_tokens = self.settings().clipboard.max_tokens;
+        match self.submit(Client::Popup, CompletionRequest { max_tokens, sampling, ..request }) {
+            Ok(submission) => {
+                current.cancel = submission.cancel_token();
+                current.submission = Some((submission, Instant::now()));
+            }
+            Err(error) => current.content.problem = Some(error.to_string()),
+        }
+    }
+
+    /// What the window shows.
+    pub(crate) fn popup_content(&self) -> PopupContent {
+        lock(&self.popup.current).as_ref().map(|current| current.content.clone()).unwrap_or_default()
+    }
+
+    /// The work for the window, once; with `again` another text.
+    pub(crate) fn take_popup_submission(&self, again: bool) -> Option<(Submission, Instant)> {
+        let mut current = lock(&self.popup.current);
+        let current = current.as_mut()?;
+        if again {
+            current.n_retries += 1;
+            current.content.problem = None;
+            self.ask(current);
+        }
+        current.submission.take()
+    }
+
+    /// Puts a continuation into the clipboard, or with `whole` what was copied and the continuation in its place.
+    pub(crate) fn accept_popup(&self, continuation: &str, whole: bool) -> Result<(), CommandError> {
+        let around =
+            lock(&self.popup.current).as_ref().map(|current| (current.before.clone(), current.after.clone()));
+        let Some((before, after)) = around else {
+            return Err(CommandError::invalid("nothing of the clipboard is being completed"));
+        };
+        self.clipboard.write(if whole {
+            format!("{before}{continuation}{after}")
+        } else {
+            continuation.to_owned()
+        })
+    }
+}
+
+/// Hands what was accepted to the program that had the focus: types Ctrl+V where that is wanted and possible.
+pub(crate) fn paste_if_wanted(app: &AppHandle) {
+    if !app.state::<Application>().settings().clipboard.paste || crate::hotkey::is_wayland() {
+        return;
+    }
+    let paste = || -> Result<(), Box<dyn std::error::Error>> {
+        use enigo::{Direction, Enigo, Key, Keyboard, Settings};
+        std::thread::sleep(FOCUS_BACK);
+        let mut keyboard = Enigo::new(&Settings::default())?;
+        keyboard.key(Key::Control, Direction::Press)?;
+        let typed = keyboard.key(Key::Unicode('v'), Direction::Click);
+        keyboard.key(Key::Control, Direction::Release)?;
+        Ok(typed?)
+    };
+    let paste_or_say = move || {
+        if let Err(error) = paste() {
+            eprintln!("sateen: cannot type Ctrl+V into the other program: {error}");
+        }
+    };
+    // The text is in the clipboard all the same.
+    let _ = std::thread::Builder::new().name("paste".to_owned()).spawn(paste_or_say);
+}
+
+/// Without a window: the continuation goes into the clipboard, and a notification says so.
+fn complete_silently(app: &AppHandle, mut current: Current) {
+    let application = app.state::<Application>();
+    let notify = |body: &str| {
+        // A desktop without notifications has the text in the clipboard all the same.
+        let _ = app.notification().builder().title("sateen").body(body).show();
+    };
+    let Some((mut submission, started)) = current.submission.take() else {
+        notify(current.content.problem.as_deref().unwrap_or("There is nothing to complete."));
+        return;
+    };
+    let outcome = loop {
+        match submission.next_event() {
+            Some(Event::Step(_)) => (),
+            Some(Event::Ended(outcome)) => break outcome,
+            None => return,
+        }
+    };
+    match outcome {
+        Ok(Outcome::Ended(completion)) if completion.text.is_empty() => notify("Nothing to add here."),
+        Ok(Outcome::Ended(completion)) => match application.clipboard.write(completion.text.clone()) {
+            Ok(()) => {
+                let ms = started.elapsed().as_millis();
+                application.record(Client::Popup, &completion, ms as f64);
+                notify(&format!("Continuation copied: {} tokens in {ms} ms.", completion.n_tokens));
+            }
+            Err(error) => notify(&format!("The clipboard cannot be written: {}", error.message)),
+        },
+        Ok(Outcome::Superseded | Outcome::Cancelled) => (),
+        Err(error) => notify(&error.to_string()),
+    }
+}
