@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod clipboard;
 mod complete;
 mod models;
 mod speculation;
@@ -27,6 +28,8 @@ enum Command {
     Complete(complete::CompleteArguments),
     /// Measure how fast this machine is
     Bench(bench::BenchArguments),
+    /// Continue what was copied, in the window of the app: a command to bind to keys
+    Clipboard,
     /// Install, add, list and remove models
     Models(models::ModelsArguments),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Complete(arguments) => complete::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Clipboard => clipboard::run(),
         Command::Models(arguments) => models::run(&arguments),
     };
     match result {

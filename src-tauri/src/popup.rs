@@ -19,6 +19,8 @@ pub(crate) const LABEL: &str = "popup";
 const SIZE: (f64, f64) = (560.0, 280.0);
 /// Lines of the copied text that are shown.
 const TAIL_LINES: usize = 6;
+/// A press of the hotkey within this time of losing the focus is why it was lost.
+const SAME_PRESS: Duration = Duration::from_millis(200);
 /// What a program needs to get the focus back, before keys are typed into it.
 const FOCUS_BACK: Duration = Duration::from_millis(90);
 
@@ -38,6 +40,8 @@ pub(crate) struct Popup {
     current: Mutex<Option<Current>>,
     /// Whether the window has had the focus since it opened: only then losing it means something.
     had_focus: AtomicBool,
+    /// When it was closed because the focus went.
+    left: Mutex<Option<Instant>>,
 }
 
 struct Current {
@@ -52,7 +56,9 @@ struct Current {
 /// Opens the window with a completion under way, or closes it when it is open.
 pub(crate) fn toggle(app: &AppHandle) {
     let application = app.state::<Application>();
-    if is_open(app) {
+    // On X11 the keys take the focus away before they are told: the window is closed already, by the same press.
+    let has_just_left = lock(&application.popup.left).take().is_some_and(|left| left.elapsed() < SAME_PRESS);
+    if has_just_left || is_open(app) {
         close(app);
         return;
     }
@@ -128,6 +134,7 @@ pub(crate) fn on_focus(app: &AppHandle, has_focus: bool) {
     if has_focus {
         popup.had_focus.store(true, Ordering::Release);
     } else if popup.had_focus.swap(false, Ordering::AcqRel) && is_open(app) {
+        *lock(&popup.left) = Some(Instant::now());
         close(app);
     }
 }
