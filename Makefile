@@ -21,6 +21,8 @@ LLAMA_CPP_VERSION := 0.3.36
 
 NEXTEST_VERSION := 0.9.143
 DENY_VERSION := 0.20.2
+DEB_VERSION := 3.8.0
+RPM_VERSION := 0.21.1
 TAURI_DRIVER_VERSION := 2.1.0
 
 APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev libayatana-appindicator3-dev
@@ -133,7 +135,7 @@ test-ui: ui-modules
 	cd ui && npm run --silent check && npm run --silent lint && npm run --silent test
 
 test-window: test-packages tools ui models
-	cargo build --quiet -p sateen-desktop
+	cargo build --quiet --workspace
 	cd ui && xvfb-run -a sh -c 'openbox & npm run --silent e2e'
 
 test-rust: tools ui models
@@ -164,6 +166,41 @@ losslessness: models tools ## Compare speculative and ordinary output on all of 
 	  -E 'test(speculative_output_is_identical_smollm2_135m)'
 	$(TEST_THREADS) SATEEN_HUMAN_EVAL_PROMPTS=20 cargo nextest run -p sateen-engine --no-capture \
 	  -E 'test(speculative_output_is_identical_qwen2_5_coder_0_5b)'
+
+# --- packages ---------------------------------------------------------------
+
+# The icons of every size from the two drawings: threads do not fit into the smallest.
+SMALL_ICONS := 16 24 32
+LARGE_ICONS := 48 64 128 256 512
+.PHONY: icons package test-package
+icons: ## Draw the icons in every size
+	$(call install_packages,librsvg2-bin)
+	for size in $(SMALL_ICONS); do rsvg-convert -w $$size -h $$size icons/sateen-small.svg -o icons/$${size}x$$size.png; done
+	for size in $(LARGE_ICONS); do rsvg-convert -w $$size -h $$size icons/sateen.svg -o icons/$${size}x$$size.png; done
+
+PACKAGES := $(CARGO_TARGET_DIR)/package
+package: app-packages ui ## Build the packages: .deb, .rpm and an archive
+	$(call install_packages,dpkg-dev)
+	$(call install_tool,cargo-deb,cargo-deb,$(DEB_VERSION))
+	$(call install_tool,cargo-generate-rpm,cargo-generate-rpm,$(RPM_VERSION))
+	cargo build --release --quiet -p sateen -p sateen-desktop --features sateen-desktop/custom-protocol
+	@mkdir -p $(PACKAGES)
+	cargo deb --quiet --no-build -p sateen-desktop --output $(PACKAGES)/sateen.deb
+	cargo generate-rpm -p src-tauri --target-dir $(CARGO_TARGET_DIR) --output $(PACKAGES)/sateen.rpm
+	@rm -rf $(PACKAGES)/sateen && mkdir $(PACKAGES)/sateen
+	cd $(PACKAGES) && dpkg-deb --extract sateen.deb sateen && tar -czf sateen.tar.gz -C sateen usr
+	@cd $(PACKAGES) && ls -l sateen.deb sateen.rpm sateen.tar.gz
+
+.PHONY: pictures
+pictures: test-packages tools ui models ## Take pictures of every page in both themes for the documentation
+	cargo build --quiet --workspace
+	cd ui && xvfb-run -a -s "-screen 0 1280x860x24" sh -c 'openbox & npm run --silent pictures'
+
+# Installs the package into a root that has nothing but Debian's base, and starts it there. Needs root.
+ROOT := $(PACKAGES)/root
+test-package: ## See that the .deb installs and starts on a clean Debian 12
+	$(call install_packages,debootstrap xvfb xauth dbus xdotool)
+	packaging/test-deb.sh $(PACKAGES)/sateen.deb $(ROOT)
 
 # --- campaigns: long runs that look for what tests do not find -------------------
 

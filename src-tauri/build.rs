@@ -36,6 +36,7 @@ const COMMANDS: &[&str] = &[
     "popup_content",
     "popup_stream",
     "popup_accept",
+    "popup_fit",
     "popup_close",
     "undo_clipboard",
 ];

@@ -23,6 +23,10 @@ export default defineConfig({
           fileParallelism: false,
         },
       },
+      {
+        extends: true,
+        test: { name: "pictures", include: ["e2e/pictures.ts"], environment: "node", testTimeout: 180_000, fileParallelism: false },
+      },
     ],
   },
 });

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use clipboard::Clipboard;
 use documents::{Documents, Drafts, Folder};
 use engine::{
     CancelToken, Completion, CompletionRequest, ContextFile, Engine, EngineError, EngineState, ErrorCode,
@@ -16,7 +17,6 @@ use settings::{Settings, SettingsFile};
 use tauri::{AppHandle, Emitter};
 use ts_rs::TS;
 
-use crate::clipboard::Clipboard;
 use crate::popup::Popup;
 
 /// Everything the window shows of the app.

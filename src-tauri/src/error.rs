@@ -52,6 +52,12 @@ impl From<settings::SettingsError> for CommandError {
     }
 }
 
+impl From<clipboard::ClipboardError> for CommandError {
+    fn from(error: clipboard::ClipboardError) -> Self {
+        Self::io(&error)
+    }
+}
+
 impl From<history::HistoryError> for CommandError {
     fn from(error: history::HistoryError) -> Self {
         Self::io(&error)

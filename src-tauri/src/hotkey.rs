@@ -26,12 +26,6 @@ pub(crate) enum Hotkey {
     },
 }
 
-/// Whether the desktop is a Wayland one, where no program sees keys that were typed into another.
-pub(crate) fn is_wayland() -> bool {
-    cfg!(target_os = "linux")
-        && std::env::var_os("WAYLAND_DISPLAY").is_some_and(|display| !display.is_empty())
-}
-
 /// Has `keys` complete the clipboard, in the place of those before.
 pub(crate) fn register(app: &AppHandle, keys: &str) -> Hotkey {
     let failed = |reason: String| Hotkey::Failed { keys: keys.to_owned(), reason };
@@ -45,7 +39,7 @@ pub(crate) fn register(app: &AppHandle, keys: &str) -> Hotkey {
         Ok(shortcut) => shortcut,
         Err(error) => return failed(format!("{error}. Write keys as in Ctrl+Alt+Space.")),
     };
-    if is_wayland() {
+    if clipboard::is_wayland() {
         let what = "This desktop (Wayland) shows no program the keys of another.";
         return failed(format!("{what} Bind the command `sateen clipboard` to the keys in its settings."));
     }

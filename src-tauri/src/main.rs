@@ -4,7 +4,6 @@
 #![cfg_attr(not(debug_assertions), windows_subsystem = "windows")]
 
 mod application;
-mod clipboard;
 mod commands;
 mod error;
 mod hotkey;
@@ -112,6 +111,7 @@ fn main() -> anyhow::Result<()> {
             commands::popup::popup_content,
             commands::popup::popup_stream,
             commands::popup::popup_accept,
+            commands::popup::popup_fit,
             commands::popup::popup_close,
             commands::popup::undo_clipboard,
         ])

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use engine::{CompletionRequest, Event, Outcome, Submission};
 use serde::Serialize;
-use tauri::{AppHandle, Emitter, Manager, PhysicalPosition, WebviewUrl, WebviewWindow, WebviewWindowBuilder};
+use tauri::{
+    AppHandle, Emitter, LogicalSize, Manager, PhysicalPosition, WebviewUrl, WebviewWindow,
+    WebviewWindowBuilder,
+};
 use tauri_plugin_notification::NotificationExt;
 use ts_rs::TS;
 
@@ -16,13 +19,12 @@ use crate::error::CommandError;
 /// Label of the window.
 pub(crate) const LABEL: &str = "popup";
 /// Width and height in logical pixels.
-const SIZE: (f64, f64) = (560.0, 280.0);
+const SIZE: (f64, f64) = (560.0, 200.0);
+const MIN_HEIGHT: f64 = 120.0;
 /// Lines of the copied text that are shown.
 const TAIL_LINES: usize = 6;
 /// A press of the hotkey within this time of losing the focus is why it was lost.
 const SAME_PRESS: Duration = Duration::from_millis(200);
-/// What a program needs to get the focus back, before keys are typed into it.
-const FOCUS_BACK: Duration = Duration::from_millis(90);
 
 /// What the window shows before a text comes.
 #[derive(Clone, Debug, Default, Serialize, TS)]
@@ -116,6 +118,17 @@ fn place(window: &WebviewWindow) -> tauri::Result<()> {
     Ok(())
 }
 
+/// Gives the window the height of what it shows, in logical pixels: at most 60 % of the screen.
+pub(crate) fn fit(app: &AppHandle, height: f64) -> tauri::Result<()> {
+    let Some(window) = app.get_webview_window(LABEL) else { return Ok(()) };
+    let screen = window
+        .current_monitor()?
+        .map_or(800.0, |monitor| monitor.size().to_logical::<f64>(monitor.scale_factor()).height);
+    let height =
+        if height.is_finite() { height.clamp(MIN_HEIGHT, (0.6 * screen).max(MIN_HEIGHT)) } else { SIZE.1 };
+    window.set_size(LogicalSize::new(SIZE.0, height))
+}
+
 /// Hides the window, and stops the work for it.
 pub(crate) fn close(app: &AppHandle) {
     let application = app.state::<Application>();
@@ -148,7 +161,7 @@ impl Application {
             Ok(None) => {
                 (String::new(), Some("There is no text in the clipboard. Copy some code first.".to_owned()))
             }
-            Err(error) => (String::new(), Some(format!("The clipboard cannot be read: {}", error.message))),
+            Err(error) => (String::new(), Some(error.to_string())),
         };
         let at_marker =
             text.split_once(&settings.cursor_marker).filter(|_| !settings.cursor_marker.is_empty());
@@ -210,31 +223,19 @@ impl Application {
         let Some((before, after)) = around else {
             return Err(CommandError::invalid("nothing of the clipboard is being completed"));
         };
-        self.clipboard.write(if whole {
-            format!("{before}{continuation}{after}")
-        } else {
-            continuation.to_owned()
-        })
+        let text = if whole { format!("{before}{continuation}{after}") } else { continuation.to_owned() };
+        Ok(self.clipboard.write(text)?)
     }
 }
 
 /// Hands what was accepted to the program that had the focus: types Ctrl+V where that is wanted and possible.
 pub(crate) fn paste_if_wanted(app: &AppHandle) {
-    if !app.state::<Application>().settings().clipboard.paste || crate::hotkey::is_wayland() {
+    if !app.state::<Application>().settings().clipboard.paste || clipboard::is_wayland() {
         return;
     }
-    let paste = || -> Result<(), Box<dyn std::error::Error>> {
-        use enigo::{Direction, Enigo, Key, Keyboard, Settings};
-        std::thread::sleep(FOCUS_BACK);
-        let mut keyboard = Enigo::new(&Settings::default())?;
-        keyboard.key(Key::Control, Direction::Press)?;
-        let typed = keyboard.key(Key::Unicode('v'), Direction::Click);
-        keyboard.key(Key::Control, Direction::Release)?;
-        Ok(typed?)
-    };
-    let paste_or_say = move || {
-        if let Err(error) = paste() {
-            eprintln!("sateen: cannot type Ctrl+V into the other program: {error}");
+    let paste_or_say = || {
+        if let Err(error) = clipboard::paste() {
+            eprintln!("sateen: {error}");
         }
     };
     // The text is in the clipboard all the same.
@@ -267,7 +268,7 @@ fn complete_silently(app: &AppHandle, mut current: Current) {
                 application.record(Client::Popup, &completion, ms as f64);
                 notify(&format!("Continuation copied: {} tokens in {ms} ms.", completion.n_tokens));
             }
-            Err(error) => notify(&format!("The clipboard cannot be written: {}", error.message)),
+            Err(error) => notify(&error.to_string()),
         },
         Ok(Outcome::Superseded | Outcome::Cancelled) => (),
         Err(error) => notify(&error.to_string()),

@@ -9,6 +9,8 @@ use ts_rs::TS;
 
 use crate::store::{Fate, History, HistoryError};
 
+/// Milliseconds of an hour.
+const HOUR_MS: i64 = 3_600_000;
 /// Milliseconds of a day.
 pub(crate) const DAY_MS: i64 = 86_400_000;
 
@@ -36,15 +38,15 @@ pub struct Insight {
     pub mean_accepted_tokens: f64,
     /// Share of the prompts' tokens that a cache had.
     pub reused_share: f64,
-    /// The same by day, oldest first; days without completions are left out.
-    pub days: Vec<Period>,
+    /// The same by day, or where it is one day by hour, oldest first; those without completions are left out.
+    pub periods: Vec<Period>,
     /// Acceptance by place of a draft.
     pub slots: Vec<SlotShare>,
     /// Accepted drafts by drafter, most first.
     pub drafters: Vec<DrafterShare>,
 }
 
-/// A day.
+/// A day or an hour.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, TS)]
 #[ts(export)]
 pub struct Period {
@@ -147,16 +149,17 @@ impl History {
             records.collect()
         };
         let records = read().map_err(|source| self.error(source))?;
-        Ok(insight_of(&records, today_ms))
+        let period_ms = if n_days <= 1 { HOUR_MS } else { DAY_MS };
+        Ok(insight_of(&records, today_ms, period_ms))
     }
 }
 
-fn insight_of(records: &[Record], today_ms: i64) -> Insight {
-    let mut days = BTreeMap::<i64, Vec<&Record>>::new();
+fn insight_of(records: &[Record], today_ms: i64, period_ms: i64) -> Insight {
+    let mut periods = BTreeMap::<i64, Vec<&Record>>::new();
     let mut slots: Vec<SlotShare> = Vec::new();
     let mut drafters = BTreeMap::<String, usize>::new();
     for record in records {
-        days.entry((record.at_ms - today_ms).div_euclid(DAY_MS)).or_default().push(record);
+        periods.entry((record.at_ms - today_ms).div_euclid(period_ms)).or_default().push(record);
         let of_record: Vec<[f64; 2]> = serde_json::from_str(&record.slots).unwrap_or_default();
         for (idx, [n_drafted, n_accepted]) in of_record.into_iter().enumerate() {
             if idx == slots.len() {
@@ -187,7 +190,7 @@ fn insight_of(records: &[Record], today_ms: i64) -> Insight {
         first_text_p95_ms: percentile(records.iter().map(Record::first_text_ms), 0.95),
         mean_accepted_tokens: ratio(sum(|record| record.n_tokens), sum(|record| record.n_steps)),
         reused_share: ratio(sum(|record| record.n_reused_tokens), sum(|record| record.n_prompt_tokens)),
-        days: days.into_iter().map(|(day, records)| period(today_ms + day * DAY_MS, &records)).collect(),
+        periods: periods.into_iter().map(|(n, records)| period(today_ms + n * period_ms, &records)).collect(),
         slots,
         drafters,
     }
@@ -287,10 +290,14 @@ mod tests {
         assert_eq!((insight.mean_accepted_tokens, insight.reused_share), (2.0, 0.75));
         assert_eq!(insight.slots[1], SlotShare { n_drafted: 10, n_accepted: 5 });
         assert_eq!(insight.drafters, [DrafterShare { drafter: "suffix".to_owned(), n_accepted: 15 }]);
-        let starts: Vec<i64> = insight.days.iter().map(|day| day.start_ms).collect();
+        let starts: Vec<i64> = insight.periods.iter().map(|day| day.start_ms).collect();
         assert_eq!(starts, [TODAY - DAY_MS, TODAY]);
-        assert_eq!((insight.days[1].n_shown, insight.days[1].n_accepted), (4, 1));
-        assert_eq!(history.insight(TODAY, 1).expect("reads").n_shown, 4, "today alone");
+        assert_eq!((insight.periods[1].n_shown, insight.periods[1].n_accepted), (4, 1));
+        add(&history, TODAY + 5 * HOUR_MS, 10.0);
+        let today = history.insight(TODAY, 1).expect("reads");
+        assert_eq!(today.n_shown, 5, "today alone");
+        let starts: Vec<i64> = today.periods.iter().map(|hour| hour.start_ms).collect();
+        assert_eq!(starts, [TODAY, TODAY + 5 * HOUR_MS]);
     }
 
     #[test]

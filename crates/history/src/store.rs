@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use engine::{AcceptedDrafts, Completion};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::Deserialize;
+use ts_rs::TS;
 
 /// Most entries that are kept.
 const MAX_ENTRIES: i64 = 100_000;
@@ -53,7 +55,9 @@ pub enum HistoryError {
 }
 
 /// What became of a completion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export)]
 pub enum Fate {
     /// It was shown, and nothing is known yet.
     Shown,

@@ -53,16 +53,6 @@ pub(crate) enum CompletionEvent {
     Failed(CommandError),
 }
 
-/// What became of a completion.
-#[derive(Clone, Copy, Debug, Deserialize, TS)]
-#[serde(rename_all = "snake_case")]
-#[ts(export)]
-pub(crate) enum CompletionFate {
-    Accepted,
-    PartlyAccepted,
-    Dismissed,
-}
-
 #[tauri::command]
 pub(crate) fn complete(
     app: AppHandle,
@@ -125,14 +115,9 @@ pub(crate) fn cancel_completion(application: State<'_, Application>) {
 pub(crate) fn resolve_completion(
     application: State<'_, Application>,
     entry: i64,
-    fate: CompletionFate,
+    fate: Fate,
     n_chars: u32,
 ) -> CommandResult<()> {
-    let fate = match fate {
-        CompletionFate::Accepted => Fate::Accepted,
-        CompletionFate::PartlyAccepted => Fate::PartlyAccepted,
-        CompletionFate::Dismissed => Fate::Dismissed,
-    };
     let resolved = application.with_history(|history| history.resolve(entry, fate, n_chars as usize));
     Ok(resolved.transpose().map(|_| ())?)
 }

@@ -1,5 +1,7 @@
 //! Models: what there is, what can be had, and which runs.
 
+use std::path::Path;
+
 use engine::{
     AddMode, Catalog, CatalogEntry, EngineConfig, InstallProgress, InstalledModel, MemoryNeeded,
     PackageClient, Recommendation, SpeedMeasurement,
@@ -35,6 +37,8 @@ pub(crate) struct InstalledEntry {
     model: InstalledModel,
     /// What it takes with the context of the settings; `null` when its file cannot be read.
     memory: Option<MemoryNeeded>,
+    /// Where its file is, for people: `~` is the user's home.
+    place: String,
     /// From the catalogue; `null` for files from elsewhere.
     licence: Option<String>,
 }
@@ -45,14 +49,19 @@ pub(crate) fn application_state(application: State<'_, Application>) -> Applicat
 }
 
 #[tauri::command(async)]
-pub(crate) fn list_models(application: State<'_, Application>) -> CommandResult<ModelList> {
+pub(crate) fn list_models(app: AppHandle) -> CommandResult<ModelList> {
+    let application = app.state::<Application>();
+    let home = app.path().home_dir().ok();
     let listing = application.library()?.list()?;
     let settings = application.settings();
     let catalog = Catalog::built_in().models;
     let entry = |model: InstalledModel| {
         let config: EngineConfig = settings.engine_config(&model);
         let licence = catalog.iter().find(|entry| entry.id == model.id).map(|entry| entry.licence.clone());
-        InstalledEntry { memory: MemoryNeeded::of(&config).ok(), licence, model }
+        let below_home = home.as_ref().and_then(|home| model.path.strip_prefix(home).ok());
+        let place = below_home.map_or_else(|| model.path.clone(), |below| Path::new("~").join(below));
+        let memory = MemoryNeeded::of(&config).ok();
+        InstalledEntry { memory, place: place.display().to_string(), licence, model }
     };
     let installed: Vec<InstalledEntry> = listing.models.into_iter().map(entry).collect();
     let is_missing = |entry: &&CatalogEntry| installed.iter().all(|other| other.model.id != entry.id);
@@ -125,7 +134,7 @@ pub(crate) fn add_model(app: AppHandle) -> CommandResult<Option<InstalledModel>>
 }
 
 /// Adds the model files that were dropped on the window, and says what became of them.
-pub(crate) fn add_dropped(app: &AppHandle, path: &std::path::Path) {
+pub(crate) fn add_dropped(app: &AppHandle, path: &Path) {
     let added = app.state::<Application>().library().and_then(|library| library.add(path, AddMode::Link));
     let words = match &added {
         Ok(model) => format!("{} was added.", model.name),

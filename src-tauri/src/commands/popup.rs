@@ -6,6 +6,7 @@ use tauri::{AppHandle, Manager, State};
 use super::CommandResult;
 use super::completion::{CompletionEvent, forward};
 use crate::application::{Application, Client};
+use crate::error::CommandError;
 use crate::popup::{self, PopupContent};
 
 #[tauri::command]
@@ -37,6 +38,12 @@ pub(crate) fn popup_accept(app: AppHandle, continuation: String, whole: bool) ->
     Ok(())
 }
 
+/// Gives the window the height of what it shows.
+#[tauri::command]
+pub(crate) fn popup_fit(app: AppHandle, height: f64) -> CommandResult<()> {
+    popup::fit(&app, height).map_err(|error| CommandError::io(&error))
+}
+
 #[tauri::command]
 pub(crate) fn popup_close(app: AppHandle) {
     popup::close(&app);
@@ -45,11 +52,11 @@ pub(crate) fn popup_close(app: AppHandle) {
 /// Puts back what the last accepted text replaced in the clipboard. `false` when there is nothing.
 #[tauri::command]
 pub(crate) fn undo_clipboard(application: State<'_, Application>) -> CommandResult<bool> {
-    application.clipboard.undo()
+    Ok(application.clipboard.undo()?)
 }
 
 pub(crate) fn undo_or_say(app: &AppHandle) {
     if let Err(error) = app.state::<Application>().clipboard.undo() {
-        eprintln!("sateen: the clipboard cannot be put back: {}", error.message);
+        eprintln!("sateen: {error}");
     }
 }

@@ -8,7 +8,7 @@ import type { AppliedSettings } from "./bindings/AppliedSettings";
 import type { CommandError } from "./bindings/CommandError";
 import type { CompleteArguments } from "./bindings/CompleteArguments";
 import type { CompletionEvent } from "./bindings/CompletionEvent";
-import type { CompletionFate } from "./bindings/CompletionFate";
+import type { Fate } from "./bindings/Fate";
 import type { Document } from "./bindings/Document";
 import type { DocumentEvent } from "./bindings/DocumentEvent";
 import type { Draft } from "./bindings/Draft";
@@ -65,7 +65,7 @@ export function complete(request: CompleteArguments, onEvent: (event: Completion
 export const cancelCompletion = (): Promise<void> => invoke("cancel_completion");
 
 /** `nChars` of the completion's characters were accepted so far. */
-export function resolveCompletion(entry: number, fate: CompletionFate, nChars: number): Promise<void> {
+export function resolveCompletion(entry: number, fate: Fate, nChars: number): Promise<void> {
   return invoke("resolve_completion", { entry, fate, nChars });
 }
 
@@ -109,6 +109,8 @@ export function changeSetting(group: string, name: string, value: SettingValue |
 }
 
 export const popupContent = (): Promise<PopupContent> => invoke("popup_content");
+/** The height of what it shows, in pixels. */
+export const popupFit = (height: number): Promise<void> => invoke("popup_fit", { height });
 export const popupClose = (): Promise<void> => invoke("popup_close");
 export const undoClipboard = (): Promise<boolean> => invoke("undo_clipboard");
 

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { CompleteArguments } from "./bindings/CompleteArguments";
 import type { Completion } from "./bindings/Completion";
 import type { CompletionEvent } from "./bindings/CompletionEvent";
-import type { CompletionFate } from "./bindings/CompletionFate";
+import type { Fate } from "./bindings/Fate";
 import { Completer } from "./completer";
 import { ghostField, ghostText } from "./ghost-text";
 
@@ -14,7 +14,7 @@ Range.prototype.getClientRects = () => [] as unknown as DOMRectList;
 
 class Recorder {
   requests: { request: CompleteArguments; send: (event: CompletionEvent) => void }[] = [];
-  fates: [number, CompletionFate, number][] = [];
+  fates: [number, Fate, number][] = [];
   nCancels = 0;
 
   complete(request: CompleteArguments, send: (event: CompletionEvent) => void): Promise<void> {
@@ -22,7 +22,7 @@ class Recorder {
     return Promise.resolve();
   }
 
-  resolveCompletion(entry: number, fate: CompletionFate, nChars: number): Promise<void> {
+  resolveCompletion(entry: number, fate: Fate, nChars: number): Promise<void> {
     this.fates.push([entry, fate, nChars]);
     return Promise.resolve();
   }

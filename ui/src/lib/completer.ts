@@ -6,7 +6,7 @@ import { EditorView, type ViewUpdate } from "@codemirror/view";
 import type { CompleteArguments } from "./bindings/CompleteArguments";
 import type { Completion } from "./bindings/Completion";
 import type { CompletionEvent } from "./bindings/CompletionEvent";
-import type { CompletionFate } from "./bindings/CompletionFate";
+import type { Fate } from "./bindings/Fate";
 import { Debounce } from "./debounce";
 import { appendGhost, clearGhost, ghostField, ghostTextExtension, replaceGhost } from "./ghost-text";
 
@@ -14,7 +14,7 @@ import { appendGhost, clearGhost, ghostField, ghostTextExtension, replaceGhost }
 export interface CompletionBackend {
   complete(request: CompleteArguments, onEvent: (event: CompletionEvent) => void): Promise<void>;
   cancelCompletion(): Promise<void>;
-  resolveCompletion(entry: number, fate: CompletionFate, nChars: number): Promise<void>;
+  resolveCompletion(entry: number, fate: Fate, nChars: number): Promise<void>;
 }
 
 /** What the status line wants to know. */
@@ -187,7 +187,7 @@ export class Completer {
   }
 
   /** Tells what became of the completion that is shown. */
-  private resolve(fate: CompletionFate): void {
+  private resolve(fate: Fate): void {
     const shown = this.shown;
     if (shown === null) return;
     // Of what was accepted in part the rest may go; that makes it no less accepted.

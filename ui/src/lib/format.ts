@@ -89,3 +89,9 @@ export function installText(progress: InstallProgress, rate: number): string {
 export function startOfToday(): number {
   return new Date().setHours(0, 0, 0, 0);
 }
+
+/** What stands below the figures of a time: an hour where they are of one day, else a day. */
+export function labelOf(startMs: number, nDays: number): string {
+  const start = new Date(startMs);
+  return nDays <= 1 ? `${start.getHours()} h` : `${start.getDate()}.${start.getMonth() + 1}.`;
+}

@@ -48,9 +48,9 @@ mean_accepted_tokens: number,
  */
 reused_share: number, 
 /**
- * The same by day, oldest first; days without completions are left out.
+ * The same by day, or where it is one day by hour, oldest first; those without completions are left out.
  */
-days: Array<Period>, 
+periods: Array<Period>, 
 /**
  * Acceptance by place of a draft.
  */

@@ -11,6 +11,10 @@ export type InstalledEntry = { model: InstalledModel,
  */
 memory: MemoryNeeded | null, 
 /**
+ * Where its file is, for people: `~` is the user's home.
+ */
+place: string, 
+/**
  * From the catalogue; `null` for files from elsewhere.
  */
 licence: string | null, };

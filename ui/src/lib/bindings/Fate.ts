@@ -3,4 +3,4 @@
 /**
  * What became of a completion.
  */
-export type CompletionFate = "accepted" | "partly_accepted" | "dismissed";
+export type Fate = "shown" | "accepted" | "partly_accepted" | "dismissed";
