@@ -26,7 +26,7 @@ RPM_VERSION := 0.21.1
 TAURI_DRIVER_VERSION := 2.1.0
 
 APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev libayatana-appindicator3-dev
-TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus strace valgrind openbox xdotool xclip
+TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus strace valgrind openbox xdotool xclip python3-dbus python3-gi
 
 # Tests run side by side; one thread each keeps them out of each other's way.
 TEST_THREADS := SATEEN_THREADS=1 CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1
@@ -195,6 +195,10 @@ package: app-packages ui ## Build the packages: .deb, .rpm and an archive
 pictures: test-packages tools ui models ## Take pictures of every page in both themes for the documentation
 	cargo build --quiet --workspace
 	cd ui && xvfb-run -a -s "-screen 0 1280x860x24" sh -c 'openbox & npm run --silent pictures'
+
+.PHONY: bench-window
+bench-window: package test-packages tools ## Measure the app from outside: start, hotkey, cancel, memory
+	cd ui && SATEEN_DESKTOP=$(CARGO_TARGET_DIR)/release/sateen-desktop xvfb-run -a sh -c 'openbox & npm run --silent measure'
 
 # Installs the package into a root that has nothing but Debian's base, and starts it there. Needs root.
 ROOT := $(PACKAGES)/root

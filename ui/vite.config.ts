@@ -27,6 +27,10 @@ export default defineConfig({
         extends: true,
         test: { name: "pictures", include: ["e2e/pictures.ts"], environment: "node", testTimeout: 180_000, fileParallelism: false },
       },
+      {
+        extends: true,
+        test: { name: "measure", include: ["e2e/measure.ts"], environment: "node", testTimeout: 300_000, hookTimeout: 60_000 },
+      },
     ],
   },
 });

@@ -1,9 +1,15 @@
 //! The keys that complete the clipboard from any program.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use portal::PortalError;
 use serde::Serialize;
-use tauri::AppHandle;
-use tauri_plugin_global_shortcut::{GlobalShortcutExt, Shortcut, ShortcutState};
+use tauri::{AppHandle, Manager};
+use tauri_plugin_global_shortcut::{GlobalShortcutExt, Shortcut, ShortcutEvent, ShortcutState};
 use ts_rs::TS;
+
+use crate::application::lock;
 
 /// What became of the hotkey.
 #[derive(Clone, Debug, Serialize, TS)]
@@ -14,6 +20,11 @@ pub(crate) enum Hotkey {
     Off,
     /// It works.
     Active {
+        /// The keys; of a desktop's portal, in its own words.
+        keys: String,
+    },
+    /// The desktop's portal was asked, and perhaps asks the user.
+    Asked {
         /// The keys.
         keys: String,
     },
@@ -26,32 +37,77 @@ pub(crate) enum Hotkey {
     },
 }
 
-/// Has `keys` complete the clipboard, in the place of those before.
-pub(crate) fn register(app: &AppHandle, keys: &str) -> Hotkey {
-    let failed = |reason: String| Hotkey::Failed { keys: keys.to_owned(), reason };
-    let shortcuts = app.global_shortcut();
+/// Has `keys` complete the clipboard, in the place of those before, and remembers what became of that.
+pub(crate) fn register(app: &AppHandle, keys: &str) {
+    // Whatever was asked of the portal before is not wanted any more.
+    let number = NEWEST.fetch_add(1, Ordering::AcqRel) + 1;
     // What is not registered need not go.
-    let _ = shortcuts.unregister_all();
+    let _ = app.global_shortcut().unregister_all();
     if keys.trim().is_empty() {
-        return Hotkey::Off;
+        set(app, Hotkey::Off);
+    } else if let Err(error) = keys.parse::<Shortcut>() {
+        set(app, failed(keys, format!("{error}. Write keys as in Ctrl+Alt+Space.")));
+    } else if clipboard::is_wayland() {
+        ask_portal(app, keys, number);
+    } else {
+        set(app, register_with_x11(app, keys));
     }
-    let shortcut: Shortcut = match keys.parse() {
-        Ok(shortcut) => shortcut,
-        Err(error) => return failed(format!("{error}. Write keys as in Ctrl+Alt+Space.")),
-    };
-    if clipboard::is_wayland() {
-        let what = "This desktop (Wayland) shows no program the keys of another.";
-        return failed(format!("{what} Bind the command `sateen clipboard` to the keys in its settings."));
-    }
-    let on_press = |app: &AppHandle, _: &Shortcut, event: tauri_plugin_global_shortcut::ShortcutEvent| {
+}
+
+/// Counts registrations, so that an answer to an older one is told apart.
+static NEWEST: AtomicU64 = AtomicU64::new(0);
+
+fn set(app: &AppHandle, hotkey: Hotkey) {
+    *lock(&app.state::<Mutex<Hotkey>>()) = hotkey;
+}
+
+fn failed(keys: &str, reason: String) -> Hotkey {
+    Hotkey::Failed { keys: keys.to_owned(), reason }
+}
+
+fn register_with_x11(app: &AppHandle, keys: &str) -> Hotkey {
+    let on_press = |app: &AppHandle, _: &Shortcut, event: ShortcutEvent| {
         if event.state() == ShortcutState::Pressed {
             crate::popup::toggle(app);
         }
     };
-    match shortcuts.on_shortcut(shortcut, on_press) {
+    match app.global_shortcut().on_shortcut(keys, on_press) {
         Ok(()) => Hotkey::Active { keys: keys.to_owned() },
-        Err(error) => failed(format!(
-            "Another program has these keys, or the system refuses them ({error}). Choose others."
-        )),
+        Err(error) => {
+            let what = format!("Another program has these keys, or the system refuses them ({error})");
+            failed(keys, format!("{what}. Choose others."))
+        }
+    }
+}
+
+/// On Wayland no program sees the keys of another; the desktop's portal may give some.
+fn ask_portal(app: &AppHandle, keys: &str, number: u64) {
+    let is_newest = move || NEWEST.load(Ordering::Acquire) == number;
+    let refused = |keys: &str, error: &PortalError| {
+        let what = "Bind the command `sateen clipboard` to keys in the settings of the desktop instead";
+        failed(keys, format!("On Wayland, {error}. {what}."))
+    };
+    let (of_bound, of_press, wanted) = (app.clone(), app.clone(), keys.to_owned());
+    let on_bound = move |bound: Result<String, PortalError>| {
+        if is_newest() {
+            set(
+                &of_bound,
+                bound.map_or_else(|error| refused(&wanted, &error), |keys| Hotkey::Active { keys }),
+            );
+            crate::commands::settings::tell(&of_bound);
+        }
+    };
+    let on_press = move || {
+        let app = of_press.clone();
+        let is_wanted = is_newest();
+        if is_wanted {
+            // Windows belong to the main thread; without one there is nobody to show them to.
+            let _ = of_press.run_on_main_thread(move || crate::popup::toggle(&app));
+        }
+        is_wanted
+    };
+    set(app, Hotkey::Asked { keys: keys.to_owned() });
+    if let Err(error) = portal::listen(keys, "Continue the clipboard", on_bound, on_press) {
+        set(app, refused(keys, &error));
     }
 }

@@ -19,6 +19,7 @@ use tauri_plugin_autostart::MacosLauncher;
 use tauri_plugin_window_state::StateFlags;
 
 use crate::application::Application;
+use crate::hotkey::Hotkey;
 
 /// Completes the clipboard in the app that runs.
 const CLIPBOARD_FLAG: &str = "--clipboard";
@@ -123,7 +124,8 @@ fn main() -> anyhow::Result<()> {
             std::thread::Builder::new()
                 .name("start".to_owned())
                 .spawn(move || handle.state::<Application>().load_default_model())?;
-            app.manage(Mutex::new(hotkey::register(app.handle(), &settings.clipboard.hotkey)));
+            app.manage(Mutex::new(Hotkey::Off));
+            hotkey::register(app.handle(), &settings.clipboard.hotkey);
             tray::build(app);
             let is_hidden = start.hidden || start.clipboard || settings.start.hidden;
             WebviewWindowBuilder::new(app, "main", WebviewUrl::default())

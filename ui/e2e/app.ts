@@ -13,6 +13,8 @@ import { Builder, By, Capabilities, Key, type WebDriver } from "selenium-webdriv
 
 export const application = process.env["SATEEN_DESKTOP"] ?? "";
 export const MODELS = process.env["SATEEN_DATA_DIR"] ?? join(process.env["XDG_DATA_HOME"] ?? join(homedir(), ".local/share"), "sateen");
+/** Among the environment: a command of the shell that runs beside the app, on its session bus. */
+export const BESIDE = "SATEEN_E2E_BESIDE";
 /** How long one thing may take, on a machine that does others too. All of a test take less than vitest waits. */
 const WAIT_MS = 40_000;
 const TEST_MS = 150_000;
@@ -90,7 +92,7 @@ export class App {
     // then hands its file over and ends, and the driver waits for a window for ever.
     const driver = ["tauri-driver", "--port", String(port), "--native-port", String(nativePort)];
     const env = { ...process.env, ...isolated(home), SATEEN_DATA_DIR: models, ...extra };
-    const session = `echo "$DBUS_SESSION_BUS_ADDRESS" > "${join(home, "bus")}"; exec ${driver.join(" ")}`;
+    const session = `echo "$DBUS_SESSION_BUS_ADDRESS" > "${join(home, "bus")}"; ${extra[BESIDE] ?? ":"}; exec ${driver.join(" ")}`;
     const process_ = spawn("dbus-run-session", ["--", "sh", "-c", session], { env, stdio: "ignore", detached: true });
     await reachable(port);
     const capabilities = new Capabilities();
@@ -129,6 +131,11 @@ export class App {
   /** Runs a subcommand of the command line, which stands beside the app. */
   command(...args: string[]): void {
     this.spawn(join(dirname(application), "sateen"), args);
+  }
+
+  /** Calls a method on the session bus. */
+  call(destination: string, path: string, method: string): void {
+    this.spawn("dbus-send", ["--session", "--type=method_call", `--dest=${destination}`, path, method]);
   }
 
   private spawn(program: string, args: string[]): void {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { Key } from "selenium-webdriver";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App, copyElsewhere, isShown, pasteElsewhere, pressAnywhere } from "./app";
+import { App, BESIDE, MODELS, copyElsewhere, isShown, pasteElsewhere, pressAnywhere } from "./app";
 
 const HOTKEY = "ctrl+alt+space";
 const COPIED = "def is_even(n):\n    return n % 2 == 0\n\n\ndef is_odd(n):\n";
@@ -141,6 +141,34 @@ describe("the clipboard", () => {
     await app.until("the continuation", () => Promise.resolve(pasteElsewhere() !== COPIED));
     expect(pasteElsewhere()).toContain("return");
     expect(isShown(TITLE)).toBe(false);
+  });
+
+  it("goes on with keys of the desktop's portal, where no program sees the keys of another", async () => {
+    const portal = join(import.meta.dirname, "portal.py");
+    app = await App.start(folder, [], MODELS, {
+      WAYLAND_DISPLAY: "wayland-that-is-none",
+      GDK_BACKEND: "x11",
+      [BESIDE]: `/usr/bin/python3 "${portal}" & sleep 1`,
+    });
+    await app.ready();
+    await app.action("Settings");
+    const words = ".setting:has([id='clipboard.hotkey'])";
+    await app.until("the keys", async () => ((await app.text(words)) ?? "").includes("CTRL+ALT+space works in every program"));
+    copyElsewhere(COPIED);
+    const desktop = "org.freedesktop.portal.Desktop";
+    const text = await continuation(() => app.call(desktop, "/org/freedesktop/portal/desktop", "dev.sateen.Test.Press"));
+    expect(text).toContain("return");
+    pressAnywhere("Return");
+    await popupGoes();
+    expect(pasteElsewhere()).toBe(text);
+  });
+
+  it("says what to do where neither is possible", async () => {
+    app = await App.start(folder, [], MODELS, { WAYLAND_DISPLAY: "wayland-that-is-none", GDK_BACKEND: "x11" });
+    await app.ready();
+    await app.action("Settings");
+    const words = ".setting:has([id='clipboard.hotkey'])";
+    await app.until("words", async () => ((await app.text(words)) ?? "").includes("Bind the command `sateen clipboard` to keys"));
   });
 
   it("says when another program has the keys", async () => {

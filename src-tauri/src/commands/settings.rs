@@ -57,17 +57,22 @@ fn apply(app: &AppHandle, before: &Settings) -> CommandResult<AppliedSettings> {
         application.reload()?;
     }
     if now.clipboard.hotkey != before.clipboard.hotkey {
-        *lock(&app.state::<Mutex<Hotkey>>()) = hotkey::register(app, &now.clipboard.hotkey);
+        hotkey::register(app, &now.clipboard.hotkey);
     }
     if now.start.on_login != before.start.on_login {
         let autostart = app.autolaunch();
         let done = if now.start.on_login { autostart.enable() } else { autostart.disable() };
         done.map_err(|error| CommandError::io(&error))?;
     }
+    Ok(tell(app))
+}
+
+/// Tells the windows what the settings are now.
+pub(crate) fn tell(app: &AppHandle) -> AppliedSettings {
     let applied = applied(app);
     // Fails only when the windows are gone, and then there is nobody to tell.
     let _ = app.emit("settings", applied.clone());
-    Ok(applied)
+    applied
 }
 
 /// Asks for a file and takes all settings from it; `None` when nobody chose one.

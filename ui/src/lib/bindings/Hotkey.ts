@@ -5,6 +5,10 @@
  */
 export type Hotkey = { "state": "off" } | { "state": "active", 
 /**
+ * The keys; of a desktop's portal, in its own words.
+ */
+keys: string, } | { "state": "asked", 
+/**
  * The keys.
  */
 keys: string, } | { "state": "failed", 
