@@ -98,9 +98,28 @@ fn show(app: &AppHandle) -> tauri::Result<()> {
             .build()?,
     };
     place(&window)?;
+    #[cfg(target_os = "linux")]
+    {
+        let window = window.clone();
+        app.run_on_main_thread(move || take_focus(&window))?;
+    }
     window.show()?;
     window.set_focus()?;
     app.emit_to(LABEL, "popup", ())
+}
+
+/// Window managers give no focus to a window that nobody in its program has asked for; the keys that did were
+/// another's, so that it must be said when.
+#[cfg(target_os = "linux")]
+fn take_focus(window: &WebviewWindow) {
+    use gtk::prelude::*;
+    let Ok(window) = window.gtk_window() else { return };
+    // Before it is shown, which is when it is decided who has the focus.
+    window.realize();
+    let Some(surface) = window.window().and_downcast::<gdkx11::X11Window>() else { return };
+    let now = gdkx11::functions::x11_get_server_time(&surface);
+    surface.set_user_time(now);
+    window.present_with_time(now);
 }
 
 /// Where the pointer's monitor is: a quarter from its top, in its middle. Wayland places windows itself.
