@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { By, Key } from "selenium-webdriver";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App } from "./app";
+import { App, isShown } from "./app";
 
 describe("the window", () => {
   let folder: string;
@@ -90,6 +90,17 @@ describe("the window", () => {
     await app.press(Key.CONTROL, "w");
     expect(await app.question()).toContain("has changes that are not saved");
     expect(await app.code()).toBe("x = 1\nyz");
+  });
+
+  it("starts without a window where that is wanted; a second start shows it, with its file", async () => {
+    const file = join(folder, "second.py");
+    writeFileSync(file, "y = 2\n");
+    app = await App.start(folder, ["--hidden"]);
+    await app.ready();
+    expect(isShown("try_me.py — sateen")).toBe(false);
+    app.second(file);
+    await app.until("the file", async () => (await app?.code())?.startsWith("y = 2"));
+    await app.until("the window", () => Promise.resolve(isShown("second.py — sateen")));
   });
 
   it("asks for a model when there is none, in words", async () => {
