@@ -184,6 +184,7 @@ package: app-packages ui ## Build the packages: .deb, .rpm and an archive
 	$(call install_tool,cargo-deb,cargo-deb,$(DEB_VERSION))
 	$(call install_tool,cargo-generate-rpm,cargo-generate-rpm,$(RPM_VERSION))
 	cargo build --release --quiet -p sateen -p sateen-desktop --features sateen-desktop/custom-protocol
+	strip $(CARGO_TARGET_DIR)/release/sateen $(CARGO_TARGET_DIR)/release/sateen-desktop
 	@mkdir -p $(PACKAGES)
 	cargo deb --quiet --no-build -p sateen-desktop --output $(PACKAGES)/sateen.deb
 	cargo generate-rpm -p src-tauri --target-dir $(CARGO_TARGET_DIR) --output $(PACKAGES)/sateen.rpm

@@ -9,7 +9,7 @@ use tauri::{AppHandle, Manager};
 use tauri_plugin_global_shortcut::{GlobalShortcutExt, Shortcut, ShortcutEvent, ShortcutState};
 use ts_rs::TS;
 
-use crate::application::lock;
+use crate::application::{Application, lock};
 
 /// What became of the hotkey.
 #[derive(Clone, Debug, Serialize, TS)]
@@ -67,7 +67,7 @@ fn failed(keys: &str, reason: String) -> Hotkey {
 
 fn register_with_x11(app: &AppHandle, keys: &str) -> Hotkey {
     let on_press = |app: &AppHandle, _: &Shortcut, event: ShortcutEvent| {
-        if event.state() == ShortcutState::Pressed {
+        if event.state() == ShortcutState::Pressed && !is_in_excluded_program(app) {
             crate::popup::toggle(app);
         }
     };
@@ -78,6 +78,12 @@ fn register_with_x11(app: &AppHandle, keys: &str) -> Hotkey {
             failed(keys, format!("{what}. Choose others."))
         }
     }
+}
+
+fn is_in_excluded_program(app: &AppHandle) -> bool {
+    let excluded = app.state::<Application>().settings().clipboard.excluded_programs;
+    let focused = if excluded.is_empty() { None } else { clipboard::focused_program() };
+    focused.is_some_and(|focused| excluded.iter().any(|program| program.eq_ignore_ascii_case(&focused)))
 }
 
 /// On Wayland no program sees the keys of another; the desktop's portal may give some.

@@ -133,6 +133,20 @@ describe("the clipboard", () => {
     expect(pasteElsewhere()).toBe(text);
   });
 
+  it("is left alone in programs that are to be left alone", async () => {
+    settings({ clipboard: { excluded_programs: ["other", "Sateen-Desktop"] } });
+    await start();
+    copyElsewhere(COPIED);
+    pressAnywhere(HOTKEY);
+    // By the command it is asked for on purpose.
+    await continuation(() => app.command("clipboard"));
+    pressAnywhere("Escape");
+    await popupGoes();
+    pressAnywhere(HOTKEY);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect(isShown(TITLE)).toBe(false);
+  });
+
   it("goes on without a window where that is wanted", async () => {
     settings({ clipboard: { silent: true } });
     await start();

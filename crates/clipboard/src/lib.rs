@@ -5,9 +5,11 @@
 
 mod clipboard;
 mod paste;
+mod program;
 
 pub use clipboard::Clipboard;
 pub use paste::{is_wayland, paste};
+pub use program::focused_program;
 
 /// Why the clipboard or the keyboard cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -113,6 +113,8 @@ pub struct ClipboardSettings {
     pub paste: bool,
     /// Most tokens of a continuation.
     pub max_tokens: usize,
+    /// Programs in which the hotkey does nothing (X11), by the class of their windows.
+    pub excluded_programs: Vec<String>,
 }
 
 impl Default for ClipboardSettings {
@@ -123,6 +125,7 @@ impl Default for ClipboardSettings {
             silent: false,
             paste: false,
             max_tokens: 96,
+            excluded_programs: Vec::new(),
         }
     }
 }
@@ -200,8 +203,8 @@ pub struct StartSettings {
 
 /// Longest text of a setting in characters.
 const MAX_TEXT: usize = 200;
-/// Most endings that are excluded.
-const MAX_ENDINGS: usize = 100;
+/// Most endings or programs that are excluded.
+const MAX_EXCLUDED: usize = 100;
 
 impl Settings {
     /// Whether every value is within its bounds.
@@ -230,10 +233,12 @@ impl Settings {
         count("completion.prefix_tokens", completion.prefix_tokens, 16, 65_536)?;
         count("completion.suffix_tokens", completion.suffix_tokens, 0, 65_536)?;
         count("completion.other_tokens", completion.other_tokens, 0, 65_536)?;
-        count("completion.excluded_endings", completion.excluded_endings.len(), 0, MAX_ENDINGS)?;
+        count("completion.excluded_endings", completion.excluded_endings.len(), 0, MAX_EXCLUDED)?;
         completion.excluded_endings.iter().try_for_each(|e| text("completion.excluded_endings", e))?;
         text("clipboard.hotkey", &clipboard.hotkey)?;
         text("clipboard.cursor_marker", &clipboard.cursor_marker)?;
+        count("clipboard.excluded_programs", clipboard.excluded_programs.len(), 0, MAX_EXCLUDED)?;
+        clipboard.excluded_programs.iter().try_for_each(|e| text("clipboard.excluded_programs", e))?;
         count("clipboard.max_tokens", clipboard.max_tokens, 1, 1024)?;
         count("privacy.history_days", privacy.history_days as usize, 1, 3650)?;
         text("appearance.code_font", &appearance.code_font)?;

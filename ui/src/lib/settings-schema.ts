@@ -80,6 +80,7 @@ export const SETTINGS: readonly SettingGroup[] = [
     ["cursor_marker", "Cursor marker", "Where this stands in what was copied, the text after it counts too.", text("none")],
     ["silent", "Without a window", "Puts the continuation into the clipboard at once, and says so in a notification.", toggle],
     ["paste", "Paste when accepted", "Types Ctrl+V into the program that had the focus (X11).", toggle],
+    ["excluded_programs", "Programs that are left alone", "There the hotkey does nothing; names of window classes, as in KeePassXC (X11).", { kind: "list", placeholder: "KeePassXC" }],
     ["max_tokens", "Longest continuation", "It ends after so many tokens at the latest.", number(1, 1024, "tokens")],
   ]),
   group("Privacy", "privacy", [

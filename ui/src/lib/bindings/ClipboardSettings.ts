@@ -23,4 +23,8 @@ paste: boolean,
 /**
  * Most tokens of a continuation.
  */
-max_tokens: number, };
+max_tokens: number, 
+/**
+ * Programs in which the hotkey does nothing (X11), by the class of their windows.
+ */
+excluded_programs: Array<string>, };
