@@ -1,7 +1,7 @@
 //! The window over the clipboard: it completes what was copied, from whatever program.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::{CompletionRequest, Event, Outcome, Submission};
@@ -23,6 +23,8 @@ const SIZE: (f64, f64) = (560.0, 200.0);
 const MIN_HEIGHT: f64 = 120.0;
 /// Lines of the copied text that are shown.
 const TAIL_LINES: usize = 6;
+/// A window that is hidden is kept for so long: it opens in half the time of a new one, and takes 100 MB.
+const KEPT: Duration = Duration::from_secs(120);
 /// A press of the hotkey within this time of losing the focus is why it was lost.
 const SAME_PRESS: Duration = Duration::from_millis(200);
 
@@ -42,6 +44,8 @@ pub(crate) struct Popup {
     current: Mutex<Option<Current>>,
     /// Whether the window has had the focus since it opened: only then losing it means something.
     had_focus: AtomicBool,
+    /// How often it was opened.
+    n_opened: AtomicU64,
     /// When it was closed because the focus went.
     left: Mutex<Option<Instant>>,
 }
@@ -84,7 +88,9 @@ fn is_open(app: &AppHandle) -> bool {
 }
 
 fn show(app: &AppHandle) -> tauri::Result<()> {
-    app.state::<Application>().popup.had_focus.store(false, Ordering::Release);
+    let popup = &app.state::<Application>().popup;
+    popup.had_focus.store(false, Ordering::Release);
+    popup.n_opened.fetch_add(1, Ordering::AcqRel);
     let window = match app.get_webview_window(LABEL) {
         Some(window) => window,
         None => WebviewWindowBuilder::new(app, LABEL, WebviewUrl::default())
@@ -157,6 +163,17 @@ pub(crate) fn close(app: &AppHandle) {
     if let Some(window) = app.get_webview_window(LABEL) {
         // It stays as it is only when it is gone.
         let _ = window.hide();
+        let n_opened = application.popup.n_opened.load(Ordering::Acquire);
+        let give_back = move || {
+            std::thread::sleep(KEPT);
+            let popup = &window.state::<Application>().popup;
+            if popup.n_opened.load(Ordering::Acquire) == n_opened {
+                // Its memory is given back; the next time it is made anew.
+                let _ = window.destroy();
+            }
+        };
+        // Without a thread it is kept.
+        let _ = std::thread::Builder::new().name("popup".to_owned()).spawn(give_back);
     }
 }
 

@@ -59,7 +59,7 @@ describe("the app, measured", () => {
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), "sateen-measure-"));
     mkdirSync(join(folder, "settings"));
-    writeFileSync(join(folder, "settings/settings.json"), JSON.stringify({ start: { toured: true } }));
+    writeFileSync(join(folder, "settings/settings.json"), JSON.stringify({ start: { toured: true }, completion: { speculation: "off" } }));
     app = await App.start(folder, []);
     await app.ready();
   });
@@ -80,6 +80,7 @@ describe("the app, measured", () => {
       while (!isShown("mean.py — sateen")) await new Promise((resolve) => setTimeout(resolve, 10));
       times.push(performance.now() - started);
       if (other.pid !== undefined) process.kill(-other.pid, "SIGKILL");
+      while (isShown("mean.py — sateen")) await new Promise((resolve) => setTimeout(resolve, 10));
       rmSync(home, { recursive: true, force: true });
     }
     figures["start until the window shows the file"] = distribution(times);
@@ -129,10 +130,11 @@ describe("the app, measured", () => {
       await app.finishedGhost();
       inWindow.push(Number(/(\d+) tok\/s/.exec((await app.text("footer")) ?? "")?.[1]));
       await app.type(Key.ESCAPE);
-      const env = { ...process.env, SATEEN_DATA_DIR: MODELS, SATEEN_CONFIG_DIR: folder };
+      const env = { ...process.env, SATEEN_DATA_DIR: MODELS, SATEEN_CONFIG_DIR: join(folder, "settings") };
       const output = execFileSync(join(dirname(application), "sateen"), ["complete", file, "--json"], { env, encoding: "utf8" });
       inTerminal.push((JSON.parse(output) as { tokens_per_s: number }).tokens_per_s);
     }
+    // Ordinary decoding in both: what drafters have learnt is not the same.
     figures["tokens per second, window"] = round(percentile(inWindow, 0.5));
     figures["tokens per second, command line"] = round(percentile(inTerminal, 0.5));
   });
@@ -158,11 +160,14 @@ describe("the app, measured", () => {
         await started;
         const at = performance.now();
         await invoke("cancel_completion");
-        times.push((await over) - at);
+        const told = performance.now() - at;
+        times.push([told, (await over) - at]);
       };
       (async () => { for (let n = 0; n < ${ROUNDS * 2}; n++) await once(); done(times); })();`;
     await app.driver.manage().setTimeouts({ script: 60_000 });
-    figures["keystroke to the end of the work"] = distribution(await app.driver.executeAsyncScript<number[]>(script));
+    const times = await app.driver.executeAsyncScript<[number, number][]>(script);
+    figures["keystroke until the engine knows"] = distribution(times.map(([told]) => told));
+    figures["keystroke to the end of the work"] = distribution(times.map(([, over]) => over));
   });
 
   it("at rest", async () => {
