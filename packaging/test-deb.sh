@@ -11,7 +11,8 @@ cp -r /etc/apt/apt.conf.d /etc/apt/sources.list* "$root/etc/apt/" 2>/dev/null ||
 cp /etc/resolv.conf "$root/etc/" || true
 mount --bind /dev "$root/dev"
 mount -t proc proc "$root/proc"
-trap 'umount "$root/dev" "$root/proc"' EXIT
+# What still runs there for a moment must not keep it.
+trap 'umount -l "$root/dev" "$root/proc"' EXIT
 cp "$deb" "$root/tmp/sateen.deb"
 chroot "$root" sh -c 'apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends /tmp/sateen.deb' >/dev/null
 chroot "$root" sateen --version
@@ -21,7 +22,7 @@ chroot "$root" sateen models list
 xvfb-run -a bash -euo pipefail -c '
   mkdir -p "$0/tmp/.X11-unix"
   mount --bind /tmp/.X11-unix "$0/tmp/.X11-unix"
-  trap "umount \"$0/tmp/.X11-unix\"" EXIT
+  trap "umount -l \"$0/tmp/.X11-unix\"" EXIT
   cp "$XAUTHORITY" "$0/tmp/xauthority"
   env XAUTHORITY=/tmp/xauthority dbus-run-session -- chroot "$0" sateen-desktop &
   app=$!

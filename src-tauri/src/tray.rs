@@ -26,7 +26,12 @@ pub(crate) fn build(app: &App) {
         tray.build(app).map(|_| ())
     };
     // The binding panics where the library is missing (tauri-apps/tray-icon, `libappindicator-sys`).
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(build)) {
+    // What it would print says less than what is printed here.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(build));
+    std::panic::set_hook(hook);
+    match built {
         Ok(Ok(())) => (),
         Ok(Err(error)) => eprintln!("sateen: no icon in the tray: {error}"),
         Err(_) => eprintln!("sateen: no icon in the tray: libayatana-appindicator3 is not installed"),
