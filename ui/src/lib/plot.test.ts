@@ -9,10 +9,11 @@ it("rounds the top of an axis up", () => {
 });
 
 it("puts values where they belong", () => {
-  expect(place(frame, 0, 3, 0, 10)).toEqual([4, 110]);
-  expect(place(frame, 2, 3, 10, 10)).toEqual([104, 10]);
+  expect(place(frame, 0, 3, 0, 10)).toEqual([10, 110]);
+  expect(place(frame, 2, 3, 10, 10)).toEqual([98, 10]);
   expect(place(frame, 0, 1, 20, 10)).toEqual([54, 10]);
-  expect(pathOf(frame, [0, 5, 10], 10)).toBe("M4.0 110.0L54.0 60.0L104.0 10.0");
+  expect(place(frame, 0, 4, 5, 10, "bars")).toEqual([13.5, 60]);
+  expect(pathOf(frame, [0, 5, 10], 10)).toBe("M10.0 110.0L54.0 60.0L98.0 10.0");
 });
 
 it("writes numbers shortly", () => {

@@ -17,10 +17,21 @@ export function roundUp(value: number): number {
   return step * power;
 }
 
-/** Where value `index` of `n` stands, for values up to `max`. */
-export function place(frame: Frame, index: number, n: number, value: number, max: number): [x: number, y: number] {
+/** Room beside the first and the last point of a line. */
+const MARGIN = 10;
+
+/** Where value `index` of `n` stands, for values up to `max`: on a line from edge to edge, or in the middle of a band. */
+export function place(
+  frame: Frame,
+  index: number,
+  n: number,
+  value: number,
+  max: number,
+  kind: "lines" | "bars" = "lines",
+): [x: number, y: number] {
   const inner = frame.width - frame.left;
-  const x = frame.left + (n <= 1 ? inner / 2 : (inner - 8) * (index / (n - 1)) + 4);
+  const share = kind === "bars" || n <= 1 ? (index + 0.5) / n : (MARGIN + (inner - 2 * MARGIN) * (index / (n - 1))) / inner;
+  const x = frame.left + inner * share;
   const height = frame.height - frame.bottom - frame.top;
   return [x, frame.top + height * (1 - Math.min(1, Math.max(0, value / max)))];
 }
