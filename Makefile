@@ -203,7 +203,7 @@ bench-window: package test-packages tools ## Measure the app from outside: start
 
 # Installs the package into a root that has nothing but Debian's base, and starts it there. Needs root.
 ROOT := $(PACKAGES)/root
-test-package: ## See that the .deb installs and starts on a clean Debian 12
+test-package: package ## See that the .deb installs and starts on a clean Debian 12
 	$(call install_packages,debootstrap xvfb xauth dbus xdotool)
 	packaging/test-deb.sh $(PACKAGES)/sateen.deb $(ROOT)
 
