@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use engine::{CompletionRequest, Event, Outcome, Submission};
+use engine::{CompletionRequest, EngineError, Event, Outcome, Submission};
 use serde::Serialize;
 use tauri::{
     AppHandle, Emitter, LogicalSize, Manager, PhysicalPosition, WebviewUrl, WebviewWindow,
@@ -54,7 +54,8 @@ struct Current {
     before: String,
     after: String,
     content: PopupContent,
-    submission: Option<(Submission, Instant)>,
+    /// The work and its beginning, until the window takes it.
+    submission: Option<Result<(Submission, Instant), EngineError>>,
     cancel: engine::CancelToken,
     n_retries: u64,
 }
@@ -213,12 +214,12 @@ impl Application {
             n_retries: 0,
         };
         if current.content.problem.is_none() {
-            self.ask(&mut current);
+            current.submission = Some(self.ask(&mut current));
         }
         current
     }
 
-    fn ask(&self, current: &mut Current) {
+    fn ask(&self, current: &mut Current) -> Result<(Submission, Instant), EngineError> {
         let request = self.request(current.before.clone(), current.after.clone());
         let mut sampling = request.sampling.clone();
         if current.n_retries > 0 {
@@ -226,13 +227,9 @@ impl Application {
             (sampling.temperature, sampling.seed) = (sampling.temperature.max(0.7), current.n_retries);
         }
         let max_tokens = self.settings().clipboard.max_tokens;
-        match self.submit(Client::Popup, CompletionRequest { max_tokens, sampling, ..request }) {
-            Ok(submission) => {
-                current.cancel = submission.cancel_token();
-                current.submission = Some((submission, Instant::now()));
-            }
-            Err(error) => current.content.problem = Some(error.to_string()),
-        }
+        let submission = self.submit(Client::Popup, CompletionRequest { max_tokens, sampling, ..request })?;
+        current.cancel = submission.cancel_token();
+        Ok((submission, Instant::now()))
     }
 
     /// What the window shows.
@@ -240,16 +237,17 @@ impl Application {
         lock(&self.popup.current).as_ref().map(|current| current.content.clone()).unwrap_or_default()
     }
 
-    /// The work for the window, once; with `again` another text.
-    pub(crate) fn take_popup_submission(&self, again: bool) -> Option<(Submission, Instant)> {
+    /// The work for the window, where there is any; with `again` for another text. A page that asks anew, because
+    /// it was loaded again or because the model is there by now, gets the text of its first time.
+    pub(crate) fn take_popup_submission(
+        &self,
+        again: bool,
+    ) -> Option<Result<(Submission, Instant), EngineError>> {
         let mut current = lock(&self.popup.current);
-        let current = current.as_mut()?;
-        if again {
-            current.n_retries += 1;
-            current.content.problem = None;
-            self.ask(current);
-        }
-        current.submission.take()
+        let current = current.as_mut().filter(|current| current.content.problem.is_none())?;
+        current.n_retries += u64::from(again);
+        let begun = current.submission.take().filter(|_| !again);
+        Some(begun.unwrap_or_else(|| self.ask(current)))
     }
 
     /// Puts a continuation into the clipboard, or with `whole` what was copied and the continuation in its place.
@@ -279,15 +277,16 @@ pub(crate) fn paste_if_wanted(app: &AppHandle) {
 }
 
 /// Without a window: the continuation goes into the clipboard, and a notification says so.
-fn complete_silently(app: &AppHandle, mut current: Current) {
+fn complete_silently(app: &AppHandle, current: Current) {
     let application = app.state::<Application>();
     let notify = |body: &str| {
         // A desktop without notifications has the text in the clipboard all the same.
         let _ = app.notification().builder().title("sateen").body(body).show();
     };
-    let Some((mut submission, started)) = current.submission.take() else {
-        notify(current.content.problem.as_deref().unwrap_or("There is nothing to complete."));
-        return;
+    let (mut submission, started) = match current.submission {
+        Some(Ok(begun)) => begun,
+        Some(Err(error)) => return notify(&error.to_string()),
+        None => return notify(current.content.problem.as_deref().unwrap_or_default()),
     };
     let outcome = loop {
         match submission.next_event() {

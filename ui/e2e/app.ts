@@ -180,6 +180,11 @@ export class App {
     await this.driver.switchTo().window(other);
   }
 
+  /** Loads the page anew. */
+  async reload(): Promise<void> {
+    await this.driver.navigate().refresh();
+  }
+
   /** What follows is asked of the main window again. */
   async inMain(): Promise<void> {
     if (this.mainHandle !== null) await this.driver.switchTo().window(this.mainHandle);

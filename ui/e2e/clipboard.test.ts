@@ -110,6 +110,19 @@ describe("the clipboard", () => {
     expect(pasteElsewhere()).toMatch(/^def mean\(values\):\n {4}return .* \/ len\(values\)\n$/s);
   });
 
+  it("has the same text when its page asks anew", async () => {
+    await start();
+    copyElsewhere(COPIED);
+    const text = await continuation();
+    await app.inPopup();
+    await app.reload();
+    await app.until("its end", async () => /per pass/.test((await app.text("footer .figures")) ?? ""));
+    expect(await app.text("[data-testid=continuation]")).toBe(text);
+    await app.inMain();
+    pressAnywhere("Escape");
+    await popupGoes();
+  });
+
   it("says what is wrong with it", async () => {
     await start();
     copyElsewhere("  \n");

@@ -14,19 +14,16 @@ pub(crate) fn popup_content(application: State<'_, Application>) -> PopupContent
     application.popup_content()
 }
 
-/// Streams the continuation; `again` asks for another. `false` when there is none.
+/// Streams the continuation, where there is something to continue; `again` asks for another.
 #[tauri::command]
 pub(crate) fn popup_stream(
     app: AppHandle,
     again: bool,
     on_event: Channel<CompletionEvent>,
-) -> CommandResult<bool> {
-    match app.state::<Application>().take_popup_submission(again) {
-        Some((submission, started)) => {
-            forward(&app, Client::Popup, submission, started, on_event).map(|()| true)
-        }
-        None => Ok(false),
-    }
+) -> CommandResult<()> {
+    let Some(begun) = app.state::<Application>().take_popup_submission(again) else { return Ok(()) };
+    let (submission, started) = begun?;
+    forward(&app, Client::Popup, submission, started, on_event)
 }
 
 /// Copies the continuation, or what was copied with it, and closes.

@@ -114,7 +114,7 @@ export const popupFit = (height: number): Promise<void> => invoke("popup_fit", {
 export const popupClose = (): Promise<void> => invoke("popup_close");
 export const undoClipboard = (): Promise<boolean> => invoke("undo_clipboard");
 
-export function popupStream(again: boolean, onEvent: (event: CompletionEvent) => void): Promise<boolean> {
+export function popupStream(again: boolean, onEvent: (event: CompletionEvent) => void): Promise<void> {
   return invoke("popup_stream", { again, onEvent: new Channel<CompletionEvent>(onEvent) });
 }
 
