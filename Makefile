@@ -26,7 +26,7 @@ RPM_VERSION := 0.21.1
 TAURI_DRIVER_VERSION := 2.1.0
 
 APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev libayatana-appindicator3-dev
-TEST_PACKAGES := webkit2gtk-driver xvfb xauth dbus strace valgrind openbox xdotool xclip python3-dbus python3-gi
+TEST_PACKAGES := mesa-vulkan-drivers webkit2gtk-driver xvfb xauth dbus strace valgrind openbox xdotool xclip python3-dbus python3-gi
 
 # Tests run side by side; one thread each keeps them out of each other's way.
 TEST_THREADS := SATEEN_THREADS=1 CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1
@@ -226,6 +226,19 @@ soak: models ## Work for several clients for ROUNDS=10000, and see whether anyth
 
 check-unsafe: test-unsafe ## The kernels with assertions and overflow checks on, and under valgrind
 	cargo test --quiet --profile checked -p sateen-kernels --lib --tests
+
+# A GPU that is here, like cuda:0 or vulkan:0; and the program with what it takes to check one elsewhere.
+DEVICE ?= vulkan:0
+.PHONY: gpu-check gpu-check-bundle
+gpu-check: cli ## See whether DEVICE=vulkan:0 decodes exactly, and what a 7B model costs on it
+	$(SATEEN) bench gpu-check --device $(DEVICE)
+
+gpu-check-bundle: ## A bundle of at most 60 MB that does the same on a machine without the sources
+	cargo build --release --quiet -p sateen
+	@mkdir -p $(CARGO_TARGET_DIR)/gpu-check
+	strip -o $(CARGO_TARGET_DIR)/gpu-check/sateen $(CARGO_TARGET_DIR)/release/sateen
+	tar -czf $(CARGO_TARGET_DIR)/gpu-check.tar.gz -C $(CARGO_TARGET_DIR) gpu-check
+	@ls -l $(CARGO_TARGET_DIR)/gpu-check.tar.gz
 
 # --- measurements ------------------------------------------------------------
 

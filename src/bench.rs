@@ -2,6 +2,7 @@
 
 mod cost;
 mod decode;
+mod gpu_check;
 mod page;
 mod peers;
 mod plots;
@@ -60,6 +61,8 @@ pub(crate) struct BenchArguments {
 enum BenchCommand {
     /// Measure what a forward pass costs, against the number of its rows
     Cost(cost::CostArguments),
+    /// See whether a GPU decodes exactly, and what a 7B model would cost on it
+    GpuCheck(gpu_check::GpuCheckArguments),
     /// Compare the ways of decoding on the same prompts
     Decode(decode::DecodeArguments),
     /// Compare what is completed with what stood there, and with llama.cpp's
@@ -79,6 +82,7 @@ enum BenchCommand {
 pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     match &arguments.command {
         BenchCommand::Cost(arguments) => cost::run(arguments),
+        BenchCommand::GpuCheck(arguments) => gpu_check::run(arguments),
         BenchCommand::Decode(arguments) => decode::run(arguments),
         BenchCommand::Quality(arguments) => quality::run(arguments),
         BenchCommand::Typing(arguments) => typing::run(arguments),

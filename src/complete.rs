@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use engine::{
-    CacheType, CompletionRequest, ContextFile, Engine, EngineConfig, Extent, ModelLibrary, PromptBudget,
-    SamplingParams, Speculation, SuffixVisibility, byte_offset,
+    CacheType, CompletionRequest, ContextFile, DeviceChoice, Engine, EngineConfig, Extent, ModelLibrary,
+    PromptBudget, SamplingParams, Speculation, SuffixVisibility, byte_offset,
 };
 use settings::SettingsFile;
 
@@ -72,6 +72,9 @@ pub(crate) struct CompleteArguments {
     /// Longest context in tokens; the model's own length where that is shorter
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
+    /// What to run on: auto, cpu, or a GPU like cuda:0, vulkan:0 or metal
+    #[arg(long)]
+    device: Option<DeviceChoice>,
     /// How keys and values are kept: exactly, or in half precision, which takes half the memory
     #[arg(long, value_enum, value_name = "TYPE")]
     cache_type: Option<CacheTypeArgument>,
@@ -181,13 +184,16 @@ pub(crate) fn run(arguments: &CompleteArguments) -> anyhow::Result<()> {
     let of_settings = settings.engine_config(&model);
     let config = EngineConfig {
         max_context: arguments.context.unwrap_or(of_settings.max_context),
+        device: arguments.device.clone().unwrap_or(of_settings.device),
         cache_type: arguments.cache_type.map_or(of_settings.cache_type, CacheType::from),
         cache_bytes: arguments.cache_mb.map(|mb| mb.saturating_mul(1_000_000)),
         unload_after: None,
         ..of_settings
     };
     let engine = Engine::start(config, |_| ())?;
-    engine.wait_until_ready().with_context(|| format!("cannot load {}", model.path.display()))?;
+    let (loaded, _) =
+        engine.wait_until_ready().with_context(|| format!("cannot load {}", model.path.display()))?;
+    loaded.device_note.iter().for_each(|note| eprintln!("sateen: {}", printable(note)));
 
     let (prefix, suffix) = text.split_at(cursor);
     let request = CompletionRequest {

@@ -1,7 +1,8 @@
 //! `sateen bench cost`: what a forward pass costs, against the number of its rows.
 
+use anyhow::bail;
 use clap::Args;
-use engine::{CostTable, Engine, EngineConfig, ModelLibrary, measure_cost};
+use engine::{CostTable, DeviceChoice, Engine, EngineConfig, ModelLibrary, measure_cost};
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
@@ -11,6 +12,9 @@ pub(crate) struct CostArguments {
     /// Which installed model; the default one without it
     #[arg(long)]
     model: Option<String>,
+    /// What to run on: cpu, or a GPU like cuda:0 or vulkan:0
+    #[arg(long, default_value_t = DeviceChoice::Cpu)]
+    device: DeviceChoice,
     /// How often each number of rows is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repetitions: u16,
@@ -28,10 +32,14 @@ pub(crate) struct CostReport {
 }
 
 pub(crate) fn run(arguments: &CostArguments) -> anyhow::Result<()> {
-    let CostArguments { model, repetitions, json } = arguments;
+    let CostArguments { model, device, repetitions, json } = arguments;
     let installed = ModelLibrary::of_user()?.find_or_default(model.as_deref())?;
-    let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
+    let config = EngineConfig { learned: None, device: device.clone(), ..EngineConfig::of(&installed) };
+    let engine = Engine::start(config, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
+    if let Some(note) = loaded.device_note {
+        bail!("{note}");
+    }
     let table = measure_cost(&model, usize::from(*repetitions))?;
     if *json {
         println!(

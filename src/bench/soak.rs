@@ -110,8 +110,8 @@ impl Editing {
     }
 
     fn request(&self, random: &mut Rng) -> CompletionRequest {
-        let start = self.boundary(self.cursor.saturating_sub(1500));
-        let end = self.boundary((self.cursor + 600).min(self.text.len()));
+        let start = self.boundary(self.cursor.saturating_sub(500));
+        let end = self.boundary((self.cursor + 250).min(self.text.len()));
         let (path, text) = TEXTS[random.usize(..TEXTS.len())];
         let other = ContextFile { path: path.to_owned(), text: text[..2000].to_owned() };
         let (temperature, seed) = if random.usize(..3) == 0 { (0.8, random.u64(..)) } else { (0.0, 0) };

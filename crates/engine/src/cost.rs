@@ -107,7 +107,7 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
         let ms = PassTimer::prefill(model, n_tokens)?;
         prefills.push(PrefillCost { n_tokens, tokens_per_s: n_tokens as f64 * 1000.0 / ms });
     }
-    let (read_bytes_per_s, products_per_s) = model.roofline();
+    let (read_bytes_per_s, products_per_s) = model.roofline()?;
     let pass_bytes = model.pass_bytes();
     let seconds = |pass: &PassCost| pass.fastest_ms / 1000.0;
     let n_products = |pass: &PassCost| pass.n_rows as f64 * model.n_products_per_row() as f64;

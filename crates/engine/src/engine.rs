@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
 use crate::completion::{Completion, CompletionRequest, StepEvent};
-use crate::{CancelToken, EngineError, ErrorCode, InstalledModel, ModelLibrary};
+use crate::{CancelToken, DeviceChoice, EngineError, ErrorCode, InstalledModel, ModelLibrary};
 pub use events::{Event, Submission};
 use worker::{Job, Worker};
 
@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub sha256: String,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
+    /// What to run on.
+    pub device: DeviceChoice,
     /// Threads that compute; as many as the machine has cores for this process when 0.
     pub n_threads: usize,
     /// How keys and values are kept.
@@ -60,6 +62,7 @@ impl EngineConfig {
             weights: weights.into(),
             sha256: sha256.into(),
             max_context: Self::DEFAULT_CONTEXT,
+            device: DeviceChoice::default(),
             n_threads: 0,
             cache_type: CacheType::default(),
             cache_bytes: None,
@@ -101,6 +104,8 @@ pub struct LoadedModel {
     pub prompt_format: String,
     /// What it runs on.
     pub device: String,
+    /// Why it does not run on a GPU, where one was looked for.
+    pub device_note: Option<String>,
 }
 
 /// What the engine is doing, and why.

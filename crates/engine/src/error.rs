@@ -103,6 +103,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether loading was given up on purpose.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Model(model::ModelError::Cancelled))
+    }
+
     /// The stable code of this error.
     pub fn code(&self) -> ErrorCode {
         match self {

@@ -12,6 +12,7 @@ mod catalog;
 mod completion;
 mod context;
 mod cost;
+mod device;
 mod drafting;
 mod engine;
 mod error;
@@ -37,6 +38,7 @@ pub use completion::{
 };
 pub use context::{ContextFile, PromptBudget};
 pub use cost::{CostTable, PassCost, PassTimer, PrefillCost, Roofline, measure_cost, measure_pass_costs};
+pub use device::{DeviceChoice, DeviceChoiceError};
 pub use engine::{Engine, EngineConfig, EngineState, Event, LoadedModel, Priority, Submission};
 pub use error::{EngineError, ErrorCode};
 pub use install::{InstallProgress, InstallStage, PackageClient, extract_part, install};

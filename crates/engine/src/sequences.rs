@@ -147,7 +147,8 @@ impl SequencePool {
             // The same one, or none: nothing to copy.
             Err(_) => return,
         };
-        to.sequence.copy_prefix(&from.sequence, n);
+        // A copy that fails leaves nothing, which is computed then.
+        let _ = to.sequence.copy_prefix(&from.sequence, n);
         let n = to.sequence.n_committed();
         to.tokens.clear();
         to.tokens.extend_from_slice(&from.tokens[..n]);

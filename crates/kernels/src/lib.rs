@@ -34,7 +34,7 @@ pub use linear::{
     project_vocabulary,
 };
 pub use low_rank::LowRank;
-pub use packed::{BLOCK, DenseFormat, PackedMatrix, QuantizedFormat, TILE, WeightFormat};
+pub use packed::{BLOCK, DenseFormat, PackedMatrix, QuantizedFormat, ScaleLayout, TILE, WeightFormat};
 pub use pool::Pool;
 pub use roofline::{product_throughput, read_bandwidth};
 pub(crate) use shared_slice::SharedSlice;

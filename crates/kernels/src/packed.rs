@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use half::f16;
 
 pub use dense::DenseFormat;
-pub use quantized::QuantizedFormat;
+pub use quantized::{QuantizedFormat, ScaleLayout};
 
 use crate::KernelError;
 use crate::zeroed::zeroed;
@@ -218,6 +218,16 @@ impl PackedMatrix {
     /// Size in memory.
     pub fn n_bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Tile after tile, as [`quantized`] and [`dense`] have them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What they were packed from.
+    pub fn format(&self) -> WeightFormat {
+        self.format
     }
 
     pub(crate) fn n_tiles(&self) -> usize {

@@ -6,6 +6,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::ModelError;
 use crate::architecture::{Architecture, RopeLayout};
+use crate::gguf::{GgufError, GgufFile};
 
 /// Largest adapter file in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -28,6 +29,38 @@ pub(crate) struct Delta {
 
 /// Deltas of one layer, in the order of [`LINEARS`].
 pub(crate) type LayerDeltas = [Delta; LINEARS.len()];
+
+/// A checkpoint that was trained with a semantic adaptive token of its own (SDSAT, arXiv 2403.18647): an id of its
+/// vocabulary, repeated for every slot of a group. It is never a token of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NativeSat {
+    pub(crate) token: u32,
+    pub(crate) n_slots: usize,
+}
+
+impl NativeSat {
+    /// The id, and how many of it make a group.
+    pub(crate) const TOKEN_KEY: &str = "sateen.sat.token_id";
+    pub(crate) const SLOTS_KEY: &str = "sateen.sat.n_tokens";
+
+    /// What the metadata of a file says of it.
+    pub(crate) fn from_gguf(
+        file: &GgufFile,
+        architecture: &Architecture,
+    ) -> Result<Option<Self>, ModelError> {
+        if !file.has(Self::TOKEN_KEY) {
+            return Ok(None);
+        }
+        let within = |key: &str, max: usize, range| match file.count(key)? {
+            got if (1..=max).contains(&got) => Ok(got),
+            got => Err(GgufError::OutOfRange { key: key.to_owned(), range, got: got.to_string() }),
+        };
+        let last = architecture.vocabulary - 1;
+        let token = within(Self::TOKEN_KEY, last, "a token of the vocabulary, and not the first")? as u32;
+        let n_slots = within(Self::SLOTS_KEY, MAX_SLOTS, "from 1 to 32")?;
+        Ok(Some(Self { token, n_slots }))
+    }
+}
 
 /// Where an adapter comes from.
 #[derive(Clone, Debug)]

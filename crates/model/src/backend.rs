@@ -1,24 +1,30 @@
 //! The operations that the forward pass is written over.
 //!
 //! One definition of the Llama family (`forward`) runs on every device that implements
-//! [`Backend`]. Outputs are written into buffers that the caller keeps, so that a backend may
-//! reuse them from pass to pass.
+//! [`Backend`]. All that lives on the device is the backend's: weights, tables, caches, and the buffers that a
+//! sequence keeps, so that they are reused from pass to pass.
 //!
 //! Every operation treats each row for itself, in an order of arithmetic that does not depend on
 //! how many rows share the pass: that is what makes speculative output equal ordinary output.
 
 mod cpu;
+mod gpu;
 
-pub(crate) use cpu::Cpu;
-use kernels::{AttentionShape, CacheType};
 use std::ops::Range;
 
-use speculate::{Layout, Logits, RowPlan, Wanted};
+pub(crate) use cpu::Cpu;
+pub(crate) use gpu::Gpu;
+use kernels::{AttentionShape, CacheType};
+use speculate::{Layout, Logits, RowPlan};
 
 use crate::ModelError;
 use crate::architecture::{Architecture, RopeLayout};
 use crate::gguf::TensorType;
-use crate::weights::Linear;
+
+/// Tokens among which adaptive rows look for drafts. Byte-pair vocabularies are in the order in which
+/// their pairs were found, so that common tokens come first; the whole of a large one would be a
+/// third of what an adaptive row costs.
+const DRAFT_VOCABULARY: usize = 32_768;
 
 /// A tensor of a weight file: `[n_out, n_in]`, row after row.
 pub(crate) struct MatrixSource<'a> {
@@ -30,8 +36,8 @@ pub(crate) struct MatrixSource<'a> {
     pub(crate) read: &'a (dyn Fn(usize, &mut [u8]) -> std::io::Result<()> + Sync),
 }
 
-/// Rotary tables and where they apply.
-pub(crate) struct Rope {
+/// Rotary tables and where they apply, on the host.
+pub(crate) struct RopeTables {
     pub(crate) layout: RopeLayout,
     pub(crate) head_dim: usize,
     pub(crate) rope_dim: usize,
@@ -41,7 +47,7 @@ pub(crate) struct Rope {
     pub(crate) sin: Vec<f32>,
 }
 
-impl Rope {
+impl RopeTables {
     /// Tables for `n_positions` positions; angle = position / (scale * divisor_i * base^(2i / rope_dim))
     /// (RoFormer, arXiv 2104.09864, §3.2.2). `divisors` has one for each pair, as Llama 3.1 stretches low
     /// frequencies more than high ones, or is empty.
@@ -66,39 +72,10 @@ impl Rope {
     }
 }
 
-/// Which matrix products the CPU uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LinearKernels {
-    /// Our own, over packed weights.
-    #[default]
-    Packed,
-    /// candle's, row by row: slow, and written by others, hence the reference in tests.
-    Candle,
-}
-
-/// What the rows of a pass see: all committed slots but those hidden from them, and the slots listed for each.
-#[derive(Default)]
-pub(crate) struct Visibility {
-    pub(crate) n_committed: usize,
-    pub(crate) visible: Vec<Vec<usize>>,
-    /// By row; empty where nothing is hidden from any.
-    pub(crate) hidden: Vec<Range<usize>>,
-}
-
-impl Visibility {
-    /// Sets it for the rows of `plan`, which stand behind the committed ones.
-    pub(crate) fn set(&mut self, plan: &RowPlan, layout: &Layout) {
-        self.n_committed = plan.n_committed();
-        self.visible.resize_with(plan.rows().len(), Vec::new);
-        for (row, slots) in self.visible.iter_mut().enumerate() {
-            plan.visible_into(row, slots);
-            slots.iter_mut().for_each(|slot| *slot += plan.n_committed());
-        }
-        self.hidden.clear();
-        if !layout.aside.is_empty() && plan.n_committed() >= layout.aside.end {
-            self.hidden.extend(plan.rows().iter().map(|row| layout.hidden_from(row)));
-        }
-    }
+/// A linear layer: `y = W x + bias`.
+pub(crate) struct Linear<B: Backend> {
+    pub(crate) matrix: B::Matrix,
+    pub(crate) bias: Option<B::Vector>,
 }
 
 /// A linear layer with what its adaptive rows add: `y = W x + bias`, and for those `+ (x A) B`.
@@ -115,25 +92,84 @@ impl<B: Backend> Clone for Projection<'_, B> {
 
 impl<B: Backend> Copy for Projection<'_, B> {}
 
+/// RMSNorm: `x / sqrt(mean(x²) + epsilon) * weight`.
+pub(crate) struct Norm<'a, B: Backend> {
+    pub(crate) weight: &'a B::Vector,
+    pub(crate) epsilon: f32,
+}
+
+/// The layer from hidden rows to logits. With tied embeddings its matrix is the embedding table.
+pub(crate) struct VocabularyHead<'a, B: Backend> {
+    pub(crate) matrix: &'a B::Matrix,
+    pub(crate) bias: Option<&'a B::Vector>,
+}
+
+/// The rows that run: their plan, and what the device has of it.
+pub(crate) struct Pass<'a, B: Backend> {
+    pub(crate) plan: &'a RowPlan,
+    pub(crate) on_device: &'a B::Plan,
+    /// Whether its rows are tokens aside: a pass computes these or others, never both.
+    pub(crate) is_aside: bool,
+}
+
+impl<B: Backend> Clone for Pass<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Pass<'_, B> {}
+
+/// What a sequence keeps on the device between passes.
+pub(crate) struct Buffers<B: Backend> {
+    pub(crate) plan: B::Plan,
+    pub(crate) hidden: B::Rows,
+    pub(crate) normed: B::Input,
+    pub(crate) queries: B::Rows,
+    pub(crate) keys: B::Rows,
+    pub(crate) values: B::Rows,
+    pub(crate) attended: B::Input,
+    pub(crate) activated: B::Input,
+    pub(crate) projected: B::Rows,
+    pub(crate) vocabulary: B::Scratch,
+}
+
 /// A device that runs the forward pass.
-pub(crate) trait Backend: Sized + Send + Sync {
+pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// A weight matrix `[n_out, n_in]` of any type.
     type Matrix: Send + Sync;
     /// A low-rank delta: `A [n_in, rank]` and `B [rank, n_out]`.
     type LowRank: Send + Sync;
+    /// Numbers of a layer, f32: the weight of a norm, a bias, embeddings `[n, hidden]` of adaptive tokens.
+    type Vector: Send + Sync;
+    /// Rotary tables.
+    type Rope: Send + Sync;
+    /// A row plan: inputs, positions, and what each row sees.
+    type Plan: Send;
     /// Activations `[n_rows, width]`, f32.
-    type Rows: Default + Send;
+    type Rows: Send;
     /// Activations in the form that linear layers read; adaptive rows come last.
-    type Input: Default + Send;
+    type Input: Send;
     /// Keys and values of all layers.
     type Cache: Send;
     /// What the vocabulary projection keeps between passes.
-    type Scratch: Default + Send;
+    type Scratch: Send;
+
+    /// What it runs on, for people.
+    fn describe(&self) -> String;
+    /// What measurements are valid for.
+    fn fingerprint(&self) -> String;
+    /// Threads of the host that share the work.
+    fn n_threads(&self) -> usize;
+    /// Bytes read and multiply-adds of bytes, per second, that the device reaches at best. Takes some seconds.
+    fn roofline(&self) -> Result<(f64, f64), ModelError>;
 
     fn matrix(&self, matrix: MatrixSource<'_>) -> Result<Self::Matrix, ModelError>;
     /// Bytes that a product with it reads.
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
     fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Result<Self::LowRank, ModelError>;
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector, ModelError>;
+    fn rope(&self, tables: RopeTables) -> Result<Self::Rope, ModelError>;
     fn cache(
         &self,
         n_layers: usize,
@@ -141,51 +177,69 @@ pub(crate) trait Backend: Sized + Send + Sync {
         shape: AttentionShape,
         cache_type: CacheType,
     ) -> Result<Self::Cache, ModelError>;
-    /// Says which slots of `cache` hold tokens aside.
-    fn set_aside(&self, cache: &mut Self::Cache, slots: Range<usize>);
-    /// Keeps the keys of a plan whose rows are all aside as they are before their rotation.
-    fn keep_unturned(&self, cache: &mut Self::Cache, layer: usize, plan: &RowPlan, keys: &Self::Rows);
-    /// Turns the keys of the tokens aside, in all layers, to the positions from `first` on.
-    fn turn(&self, cache: &mut Self::Cache, rope: &Rope, first: usize);
-    /// Copies the first `n` rows of `from`.
-    fn copy_prefix(&self, from: &Self::Cache, n: usize, to: &mut Self::Cache);
-    /// Keeps the first `n_base` rows, and of those behind them the rows `n_base + kept`, in order.
-    fn compact(&self, cache: &mut Self::Cache, n_base: usize, kept: &[usize]);
+    /// Buffers for passes on a model of these sizes.
+    fn buffers(&self, architecture: &Architecture) -> Result<Buffers<Self>, ModelError>;
 
+    /// Says which slots of `cache` hold tokens aside.
+    fn set_aside(&self, cache: &mut Self::Cache, slots: Range<usize>) -> Result<(), ModelError>;
+    /// Turns the keys of the tokens aside, in all layers, to the positions from `first` on.
+    fn turn(&self, cache: &mut Self::Cache, rope: &Self::Rope, first: usize) -> Result<(), ModelError>;
+    /// Copies the first `n` rows of `from`.
+    fn copy_prefix(&self, from: &Self::Cache, n: usize, to: &mut Self::Cache) -> Result<(), ModelError>;
+    /// Keeps the first `n_base` rows, and of those behind them the rows `n_base + kept`, in order.
+    fn compact(&self, cache: &mut Self::Cache, n_base: usize, kept: &[usize]) -> Result<(), ModelError>;
+
+    /// Takes over what `plan` says of its rows.
+    fn set_plan(&self, on_device: &mut Self::Plan, plan: &RowPlan, layout: &Layout)
+    -> Result<(), ModelError>;
     /// Embeddings of the plan's rows; adaptive rows take theirs from `slots [k, hidden]`.
     fn embed(
         &self,
+        pass: Pass<'_, Self>,
         table: &Self::Matrix,
-        hidden: usize,
-        slots: &[f32],
-        plan: &RowPlan,
+        slots: Option<&Self::Vector>,
         out: &mut Self::Rows,
     ) -> Result<(), ModelError>;
-    /// The sum of the embeddings of the plan's tokens, each times its weight, on the host: `[hidden]`.
+    /// The sum of the embeddings of tokens, each times its weight, once for each of `n_slots`.
     fn weighted_embedding(
         &self,
         table: &Self::Matrix,
-        hidden: usize,
-        plan: &RowPlan,
-        weights: &[f32],
-    ) -> Result<Vec<f32>, ModelError>;
-    /// `hidden += residual`, then `out = rms_norm(hidden) * weight`, whose rows from
-    /// `first_adaptive` on are adaptive.
+        tokens: &[(u32, f32)],
+        n_slots: usize,
+    ) -> Result<Self::Vector, ModelError>;
+    /// Multiplies every value.
+    fn scale(&self, rows: &mut Self::Rows, factor: f32) -> Result<(), ModelError>;
+    /// `hidden += residual`, then `out = rms_norm(hidden) * weight`.
     fn normalise(
         &self,
+        pass: Pass<'_, Self>,
         residual: Option<&Self::Rows>,
         hidden: &mut Self::Rows,
-        norm: Norm<'_>,
-        first_adaptive: usize,
+        norm: Norm<'_, Self>,
         out: &mut Self::Input,
-    );
-    /// Multiplies every value.
-    fn scale(&self, rows: &mut Self::Rows, factor: f32);
-    /// `rows = rms_norm(rows) * weight`, each head for itself; the weight has the width of a head.
-    fn normalise_heads(&self, rows: &mut Self::Rows, norm: Norm<'_>);
+    ) -> Result<(), ModelError>;
+    /// The same of the rows whose logits are wanted, in their order, into `scratch`.
+    fn normalise_wanted(
+        &self,
+        pass: Pass<'_, Self>,
+        residual: &Self::Rows,
+        hidden: &Self::Rows,
+        norm: Norm<'_, Self>,
+        scratch: &mut Self::Scratch,
+    ) -> Result<(), ModelError>;
+    /// `rows = rms_norm(rows) * weight`, each of the `n_heads` heads of a row for itself; the weight has the width of a
+    /// head.
+    fn normalise_heads(
+        &self,
+        pass: Pass<'_, Self>,
+        n_heads: usize,
+        rows: &mut Self::Rows,
+        norm: Norm<'_, Self>,
+    ) -> Result<(), ModelError>;
     /// Several layers on one input.
     fn project<const N: usize>(
         &self,
+        pass: Pass<'_, Self>,
         layers: [Projection<'_, Self>; N],
         input: &mut Self::Input,
         outs: [&mut Self::Rows; N],
@@ -193,58 +247,44 @@ pub(crate) trait Backend: Sized + Send + Sync {
     /// `out = silu(gate(input)) * up(input)`
     fn project_swiglu(
         &self,
+        pass: Pass<'_, Self>,
         gate: Projection<'_, Self>,
         up: Projection<'_, Self>,
         input: &mut Self::Input,
         out: &mut Self::Input,
     ) -> Result<(), ModelError>;
-    /// Logits of all rows of `input`, as much as is `wanted` of each. Rows of which drafts are wanted come
-    /// last.
-    fn project_vocabulary(
+    /// Rotates queries and keys to their positions, and writes keys and values behind the committed rows of
+    /// `layer`. Of tokens aside it keeps the keys as they were too.
+    #[allow(clippy::too_many_arguments)]
+    fn rotate_and_store(
         &self,
-        head: VocabularyHead<'_, Self>,
-        input: &Self::Input,
-        wanted: &[Wanted],
-        scratch: &mut Self::Scratch,
-        logits: &mut Logits,
-    ) -> Result<(), ModelError>;
-    fn rope(&self, rope: &Rope, plan: &RowPlan, rows: &mut Self::Rows);
-    /// Writes keys and values behind the committed rows of `layer`.
-    fn store(
-        &self,
+        pass: Pass<'_, Self>,
+        rope: &Self::Rope,
+        queries: &mut Self::Rows,
+        keys: &mut Self::Rows,
+        values: &Self::Rows,
         cache: &mut Self::Cache,
         layer: usize,
-        plan: &RowPlan,
-        keys: &Self::Rows,
-        values: &Self::Rows,
-    );
-    /// Each row attends to all committed rows, its ancestors in the plan, and itself.
-    #[allow(clippy::too_many_arguments)]
+    ) -> Result<(), ModelError>;
+    /// Each row attends to the committed rows that are not hidden from it, its ancestors in the plan, and itself.
     fn attend(
         &self,
+        pass: Pass<'_, Self>,
         cache: &Self::Cache,
         layer: usize,
         shape: AttentionShape,
-        pass: &Visibility,
         queries: &Self::Rows,
-        first_adaptive: usize,
         out: &mut Self::Input,
-    );
-    /// Copies the rows of `selection`.
-    fn select(&self, input: &Self::Rows, selection: &[usize], out: &mut Self::Rows);
-}
-
-/// RMSNorm: `x / sqrt(mean(x²) + epsilon) * weight`.
-#[derive(Clone, Copy)]
-pub(crate) struct Norm<'a> {
-    pub(crate) weight: &'a [f32],
-    pub(crate) epsilon: f32,
-}
-
-/// The layer from hidden rows to logits. With tied embeddings its matrix is the embedding table.
-pub(crate) struct VocabularyHead<'a, B: Backend> {
-    pub(crate) matrix: &'a B::Matrix,
-    pub(crate) bias: Option<&'a [f32]>,
+    ) -> Result<(), ModelError>;
+    /// Logits of the rows that [`normalise_wanted`](Self::normalise_wanted) left in `scratch`, as much as the plan
+    /// wants of each.
+    fn project_vocabulary(
+        &self,
+        pass: Pass<'_, Self>,
+        head: VocabularyHead<'_, Self>,
+        scratch: &mut Self::Scratch,
+        logits: &mut Logits,
+    ) -> Result<(), ModelError>;
 }
 
 #[cfg(test)]
@@ -276,11 +316,12 @@ mod tests {
     /// own pair only.
     #[test]
     fn scaled_positions_lie_closer() {
-        let plain = Rope::new(&architecture(1.0), &[], 32);
-        let scaled = Rope::new(&architecture(2.0), &[], 32);
-        let stretched = Rope::new(&architecture(1.0), &[1.0, 1.0, 2.0, 8.0], 32);
-        let pair =
-            |rope: &Rope, position: usize, i: usize| (rope.cos[position * 4 + i], rope.sin[position * 4 + i]);
+        let plain = RopeTables::new(&architecture(1.0), &[], 32);
+        let scaled = RopeTables::new(&architecture(2.0), &[], 32);
+        let stretched = RopeTables::new(&architecture(1.0), &[1.0, 1.0, 2.0, 8.0], 32);
+        let pair = |rope: &RopeTables, position: usize, i: usize| {
+            (rope.cos[position * 4 + i], rope.sin[position * 4 + i])
+        };
         for position in 0..4 {
             for i in 0..4 {
                 assert_eq!(pair(&scaled, 2 * position, i), pair(&plain, position, i));

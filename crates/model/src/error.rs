@@ -48,8 +48,14 @@ pub enum ModelError {
     Cancelled,
     #[error("a layout contradicts the {committed} rows of the cache")]
     LayoutOutOfStep { committed: usize },
-    #[error("the compute library failed: {0}")]
-    Compute(#[from] candle_core::Error),
+    #[error(transparent)]
+    Gpu(gpu::GpuError),
+    #[error(
+        "{device} gives a row other numbers when it is computed among others, so it cannot decode exactly"
+    )]
+    VaryingRows { device: String },
+    #[error("a sequence of another model has nothing to copy from")]
+    OtherModel,
     #[error("reading tensor `{tensor}`: {source}")]
     Read { tensor: String, source: std::io::Error },
     #[error("{n_bytes} bytes of memory for {what} cannot be had")]

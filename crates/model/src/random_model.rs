@@ -5,6 +5,7 @@ use std::io::{BufWriter, Seek, Write};
 use std::path::Path;
 
 use crate::ModelError;
+use crate::adapter::NativeSat;
 use crate::architecture::Family;
 use crate::gguf::TensorType;
 
@@ -36,6 +37,9 @@ pub struct RandomModelConfig {
     pub context_length: usize,
     /// Whether the vocabulary projection shares the embedding table.
     pub is_tied: bool,
+    /// A token of the vocabulary that is adaptive, and how many of it make a group: a checkpoint that was trained
+    /// with one says so.
+    pub native_sat: Option<(u32, usize)>,
     /// Seed of the weights.
     pub seed: u64,
 }
@@ -54,6 +58,7 @@ impl RandomModelConfig {
             vocabulary: 32_016,
             context_length: 4096,
             is_tied: false,
+            native_sat: None,
             seed: 1,
         }
     }
@@ -225,6 +230,10 @@ fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::
         ("tokenizer.ggml.bos_token_id".to_owned(), Value::U32(1)),
         ("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(2)),
     ];
+    if let Some((token, n_slots)) = config.native_sat {
+        metadata.push((NativeSat::TOKEN_KEY.to_owned(), Value::U32(token as usize)));
+        metadata.push((NativeSat::SLOTS_KEY.to_owned(), Value::U32(n_slots)));
+    }
     metadata.extend(multipliers.map(|(name, value)| (key(name), Value::F32(value))));
     let tensors = config.tensors();
     out.write_all(b"GGUF")?;

@@ -4,40 +4,24 @@ use std::sync::Arc;
 
 use speculate::{Layout, Logits, RowPlan, Target};
 
-use crate::backend::{Backend, Cpu};
-use crate::forward::{Buffers, MARGIN_ROWS};
+use crate::forward::MARGIN_ROWS;
+use crate::network::NetworkContext;
 use crate::{Model, ModelError};
 
 /// One sequence of tokens on a model, with keys and values of those committed.
 pub struct Sequence {
     model: Arc<Model>,
-    cache: <Cpu as Backend>::Cache,
-    buffers: Buffers<Cpu>,
+    context: Box<dyn NetworkContext>,
     logits: Logits,
     n_committed: usize,
     layout: Layout,
-    /// Embeddings of the slots of a model without adapter.
-    probe: Vec<f32>,
 }
 
 impl Sequence {
     pub(crate) fn new(model: Arc<Model>) -> Result<Self, ModelError> {
-        let architecture = model.architecture();
         let capacity = model.context_length() + MARGIN_ROWS;
-        let backend = &model.llama().backend;
-        let cache = {
-            let (n_layers, shape) = (architecture.n_layers, architecture.attention_shape());
-            backend.cache(n_layers, capacity, shape, model.cache_type())?
-        };
-        Ok(Self {
-            model,
-            cache,
-            buffers: Buffers::default(),
-            logits: Logits::default(),
-            n_committed: 0,
-            layout: Layout::default(),
-            probe: Vec::new(),
-        })
+        let context = model.network().clone().context(capacity, model.cache_type())?;
+        Ok(Self { model, context, logits: Logits::default(), n_committed: 0, layout: Layout::default() })
     }
 
     /// The model.
@@ -51,8 +35,7 @@ impl Sequence {
     /// # Errors
     /// A token outside the vocabulary.
     pub fn probe_with(&mut self, prompt: &[u32]) -> Result<(), ModelError> {
-        self.probe = self.model.llama().probe_embedding(prompt)?;
-        Ok(())
+        self.context.probe_with(prompt)
     }
 
     /// Forgets all committed rows but the first `len`. When those go that follow tokens aside, the layout
@@ -79,7 +62,6 @@ impl Sequence {
         if layout == self.layout {
             return Ok(());
         }
-        let llama = self.model.llama();
         let n_committed = self.n_committed;
         if aside.is_empty() && self.layout.aside.is_empty() {
             // Nothing is aside, so nothing changes.
@@ -88,9 +70,9 @@ impl Sequence {
             if n_committed > aside.end + self.layout.n_line.min(*n_line) {
                 return Err(ModelError::LayoutOutOfStep { committed: n_committed });
             }
-            llama.backend.turn(&mut self.cache, &llama.rope, layout.position(aside.start));
+            self.context.turn(layout.position(aside.start))?;
         } else if self.layout.aside.is_empty() && n_committed <= aside.start {
-            llama.backend.set_aside(&mut self.cache, aside.clone());
+            self.context.set_aside(aside.clone())?;
         } else {
             return Err(ModelError::LayoutOutOfStep { committed: n_committed });
         }
@@ -100,12 +82,16 @@ impl Sequence {
 
     /// Takes over the first `len` rows of `other`, a sequence on the same model, which must not reach into
     /// its tokens aside.
-    pub fn copy_prefix(&mut self, other: &Self, len: usize) {
+    ///
+    /// # Errors
+    /// [`ModelError::OtherModel`], and what the device says.
+    pub fn copy_prefix(&mut self, other: &Self, len: usize) -> Result<(), ModelError> {
         let len = len.min(other.n_committed);
         let len = if other.layout.aside.is_empty() { len } else { len.min(other.layout.aside.start) };
         self.truncate(0);
-        self.model.llama().backend.copy_prefix(&other.cache, len, &mut self.cache);
+        self.context.copy_prefix(other.context.as_ref(), len)?;
         self.n_committed = len;
+        Ok(())
     }
 
     /// Commits `tokens` without asking for logits. Tokens aside come in calls of their own.
@@ -119,8 +105,7 @@ impl Sequence {
             self.forward(&plan)?;
             self.n_committed += tokens.len();
             if self.n_committed == aside.end {
-                let llama = self.model.llama();
-                llama.backend.turn(&mut self.cache, &llama.rope, self.layout.position(aside.start));
+                self.context.turn(self.layout.position(aside.start))?;
             }
             return Ok(());
         }
@@ -161,19 +146,13 @@ impl Target for Sequence {
         if !aside.is_empty() && (crosses(aside.start) || crosses(aside.end)) {
             return Err(ModelError::LayoutOutOfStep { committed: self.n_committed });
         }
-        self.model.llama().forward(
-            plan,
-            &self.layout,
-            &self.probe,
-            &mut self.cache,
-            &mut self.buffers,
-            &mut self.logits,
-        )?;
+        self.context.forward(plan, &self.layout, &mut self.logits)?;
         Ok(&self.logits)
     }
 
-    fn commit(&mut self, rows: &[usize]) {
-        self.model.llama().backend.compact(&mut self.cache, self.n_committed, rows);
+    fn commit(&mut self, rows: &[usize]) -> Result<(), ModelError> {
+        self.context.compact(self.n_committed, rows)?;
         self.n_committed += rows.len();
+        Ok(())
     }
 }

@@ -7,25 +7,19 @@ use sha2::{Digest, Sha256};
 
 use crate::ModelError;
 use crate::architecture::{Architecture, Family};
-use crate::backend::{Backend, MatrixSource};
+use crate::backend::{Backend, Linear, MatrixSource};
 use crate::gguf::{GgufFile, TensorEntry, TensorType};
-
-/// A linear layer: `y = W x + bias`.
-pub(crate) struct Linear<B: Backend> {
-    pub(crate) matrix: B::Matrix,
-    pub(crate) bias: Option<Vec<f32>>,
-}
 
 /// Weights of one layer.
 pub(crate) struct Layer<B: Backend> {
-    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) attention_norm: B::Vector,
     pub(crate) q: Linear<B>,
     pub(crate) k: Linear<B>,
     pub(crate) v: Linear<B>,
     /// Norms of the heads of queries and keys, where the family has them.
-    pub(crate) head_norms: Option<[Vec<f32>; 2]>,
+    pub(crate) head_norms: Option<[B::Vector; 2]>,
     pub(crate) o: Linear<B>,
-    pub(crate) feed_forward_norm: Vec<f32>,
+    pub(crate) feed_forward_norm: B::Vector,
     pub(crate) gate: Linear<B>,
     pub(crate) up: Linear<B>,
     pub(crate) down: Linear<B>,
@@ -35,15 +29,14 @@ pub(crate) struct Layer<B: Backend> {
 pub(crate) struct Weights<B: Backend> {
     pub(crate) embedding: B::Matrix,
     pub(crate) layers: Vec<Layer<B>>,
-    pub(crate) output_norm: Vec<f32>,
-    /// What Llama 3.1 divides the frequencies of its rotation by, one for each pair; empty for others.
-    pub(crate) rope_divisors: Vec<f32>,
+    pub(crate) output_norm: B::Vector,
     /// `None` when the vocabulary projection shares the embedding table.
     pub(crate) output: Option<Linear<B>>,
 }
 
 impl<B: Backend> Weights<B> {
-    /// Loads the tensors of `file`, telling `progress` the share that is done, from 0 to 1.
+    /// Loads the tensors of `file`, and what Llama 3.1 divides the frequencies of its rotation by: one for each
+    /// pair, none in others. Tells `progress` the share that is done, from 0 to 1.
     ///
     /// # Errors
     /// When a tensor is missing, unknown, or of another shape than `architecture` says, and when `progress`
@@ -53,7 +46,7 @@ impl<B: Backend> Weights<B> {
         file: &GgufFile,
         architecture: &Architecture,
         progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<(Self, Vec<f32>), ModelError> {
         let mut loader = Loader { backend, file, n_used: 0 };
         let Architecture { n_layers, hidden, feed_forward, vocabulary, .. } = *architecture;
         let Architecture { family, head_dim, .. } = *architecture;
@@ -63,19 +56,19 @@ impl<B: Backend> Weights<B> {
         for layer in 0..n_layers {
             let name = |name: &str| format!("blk.{layer}.{name}");
             layers.push(Layer {
-                attention_norm: loader.vector(&name("attn_norm.weight"), hidden)?,
+                attention_norm: loader.device_vector(&name("attn_norm.weight"), hidden)?,
                 q: loader.linear(&name("attn_q"), query, hidden)?,
                 k: loader.linear(&name("attn_k"), kv, hidden)?,
                 v: loader.linear(&name("attn_v"), kv, hidden)?,
                 head_norms: match family.normalises_heads() {
                     true => Some([
-                        loader.vector(&name("attn_q_norm.weight"), head_dim)?,
-                        loader.vector(&name("attn_k_norm.weight"), head_dim)?,
+                        loader.device_vector(&name("attn_q_norm.weight"), head_dim)?,
+                        loader.device_vector(&name("attn_k_norm.weight"), head_dim)?,
                     ]),
                     false => None,
                 },
                 o: loader.linear(&name("attn_output"), hidden, query)?,
-                feed_forward_norm: loader.vector(&name("ffn_norm.weight"), hidden)?,
+                feed_forward_norm: loader.device_vector(&name("ffn_norm.weight"), hidden)?,
                 gate: loader.linear(&name("ffn_gate"), feed_forward, hidden)?,
                 up: loader.linear(&name("ffn_up"), feed_forward, hidden)?,
                 down: loader.linear(&name("ffn_down"), hidden, feed_forward)?,
@@ -87,6 +80,7 @@ impl<B: Backend> Weights<B> {
         let mut output_norm = loader.vector("output_norm.weight", hidden)?;
         // Logits are linear in what this norm gives.
         output_norm.iter_mut().for_each(|weight| *weight /= architecture.multipliers.logits);
+        let output_norm = backend.vector(output_norm)?;
         let output = match loader.entry("output.weight") {
             Some(_) => Some(loader.linear("output", vocabulary, hidden)?),
             None => None,
@@ -103,7 +97,7 @@ impl<B: Backend> Weights<B> {
         if progress(1.0).is_break() {
             return Err(ModelError::Cancelled);
         }
-        Ok(Self { embedding, layers, output_norm, rope_divisors, output })
+        Ok((Self { embedding, layers, output_norm, output }, rope_divisors))
     }
 }
 
@@ -141,10 +135,15 @@ impl<'a, B: Backend> Loader<'a, B> {
         let matrix = self.matrix(&format!("{name}.weight"), n_out, n_in)?;
         let bias = format!("{name}.bias");
         let bias = match self.entry(&bias) {
-            Some(_) => Some(self.vector(&bias, n_out)?),
+            Some(_) => Some(self.device_vector(&bias, n_out)?),
             None => None,
         };
         Ok(Linear { matrix, bias })
+    }
+
+    fn device_vector(&mut self, tensor: &str, len: usize) -> Result<B::Vector, ModelError> {
+        let values = self.vector(tensor, len)?;
+        self.backend.vector(values)
     }
 
     fn vector(&mut self, tensor: &str, len: usize) -> Result<Vec<f32>, ModelError> {

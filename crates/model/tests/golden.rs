@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{IDS, golden, ids, load};
-use model::{ModelSummary, Tokenizer};
+use common::{IDS, golden, ids, load_on};
+use model::{Device, ModelSummary, Tokenizer};
 use speculate::{RowPlan, Target};
 
 fn tokenizer(id: &str) -> Tokenizer {
@@ -27,13 +27,19 @@ fn token_ids_agree() {
 /// the reference computes with unquantized ones.
 const MAX_DIVERGENCE: f64 = 0.01;
 
-fn check_logits(id: &str, n_prompts: usize) {
-    let model = load(id);
+/// The first prompts; the shortest ones on GPUs, which may be slow ones in software.
+fn check_logits(id: &str, device: &Device, n_prompts: usize) {
+    let model = load_on(id, device);
     let n_slots = model.n_adaptive_tokens();
     let mut largest = [0.0f64; 2];
     let (mut n_agreeing, mut n_rows) = (0, 0);
-    for prompt in golden(id)["prompts"].as_array().expect("prompts").iter().take(n_prompts) {
-        let tokens = ids(&prompt["ids"]);
+    let golden = golden(id);
+    let prompts = golden["prompts"].as_array().expect("prompts").iter();
+    let mut prompts: Vec<_> = prompts.map(|prompt| (prompt, ids(&prompt["ids"]))).collect();
+    if *device != Device::Cpu {
+        prompts.sort_by_key(|(_, tokens)| tokens.len());
+    }
+    for (prompt, tokens) in prompts.into_iter().take(n_prompts) {
         let mut sequence = model.sequence().expect("memory");
         sequence.prefill(&tokens[..tokens.len() - 1]).expect("the prompt fits");
         let mut plan = RowPlan::prefill(tokens.len() - 1, &tokens[tokens.len() - 1..]);
@@ -64,18 +70,24 @@ fn check_logits(id: &str, n_prompts: usize) {
         }
     }
     println!(
-        "{id}: largest divergence {:.5} (tokens), {:.5} (slots); argmax agrees in {n_agreeing} of {n_rows} rows",
-        largest[0], largest[1]
+        "{id} on {}: largest divergence {:.5} (tokens), {:.5} (slots); argmax agrees in {n_agreeing} of {n_rows} rows",
+        model.device(),
+        largest[0],
+        largest[1]
     );
     assert!(largest.iter().all(|&divergence| divergence < MAX_DIVERGENCE), "{largest:?}");
 }
 
+fn n_prompts(device: &Device, on_processor: usize) -> usize {
+    if *device == Device::Cpu { on_processor } else { 1 }
+}
+
 #[test]
 fn logits_and_adaptive_slots_agree_smollm2_135m() {
-    check_logits("smollm2-135m", 3);
+    common::devices().iter().for_each(|device| check_logits("smollm2-135m", device, n_prompts(device, 3)));
 }
 
 #[test]
 fn logits_and_adaptive_slots_agree_qwen2_5_coder_0_5b() {
-    check_logits("qwen2.5-coder-0.5b", 1);
+    common::devices().iter().for_each(|device| check_logits("qwen2.5-coder-0.5b", device, 1));
 }

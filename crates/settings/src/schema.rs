@@ -1,7 +1,8 @@
 //! The settings, their defaults and their bounds.
 
 use engine::{
-    CacheType, EngineConfig, EngineError, Extent, InstalledModel, ModelLibrary, PromptBudget, Speculation,
+    CacheType, DeviceChoice, EngineConfig, EngineError, Extent, InstalledModel, ModelLibrary, PromptBudget,
+    Speculation,
 };
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -34,6 +35,8 @@ pub struct Settings {
 pub struct ModelSettings {
     /// Id of the installed model; the catalogue's first that is installed when empty.
     pub id: String,
+    /// What it runs on: `auto`, `cpu`, or a GPU like `cuda:0`, `vulkan:0` or `metal`.
+    pub device: String,
     /// Threads that compute; as many as the machine has cores when 0.
     pub threads: usize,
     /// Longest context in tokens.
@@ -48,6 +51,7 @@ impl Default for ModelSettings {
     fn default() -> Self {
         Self {
             id: String::new(),
+            device: DeviceChoice::Auto.to_string(),
             threads: 0,
             context_tokens: EngineConfig::DEFAULT_CONTEXT,
             half_precision_cache: false,
@@ -225,6 +229,9 @@ impl Settings {
             within(name, got >= min && got <= max, format!("from {min} to {max}"), got.to_string())
         };
         text("model.id", &model.id)?;
+        let device = model.device.parse::<DeviceChoice>();
+        let bound = "`auto`, `cpu`, `cuda:N`, `vulkan:N` or `metal`".to_owned();
+        within("model.device", device.is_ok(), bound, model.device.clone())?;
         count("model.threads", model.threads, 0, 256)?;
         count("model.context_tokens", model.context_tokens, 512, 131_072)?;
         count("model.unload_after_minutes", model.unload_after_minutes as usize, 0, 10_080)?;
@@ -251,6 +258,8 @@ impl Settings {
         let minutes = self.model.unload_after_minutes;
         EngineConfig {
             max_context: self.model.context_tokens,
+            // It was parsed when it was read.
+            device: self.model.device.parse().unwrap_or_default(),
             n_threads: self.model.threads,
             cache_type: if self.model.half_precision_cache { CacheType::F16 } else { CacheType::F32 },
             learned: of_model.learned.clone().filter(|_| self.privacy.learning),

@@ -28,6 +28,22 @@ impl Logits {
         Self { vocabulary, is_full: vec![true; ranked.len()], ranked, full: values }
     }
 
+    /// Leaves `token` out of every row: it is no token of a text.
+    pub fn exclude(&mut self, token: u32) {
+        for ranked in &mut self.ranked {
+            if let Some(place) = ranked.iter().position(|&(other, _)| other == token) {
+                let is_nan = ranked[0].1.is_nan();
+                ranked.copy_within(place + 1.., place);
+                ranked[N_RANKED - 1] = (u32::MAX, f32::NEG_INFINITY);
+                if is_nan {
+                    ranked[0].1 = f32::NAN;
+                }
+            }
+        }
+        let rows = self.full.chunks_exact_mut(self.vocabulary.max(1));
+        rows.filter_map(|row| row.get_mut(token as usize)).for_each(|logit| *logit = f32::NEG_INFINITY);
+    }
+
     /// The `idx`-th row of [`RowPlan::logit_rows`](crate::RowPlan::logit_rows).
     pub fn row(&self, idx: usize) -> RowLogits<'_> {
         let full_idx = self.is_full[..idx].iter().filter(|&&is_full| is_full).count();
@@ -125,6 +141,18 @@ mod tests {
         logits.full = vec![3.0, 2.0];
         assert_eq!((logits.row(0).full, logits.row(0).argmax()), (None, Some(1)));
         assert_eq!(logits.row(1).full, Some(&[3.0, 2.0][..]));
+    }
+
+    #[test]
+    fn an_excluded_token_is_nowhere() {
+        let mut logits = Logits::from_rows(vec![0.0, 3.0, 2.0, 3.0, 0.0, 1.0], 3);
+        logits.exclude(1);
+        assert_eq!((logits.row(0).argmax(), logits.row(1).argmax()), (Some(2), Some(0)));
+        assert_eq!(logits.row(0).full, Some(&[0.0, f32::NEG_INFINITY, 2.0][..]));
+        assert!(logits.ranked.iter().flatten().all(|&(token, _)| token != 1));
+        let mut nan = Logits::from_rows(vec![0.0, f32::NAN, 1.0], 3);
+        nan.exclude(nan.ranked[0][0].0);
+        assert_eq!(nan.row(0).argmax(), None);
     }
 
     #[test]

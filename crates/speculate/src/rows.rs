@@ -58,6 +58,11 @@ impl Layout {
         Self { n_line: self.n_inner, ..self.clone() }
     }
 
+    /// Whether rows behind `n_committed` ones may have tokens hidden from them.
+    pub fn hides(&self, n_committed: usize) -> bool {
+        !self.aside.is_empty() && n_committed >= self.aside.end
+    }
+
     /// The tokens that a row behind those aside does not see.
     pub fn hidden_from(&self, row: &Row) -> Range<usize> {
         let end = if row.is_blind { self.aside.end } else { self.aside.start + self.n_inner };

@@ -28,7 +28,10 @@ pub trait Target {
     }
 
     /// Commits these rows of the last plan, in this order, and forgets its other rows.
-    fn commit(&mut self, rows: &[usize]);
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn commit(&mut self, rows: &[usize]) -> Result<(), Self::Error>;
 }
 
 /// A row whose logits were looked at, with what the target says after it.
@@ -146,7 +149,7 @@ pub fn step<T: Target>(
 
     let mut committed: Vec<usize> = (0..=root_row).collect();
     committed.extend(verified.path.iter().map(|&node| row_of(Some(node))));
-    target.commit(&committed);
+    target.commit(&committed).map_err(StepError::Target)?;
 
     let mut tokens: Vec<u32> = verified.path.iter().map(|&node| drafts.nodes()[node].token).collect();
     tokens.push(verified.next);
@@ -184,7 +187,7 @@ pub fn step_among<T: Target>(
     let allowed: Vec<f32> = all.iter().enumerate().map(allow).collect();
     let ranked = rank(&allowed);
     let token = sampler.draw(RowLogits { ranked: &ranked, full: Some(&allowed) }, position, context)?;
-    target.commit(&(0..n_pending).collect::<Vec<_>>());
+    target.commit(&(0..n_pending).collect::<Vec<_>>()).map_err(StepError::Target)?;
     let before = context.len().checked_sub(2).map(|idx| context[idx]);
     let rows = vec![VerifiedRow { before, token: pending[root_row], ranked }];
     Ok(StepOutcome { tokens: vec![token], rows, n_rows: n_pending, ..StepOutcome::default() })

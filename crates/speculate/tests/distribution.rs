@@ -86,8 +86,9 @@ fn impossible_drafts_are_never_accepted() {
             self.0 = speculate::Logits::from_rows(row.repeat(plan.logit_rows().len()), 4);
             Ok(&self.0)
         }
-        fn commit(&mut self, rows: &[usize]) {
+        fn commit(&mut self, rows: &[usize]) -> Result<(), Self::Error> {
             self.1 += rows.len();
+            Ok(())
         }
     }
     for seed in 0..2_000 {

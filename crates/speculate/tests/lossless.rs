@@ -169,8 +169,9 @@ fn adaptive_drafts_are_aligned() {
             self.logits = speculate::Logits::from_rows(values, vocabulary);
             Ok(&self.logits)
         }
-        fn commit(&mut self, rows: &[usize]) {
+        fn commit(&mut self, rows: &[usize]) -> Result<(), Self::Error> {
             self.committed += rows.len();
+            Ok(())
         }
     }
     let mut target = Counter { committed: 0, logits: speculate::Logits::default() };

@@ -1,12 +1,12 @@
 import { describe, expect, it } from "vitest";
 
 import type { Completion } from "./bindings/Completion";
-import { bytes, figuresOf, installText, statusOf } from "./format";
+import { bytes, figuresOf, installText, statusOf, whereItRuns } from "./format";
 import { lineEndingOf, withLineEnding } from "./line-endings";
 
 describe("words and figures", () => {
   it("says the state and why", () => {
-    const model = { name: "Qwen", n_adaptive_tokens: 4, prompt_format: "", device: "CPU, 2 threads" };
+    const model = { name: "Qwen", n_adaptive_tokens: 4, prompt_format: "", device: "CPU, 2 threads", device_note: null };
     const status = (engine: Parameters<typeof statusOf>[0]) => statusOf(engine).text;
     expect(status({ engine: { state: "ready", ...model }, model_id: "q" })).toBe("Ready · Qwen · CPU, 2 threads");
     expect(status({ engine: { state: "loading", name: "Qwen", progress: 0.618 }, model_id: "q" })).toBe(
@@ -15,6 +15,9 @@ describe("words and figures", () => {
     expect(status({ engine: { state: "failed", reason: "not a GGUF file", code: "model_invalid" }, model_id: "q" })).toBe(
       "The model cannot be used: not a GGUF file",
     );
+    expect(whereItRuns(model)).toMatch(/^CPU, 2 threads\. No GPU was found/);
+    expect(whereItRuns({ ...model, device_note: "GPU not used: 4 GB needed" })).toBe("CPU, 2 threads. GPU not used: 4 GB needed.");
+    expect(whereItRuns({ ...model, device: "RTX (vulkan:0)" })).toBe("RTX (vulkan:0)");
     expect(status({ engine: { state: "no_model" }, model_id: null })).toContain("choose one under Models");
   });
 

@@ -3,6 +3,7 @@
 import type { ApplicationState } from "./bindings/ApplicationState";
 import type { Completion } from "./bindings/Completion";
 import type { InstallProgress } from "./bindings/InstallProgress";
+import type { LoadedModel } from "./bindings/LoadedModel";
 import type { ModelPace } from "./bindings/ModelPace";
 
 export function bytes(n: number): string {
@@ -36,6 +37,12 @@ export function statusOf(state: ApplicationState | null): Status {
     case "failed":
       return { kind: "failed", text: `The model cannot be used: ${engine.reason}` };
   }
+}
+
+/** The device, and why it is no GPU where it is none. */
+export function whereItRuns({ device, device_note }: LoadedModel): string {
+  if (device_note !== null) return `${device}. ${device_note}.`;
+  return device.startsWith("CPU") ? `${device}. No GPU was found, or the settings name the processor.` : device;
 }
 
 export interface Figure {

@@ -11,12 +11,14 @@ use model::{Model, ModelConfig, ModelError};
 use super::events::EventSender;
 use super::{EngineConfig, EngineState, LoadedModel, Order, Priority, Shared, lock};
 use crate::adapters::built_in_for;
+use crate::device::{LoadedOn, load_on};
 use crate::generation::{Generation, Progress};
 use crate::learned::LearnedFiles;
 use crate::memory::check_memory;
 use crate::session::DEFAULT_CACHE_BYTES;
 use crate::{
-    CancelToken, Completion, CompletionRequest, EngineError, ErrorCode, Outcome, Session, SessionConfig,
+    CancelToken, Completion, CompletionRequest, EngineError, ErrorCode, MemoryNeeded, Outcome, Session,
+    SessionConfig,
 };
 
 /// Adaptive tokens in a group of a model without adapter.
@@ -326,7 +328,8 @@ impl Worker {
     fn load_session(&self) -> Result<Loaded, EngineError> {
         let config = &self.config;
         check_memory(config)?;
-        let model_config = ModelConfig {
+        let model_config = |device| ModelConfig {
+            device,
             adapter: built_in_for(&config.sha256),
             weights_sha256: Some(config.sha256.clone()).filter(|hash| !hash.is_empty()),
             probe_slots: PROBE_SLOTS,
@@ -336,19 +339,22 @@ impl Worker {
             ..ModelConfig::new(&config.weights)
         };
         let name = config.model_name.clone();
-        let model = Model::load_with_progress(&model_config, &mut |progress| {
-            self.set_state(EngineState::Loading { name: name.clone(), progress });
-            if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        let model = Arc::new(model);
+        let load = |device| {
+            Ok(Model::load_with_progress(&model_config(device), &mut |progress| {
+                self.set_state(EngineState::Loading { name: name.clone(), progress });
+                if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?)
+        };
+        let LoadedOn { model, note } = load_on(&config.device, MemoryNeeded::of(config)?, &load)?;
         let files = config.learned.as_deref().and_then(|folder| LearnedFiles::new(folder, &config.sha256));
         let session = self.new_session(&model, files.as_ref())?;
         Ok(Loaded {
             words: LoadedModel {
-                name,
-                n_adaptive_tokens: if model.has_adapter() { model.n_adaptive_tokens() } else { 0 },
+                name: name.clone(),
+                n_adaptive_tokens: if model.has_trained_slots() { model.n_adaptive_tokens() } else { 0 },
                 prompt_format: session.format().name(),
                 device: model.device(),
+                device_note: note,
             },
             n_saved: session.n_recycled(),
             session,

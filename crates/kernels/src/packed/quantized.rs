@@ -40,7 +40,7 @@ pub enum QuantizedFormat {
 
 /// How the scales of a format are laid out in a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ScaleLayout {
+pub enum ScaleLayout {
     /// Per block: f16 scale of each row.
     Block,
     /// Per block: f16 scale, then f16 minimum of each row.
@@ -71,7 +71,8 @@ impl QuantizedFormat {
         Self::Q6_K,
     ];
 
-    pub(crate) const fn bits(self) -> usize {
+    /// Bits of a code.
+    pub const fn bits(self) -> usize {
         match self {
             Self::Q2_K => 2,
             Self::Q3_K => 3,
@@ -82,7 +83,8 @@ impl QuantizedFormat {
         }
     }
 
-    pub(crate) const fn centre(self) -> i32 {
+    /// The code of zero.
+    pub const fn centre(self) -> i32 {
         match self {
             Self::Q3_K => 4,
             Self::Q4_0 => 8,
@@ -93,7 +95,8 @@ impl QuantizedFormat {
         }
     }
 
-    pub(crate) const fn scale_layout(self) -> ScaleLayout {
+    /// Where the scales are in a tile.
+    pub const fn scale_layout(self) -> ScaleLayout {
         match self {
             Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => ScaleLayout::Block,
             Self::Q4_1 | Self::Q5_1 => ScaleLayout::BlockMin,

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use model::{Model, ModelConfig};
+use model::{Device, DeviceInfo, Model, ModelConfig};
 use serde_json::Value;
 use speculate::{RowPlan, Target};
 
@@ -28,13 +28,31 @@ pub fn adapter(id: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../../models/sat-{id}.safetensors"))
 }
 
+/// What tests run on: the processor, and every GPU. Where there is no graphics card, Debian's `mesa-vulkan-drivers`
+/// has one in software.
+pub fn devices() -> Vec<Device> {
+    let gpus = DeviceInfo::all();
+    assert!(!gpus.is_empty(), "no GPU: install `mesa-vulkan-drivers`");
+    std::iter::once(Device::Cpu).chain(gpus.into_iter().map(Device::Gpu)).collect()
+}
+
 pub fn load(id: &str) -> Arc<Model> {
+    load_on(id, &Device::Cpu)
+}
+
+pub fn load_on(id: &str, device: &Device) -> Arc<Model> {
     let config = ModelConfig {
         adapter: Some(model::AdapterSource::File(adapter(id))),
         max_context: 1024,
+        device: device.clone(),
         ..ModelConfig::new(weights(id))
     };
     Arc::new(Model::load(&config).expect("the installed model loads"))
+}
+
+/// The 135M on everything that it runs on.
+pub fn on_all_devices() -> impl Iterator<Item = Arc<Model>> {
+    devices().into_iter().map(|device| load_on("smollm2-135m", &device))
 }
 
 /// The tiny model, loaded once per test binary.

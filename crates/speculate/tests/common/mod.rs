@@ -96,7 +96,7 @@ impl Target for ToyTarget {
         Ok(&self.logits)
     }
 
-    fn commit(&mut self, rows: &[usize]) {
+    fn commit(&mut self, rows: &[usize]) -> Result<(), Self::Error> {
         let mut parent = None;
         for &row in rows {
             let plan_row = self.last_plan.rows()[row];
@@ -105,6 +105,7 @@ impl Target for ToyTarget {
             self.committed.push(token);
             parent = Some(row);
         }
+        Ok(())
     }
 }
 

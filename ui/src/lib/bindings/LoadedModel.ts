@@ -19,4 +19,8 @@ prompt_format: string,
 /**
  * What it runs on.
  */
-device: string, };
+device: string, 
+/**
+ * Why it does not run on a GPU, where one was looked for.
+ */
+device_note: string | null, };

@@ -9,6 +9,10 @@ export type ModelSettings = {
  */
 id: string, 
 /**
+ * What it runs on: `auto`, `cpu`, or a GPU like `cuda:0`, `vulkan:0` or `metal`.
+ */
+device: string, 
+/**
  * Threads that compute; as many as the machine has cores when 0.
  */
 threads: number, 

@@ -1,0 +1,27 @@
+//! GPU kernels in CubeCL, and the devices that they run on: CUDA, Vulkan and Metal.
+//!
+//! Every kernel treats each row of activations for itself, in an order of arithmetic that does not depend on how many
+//! rows there are, with fused operations where it says so and nowhere else.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod attention;
+mod cache;
+mod context;
+mod device;
+mod error;
+mod linear;
+mod operations;
+mod packed;
+mod plan;
+mod rank;
+mod rows;
+
+pub use cache::RotationConfig;
+pub use context::{AttentionSizes, CacheNumber, KvCache, PassRows, RotaryTables};
+pub use device::{Api, Buffer, Device, DeviceInfo};
+pub use error::GpuError;
+pub use operations::{Matrix, ProductExtent, Ranking, RowRange};
+pub use packed::{BLOCK, ScaleLayout, TILE, WeightLayout};
+pub use plan::{ADAPTIVE, ROW_WORDS};
+pub use rank::N_RANKED;

@@ -1,0 +1,139 @@
+//! Linear layers over packed weights.
+//!
+//! A cube computes a tile of 16 outputs for up to eight rows of activations: 16 units beside each other take an output
+//! each, and [`N_SPLITS`] of these rows of units share the inputs, block by block in turns. Their sums meet in shared
+//! memory and are added in one order. So the order of every sum is that of the inputs alone: it is the same for any
+//! number of rows, and for any size of planes.
+
+use cubecl::prelude::*;
+
+use crate::packed::{BLOCK, TILE, WeightLayout, block_scales, dense_weight, group_codes};
+
+/// Units that share the inputs of an output.
+pub(crate) const N_SPLITS: u32 = 16;
+/// Rows of activations that share the loads of weights at most.
+pub(crate) const MAX_ROWS: u32 = 8;
+
+/// What a product does besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ProductConfig {
+    pub(crate) layout: WeightLayout,
+    /// Rows of activations per cube.
+    pub(crate) n_rows: u32,
+    pub(crate) has_bias: bool,
+    /// Adds to what is there.
+    pub(crate) accumulates: bool,
+}
+
+/// `out[row, o] (+)= sum of W[o, i] x[row, i] (+ bias[o])` for `n_rows` rows. `first_x` and `first_out` are the first
+/// rows of either; `first_output` is that of the part of the matrix that `words` holds.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn product(
+    words: &Array<u32>,
+    x: &Array<f32>,
+    bias: &Array<f32>,
+    out: &mut Array<f32>,
+    n_in: u32,
+    tile_words: u32,
+    n_out: u32,
+    first_output: u32,
+    width_out: u32,
+    n_rows: u32,
+    first_x: u32,
+    first_out: u32,
+    #[comptime] config: ProductConfig,
+) {
+    let rows = comptime!(config.n_rows);
+    let lane = UNIT_POS_X;
+    let split = UNIT_POS_Y;
+    let tile = CUBE_POS_X * tile_words;
+    let first_row = CUBE_POS_Y * rows;
+    let mut sums = Array::<f32>::new(comptime!(rows as usize));
+    // Where each row begins; rows that are none repeat the last.
+    let mut starts = Array::<u32>::new(comptime!(rows as usize));
+    #[unroll]
+    for r in 0..rows {
+        sums[r as usize] = 0.0f32;
+        starts[r as usize] = (first_x + u32::min(first_row + r, n_rows - 1u32)) * n_in;
+    }
+    let n_blocks = n_in / BLOCK;
+    let mut block = split;
+    while block < n_blocks {
+        let first_input = block * BLOCK;
+        match comptime!(config.layout) {
+            WeightLayout::Quantized { bits, centre, scales } => {
+                let of_block = block_scales(words, tile, block, lane, bits, scales);
+                for group in 0..comptime!(BLOCK / 4) {
+                    let codes = group_codes(words, of_block.codes, lane, group, bits);
+                    let is_first = group < comptime!(BLOCK / 8);
+                    let scale = select(is_first, of_block.scale, of_block.second_scale);
+                    let offset = select(is_first, of_block.offset, of_block.second_offset);
+                    #[unroll]
+                    for j in 0..4u32 {
+                        let code = (codes >> comptime!(8 * j)) & 255u32;
+                        let centred = f32::cast_from(code) - comptime!(centre as f32);
+                        let weight = fma(scale, centred, offset);
+                        #[unroll]
+                        for r in 0..rows {
+                            let value = x[(starts[r as usize] + first_input + 4u32 * group + j) as usize];
+                            sums[r as usize] = fma(weight, value, sums[r as usize]);
+                        }
+                    }
+                }
+            }
+            layout => {
+                for i in 0..BLOCK {
+                    let weight = dense_weight(words, tile, first_input + i, lane, layout);
+                    #[unroll]
+                    for r in 0..rows {
+                        let value = x[(starts[r as usize] + first_input + i) as usize];
+                        sums[r as usize] = fma(weight, value, sums[r as usize]);
+                    }
+                }
+            }
+        }
+        block += N_SPLITS;
+    }
+    // Rows of numbers need not be whole blocks.
+    if split == 0u32 {
+        match comptime!(config.layout) {
+            WeightLayout::Quantized { .. } => {}
+            layout => {
+                for input in n_blocks * BLOCK..n_in {
+                    let weight = dense_weight(words, tile, input, lane, layout);
+                    #[unroll]
+                    for r in 0..rows {
+                        sums[r as usize] =
+                            fma(weight, x[(starts[r as usize] + input) as usize], sums[r as usize]);
+                    }
+                }
+            }
+        }
+    }
+    let mut shared = SharedMemory::<f32>::new(comptime!((N_SPLITS * TILE * config.n_rows) as usize));
+    #[unroll]
+    for r in 0..rows {
+        shared[((split * rows + r) * TILE + lane) as usize] = sums[r as usize];
+    }
+    sync_cube();
+    // Each row of units adds the sums of one row of activations.
+    let row = first_row + split;
+    let output = CUBE_POS_X * TILE + lane;
+    if split < rows && row < n_rows && output < n_out {
+        let mut sum = 0.0f32;
+        #[unroll]
+        for part in 0..N_SPLITS {
+            sum += shared[((part * rows + split) * TILE + lane) as usize];
+        }
+        if comptime!(config.has_bias) {
+            sum += bias[(first_output + output) as usize];
+        }
+        let at = ((first_out + row) * width_out + first_output + output) as usize;
+        if comptime!(config.accumulates) {
+            out[at] += sum;
+        } else {
+            out[at] = sum;
+        }
+    }
+}

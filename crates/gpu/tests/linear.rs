@@ -1,0 +1,77 @@
+//! Linear layers on every device of this machine: the values of the file, and the same bits for any number of rows.
+
+mod common;
+
+use common::{devices, layout_of, random_file, values};
+use gpu::{ProductExtent, RowRange};
+use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
+
+fn formats() -> Vec<WeightFormat> {
+    let quantized = QuantizedFormat::ALL.into_iter().map(WeightFormat::from);
+    quantized.chain(DenseFormat::ALL.into_iter().map(WeightFormat::from)).collect()
+}
+
+/// Against sums in f64 of the weights as the CPU has them.
+#[test]
+fn products_are_those_of_the_files_values() {
+    let pool = Pool::new(1);
+    let (n_out, n_in, n_rows) = (37, 512, 11);
+    let x = values(n_rows * n_in, 1);
+    for device in devices() {
+        for format in formats() {
+            let packed = PackedMatrix::pack(format, n_out, n_in, &random_file(format, n_out, n_in), &pool);
+            let packed = packed.expect("finite");
+            let matrix = device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory");
+            let bias = values(n_out, 2);
+            let (x_there, bias_there) =
+                (device.upload_f32(&x).expect("memory"), device.upload_f32(&bias).expect("memory"));
+            let out = device.empty(n_rows * n_out).expect("memory");
+            let all = RowRange { first: 0, n: n_rows };
+            device.product(&matrix, Some(&bias_there), &x_there, all, &out, 0, ProductExtent::default());
+            let got = device.read_f32(&out).expect("the device works");
+            let mut weights = vec![0.0f32; n_in];
+            for output in 0..n_out {
+                packed.dequantize_row(output, &mut weights);
+                for row in 0..n_rows {
+                    let terms =
+                        x[row * n_in..].iter().zip(&weights).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                    let (sum, size) =
+                        terms.fold((f64::from(bias[output]), 0.0), |(s, z), t| (s + t, z + t.abs()));
+                    let got = f64::from(got[row * n_out + output]);
+                    let far = (got - sum).abs();
+                    assert!(
+                        far <= 1e-5 * size.max(1e-3),
+                        "{format:?} on {device:?}: {got}, not {sum}, of {size}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A row alone, and among any number of others.
+#[test]
+fn a_rows_result_depends_on_the_row_alone() {
+    let pool = Pool::new(1);
+    let (n_out, n_in, n_rows) = (48, 1024, 19);
+    let x = values(n_rows * n_in, 3);
+    for device in devices() {
+        for format in formats() {
+            let file = random_file(format, n_out, n_in);
+            let packed = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
+            let matrix = device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory");
+            let x = device.upload_f32(&x).expect("memory");
+            let product = |first: usize, n: usize| {
+                let out = device.empty(n * n_out).expect("memory");
+                device.product(&matrix, None, &x, RowRange { first, n }, &out, 0, ProductExtent::default());
+                device.read_f32(&out).expect("the device works")
+            };
+            let alone: Vec<f32> = (0..n_rows).flat_map(|row| product(row, 1)).collect();
+            for n in [2, 3, 4, 5, 8, 9, 16, 19] {
+                let together = product(0, n);
+                let equal = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(equal, "{format:?}, {n} rows on {device:?}");
+            }
+        }
+    }
+}

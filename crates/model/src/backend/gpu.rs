@@ -1,0 +1,493 @@
+//! A GPU: the kernels of the `gpu` crate. Weights are packed on the host as the CPU's are, tensor by tensor, and brought
+//! over as they are. Activations stay f32.
+
+use std::ops::Range;
+
+use gpu::{
+    ADAPTIVE, AttentionSizes, Buffer, CacheNumber, Device, DeviceInfo, GpuError, Matrix, PassRows,
+    ProductExtent, ROW_WORDS, Ranking, RotaryTables, RotationConfig, RowRange, ScaleLayout, WeightLayout,
+};
+use kernels::{AttentionShape, CacheType, DenseFormat, PackedMatrix, Pool, WeightFormat};
+use speculate::{Layout, Logits, N_RANKED, RowInput, RowPlan, Wanted};
+
+use super::{
+    Backend, Buffers, DRAFT_VOCABULARY, MatrixSource, Norm, Pass, Projection, RopeTables, VocabularyHead,
+};
+use crate::ModelError;
+use crate::architecture::{Architecture, RopeLayout};
+
+/// The backend: a device, and the threads that pack weights for it.
+pub(crate) struct Gpu {
+    device: Device,
+    pool: Pool,
+}
+
+impl Gpu {
+    /// # Errors
+    /// When the device cannot be opened.
+    pub(crate) fn new(info: &DeviceInfo, n_threads: usize) -> Result<Self, ModelError> {
+        Ok(Self { device: Device::open(info)?, pool: Pool::for_this_machine(n_threads) })
+    }
+
+    /// Makes room for `n` numbers.
+    fn reserve(&self, buffer: &mut Buffer, n: usize) -> Result<(), ModelError> {
+        if buffer.len() < n {
+            *buffer = self.device.empty(n.next_power_of_two())?;
+        }
+        Ok(())
+    }
+
+    fn upload(&self, packed: &PackedMatrix) -> Result<Matrix, ModelError> {
+        let layout = weight_layout(packed.format());
+        Ok(self.device.matrix(layout, packed.n_out(), packed.n_in(), packed.bytes())?)
+    }
+
+    /// One layer for all rows of the pass, and its delta for the adaptive ones.
+    fn project_one(
+        &self,
+        pass: Pass<'_, Self>,
+        projection: Projection<'_, Self>,
+        input: &Buffer,
+        out: &Buffer,
+    ) {
+        let Projection { linear, delta } = projection;
+        let n_rows = pass.plan.rows().len();
+        let all = RowRange { first: 0, n: n_rows };
+        let whole = ProductExtent::default();
+        self.device.product(&linear.matrix, linear.bias.as_ref(), input, all, out, 0, whole);
+        let Some(LowRank { a, b }) = delta else { return };
+        let first = pass.plan.n_token_rows();
+        let adaptive = RowRange { first, n: n_rows - first };
+        let inner = &pass.on_device.inner;
+        self.device.product(a, None, input, adaptive, inner, 0, whole);
+        let added = ProductExtent { accumulates: true, ..whole };
+        self.device.product(b, None, inner, RowRange { first: 0, n: adaptive.n }, out, first, added);
+    }
+}
+
+fn weight_layout(format: WeightFormat) -> WeightLayout {
+    match format {
+        WeightFormat::Dense(DenseFormat::F32) => WeightLayout::F32,
+        WeightFormat::Dense(DenseFormat::F16) => WeightLayout::F16,
+        WeightFormat::Dense(DenseFormat::BF16) => WeightLayout::BF16,
+        WeightFormat::Quantized(format) => WeightLayout::Quantized {
+            bits: format.bits() as u32,
+            centre: format.centre() as u32,
+            scales: match format.scale_layout() {
+                kernels::ScaleLayout::Block => ScaleLayout::Block,
+                kernels::ScaleLayout::BlockMin => ScaleLayout::BlockMin,
+                kernels::ScaleLayout::Super => ScaleLayout::Super,
+                kernels::ScaleLayout::SuperHalf => ScaleLayout::SuperHalf,
+                kernels::ScaleLayout::SuperHalfMin => ScaleLayout::SuperHalfMin,
+            },
+        },
+    }
+}
+
+/// `A` and `B`, outputs by inputs.
+pub(crate) struct LowRank {
+    /// `[rank, n_in]`
+    a: Matrix,
+    /// `[n_out, rank]`
+    b: Matrix,
+}
+
+/// Widths of what a pass works on.
+#[derive(Clone, Copy)]
+struct Widths {
+    query: usize,
+    feed_forward: usize,
+}
+
+/// A row plan on the device, and room that its operations share.
+pub(crate) struct DevicePlan {
+    widths: Widths,
+    words: Vec<u32>,
+    /// As [`gpu::ROW_WORDS`] says; then the rows whose logits are wanted.
+    buffer: Buffer,
+    /// Where the wanted rows begin.
+    wanted_at: usize,
+    /// Rotated queries.
+    rotated: Buffer,
+    /// The second half of what the feed-forward layer widens.
+    up: Buffer,
+    /// Adaptive rows between the two factors of their delta.
+    inner: Buffer,
+}
+
+/// What the vocabulary projection works on.
+pub(crate) struct WantedRows {
+    normed: Buffer,
+    logits: Buffer,
+    ranking: Ranking,
+    n_ranked_rows: usize,
+}
+
+/// Largest rank of a delta that room is made for.
+const MAX_RANK: usize = crate::adapter::MAX_RANK;
+
+fn transposed(values: &[f32], n_rows: usize) -> Vec<f32> {
+    let n_columns = values.len() / n_rows;
+    (0..n_columns).flat_map(|column| (0..n_rows).map(move |row| values[row * n_columns + column])).collect()
+}
+
+impl Backend for Gpu {
+    type Matrix = Matrix;
+    type LowRank = LowRank;
+    type Vector = Buffer;
+    type Rope = RotaryTables;
+    type Plan = DevicePlan;
+    type Rows = Buffer;
+    type Input = Buffer;
+    type Cache = gpu::KvCache;
+    type Scratch = WantedRows;
+
+    fn describe(&self) -> String {
+        let info = self.device.info();
+        format!("{} ({})", info.name, info.id())
+    }
+
+    fn fingerprint(&self) -> String {
+        let info = self.device.info();
+        format!("GPU {} {}", info.id(), info.name)
+    }
+
+    fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    fn roofline(&self) -> Result<(f64, f64), ModelError> {
+        Ok((self.device.read_bandwidth()?, self.device.product_throughput()?))
+    }
+
+    fn matrix(&self, source: MatrixSource<'_>) -> Result<Matrix, ModelError> {
+        self.upload(&super::cpu::pack(source, &self.pool)?)
+    }
+
+    fn matrix_bytes(&self, matrix: &Matrix) -> usize {
+        matrix.n_bytes()
+    }
+
+    fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Result<LowRank, ModelError> {
+        let (n_in, n_out) = (a.len() / rank, b.len() / rank);
+        let quantize = |n_out, n_in, values: &[f32]| {
+            let packed = PackedMatrix::quantize(n_out, n_in, values, &self.pool);
+            packed.map_err(|error| ModelError::of_kernel("the adapter", error))
+        };
+        let a = self.upload(&quantize(rank, n_in, &transposed(&a, n_in))?)?;
+        let b = self.upload(&quantize(n_out, rank, &transposed(&b, rank))?)?;
+        Ok(LowRank { a, b })
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Buffer, ModelError> {
+        Ok(self.device.upload_f32(&values)?)
+    }
+
+    fn rope(&self, tables: RopeTables) -> Result<RotaryTables, ModelError> {
+        let RopeTables { layout, head_dim, rope_dim, cos, sin } = tables;
+        let halves = layout == RopeLayout::Half;
+        let config = RotationConfig { head_dim: head_dim as u32, rope_dim: rope_dim as u32, halves };
+        let (cos, sin) = (self.device.upload_f32(&cos)?, self.device.upload_f32(&sin)?);
+        Ok(RotaryTables { config, cos, sin })
+    }
+
+    fn cache(
+        &self,
+        n_layers: usize,
+        capacity: usize,
+        shape: AttentionShape,
+        cache_type: CacheType,
+    ) -> Result<gpu::KvCache, ModelError> {
+        let number = match cache_type {
+            CacheType::F32 => CacheNumber::F32,
+            CacheType::F16 => CacheNumber::F16,
+        };
+        Ok(self.device.cache(n_layers, capacity, shape.n_kv_heads * shape.head_dim, number)?)
+    }
+
+    fn buffers(&self, architecture: &Architecture) -> Result<Buffers<Self>, ModelError> {
+        // They grow to what a pass needs.
+        let none = || self.device.empty(0);
+        let widths = Widths { query: architecture.query_width(), feed_forward: architecture.feed_forward };
+        let plan = DevicePlan {
+            widths,
+            words: Vec::new(),
+            buffer: none()?,
+            wanted_at: 0,
+            rotated: none()?,
+            up: none()?,
+            inner: none()?,
+        };
+        let vocabulary = WantedRows {
+            normed: none()?,
+            logits: none()?,
+            ranking: self.device.ranking(1, architecture.vocabulary)?,
+            n_ranked_rows: 1,
+        };
+        Ok(Buffers {
+            plan,
+            hidden: none()?,
+            normed: none()?,
+            queries: none()?,
+            keys: none()?,
+            values: none()?,
+            attended: none()?,
+            activated: none()?,
+            projected: none()?,
+            vocabulary,
+        })
+    }
+
+    fn set_aside(&self, cache: &mut gpu::KvCache, slots: Range<usize>) -> Result<(), ModelError> {
+        Ok(self.device.set_aside(cache, slots)?)
+    }
+
+    fn turn(&self, cache: &mut gpu::KvCache, rope: &RotaryTables, first: usize) -> Result<(), ModelError> {
+        self.device.turn(cache, rope, first);
+        Ok(())
+    }
+
+    fn copy_prefix(&self, from: &gpu::KvCache, n: usize, to: &mut gpu::KvCache) -> Result<(), ModelError> {
+        self.device.copy_prefix(from, n, to);
+        Ok(())
+    }
+
+    fn compact(&self, cache: &mut gpu::KvCache, n_base: usize, kept: &[usize]) -> Result<(), ModelError> {
+        Ok(self.device.compact(cache, n_base, kept)?)
+    }
+
+    fn set_plan(
+        &self,
+        on_device: &mut DevicePlan,
+        plan: &RowPlan,
+        layout: &Layout,
+    ) -> Result<(), ModelError> {
+        let DevicePlan { widths, words, buffer, wanted_at, rotated, up, inner } = on_device;
+        let n_rows = plan.rows().len();
+        words.clear();
+        words.resize(n_rows * ROW_WORDS as usize, 0);
+        let mut visible = Vec::new();
+        for (idx, row) in plan.rows().iter().enumerate() {
+            plan.visible_into(idx, &mut visible);
+            let hidden = match layout.hides(plan.n_committed()) {
+                true => layout.hidden_from(row),
+                false => 0..0,
+            };
+            let input = match row.input {
+                RowInput::Token(token) => token,
+                RowInput::Adaptive(slot) => ADAPTIVE + slot as u32,
+            };
+            let of_row = [input as usize, row.position, hidden.start, hidden.end, words.len(), visible.len()];
+            let at = idx * ROW_WORDS as usize;
+            words[at..at + of_row.len()]
+                .iter_mut()
+                .zip(of_row)
+                .for_each(|(word, value)| *word = value as u32);
+            words.extend(visible.iter().map(|&slot| (plan.n_committed() + slot) as u32));
+        }
+        *wanted_at = words.len();
+        words.extend(plan.logit_rows().iter().map(|&row| row as u32));
+        *buffer = self.device.upload_u32(words)?;
+        self.reserve(rotated, n_rows * widths.query)?;
+        self.reserve(up, n_rows * widths.feed_forward)?;
+        self.reserve(inner, (n_rows - plan.n_token_rows()) * MAX_RANK)
+    }
+
+    fn embed(
+        &self,
+        pass: Pass<'_, Self>,
+        table: &Matrix,
+        slots: Option<&Buffer>,
+        out: &mut Buffer,
+    ) -> Result<(), ModelError> {
+        let n_rows = pass.plan.rows().len();
+        self.reserve(out, n_rows * table.n_in())?;
+        self.device.embed(table, slots, &pass.on_device.buffer, n_rows, out);
+        Ok(())
+    }
+
+    fn weighted_embedding(
+        &self,
+        table: &Matrix,
+        tokens: &[(u32, f32)],
+        n_slots: usize,
+    ) -> Result<Buffer, ModelError> {
+        let words: Vec<u32> = tokens.iter().flat_map(|&(token, _)| [token, 0, 0, 0, 0, 0]).collect();
+        let hidden = table.n_in();
+        let rows = self.device.empty(tokens.len() * hidden)?;
+        self.device.embed(table, None, &self.device.upload_u32(&words)?, tokens.len(), &rows);
+        let mut sum = vec![0.0f32; hidden];
+        for (row, (_, weight)) in self.device.read_f32(&rows)?.chunks_exact(hidden).zip(tokens) {
+            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
+        }
+        Ok(self.device.upload_f32(&sum.repeat(n_slots))?)
+    }
+
+    fn scale(&self, rows: &mut Buffer, factor: f32) -> Result<(), ModelError> {
+        self.device.scale(rows, factor, rows.len());
+        Ok(())
+    }
+
+    fn normalise(
+        &self,
+        pass: Pass<'_, Self>,
+        residual: Option<&Buffer>,
+        hidden: &mut Buffer,
+        norm: Norm<'_, Self>,
+        out: &mut Buffer,
+    ) -> Result<(), ModelError> {
+        let n_rows = pass.plan.rows().len();
+        self.reserve(out, n_rows * norm.weight.len())?;
+        self.device.normalise(residual, hidden, norm.weight, norm.epsilon, None, n_rows, out);
+        Ok(())
+    }
+
+    fn normalise_wanted(
+        &self,
+        pass: Pass<'_, Self>,
+        residual: &Buffer,
+        hidden: &Buffer,
+        norm: Norm<'_, Self>,
+        scratch: &mut WantedRows,
+    ) -> Result<(), ModelError> {
+        let n_rows = pass.plan.logit_rows().len();
+        self.reserve(&mut scratch.normed, n_rows * norm.weight.len())?;
+        let selection = Some((&pass.on_device.buffer, pass.on_device.wanted_at));
+        let out = &scratch.normed;
+        self.device.normalise(Some(residual), hidden, norm.weight, norm.epsilon, selection, n_rows, out);
+        Ok(())
+    }
+
+    fn normalise_heads(
+        &self,
+        pass: Pass<'_, Self>,
+        n_heads: usize,
+        rows: &mut Buffer,
+        norm: Norm<'_, Self>,
+    ) -> Result<(), ModelError> {
+        let n_heads = n_heads * pass.plan.rows().len();
+        self.device.normalise_heads(rows, n_heads, norm.weight, norm.epsilon);
+        Ok(())
+    }
+
+    fn project<const N: usize>(
+        &self,
+        pass: Pass<'_, Self>,
+        layers: [Projection<'_, Self>; N],
+        input: &mut Buffer,
+        outs: [&mut Buffer; N],
+    ) -> Result<(), ModelError> {
+        layers.into_iter().zip(outs).try_for_each(|(layer, out)| {
+            self.reserve(out, pass.plan.rows().len() * layer.linear.matrix.n_out())?;
+            self.project_one(pass, layer, input, out);
+            Ok(())
+        })
+    }
+
+    fn project_swiglu(
+        &self,
+        pass: Pass<'_, Self>,
+        gate: Projection<'_, Self>,
+        up: Projection<'_, Self>,
+        input: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<(), ModelError> {
+        let n = pass.plan.rows().len() * gate.linear.matrix.n_out();
+        self.reserve(out, n)?;
+        self.project_one(pass, gate, input, out);
+        self.project_one(pass, up, input, &pass.on_device.up);
+        self.device.swiglu(out, &pass.on_device.up, n);
+        Ok(())
+    }
+
+    fn rotate_and_store(
+        &self,
+        pass: Pass<'_, Self>,
+        rope: &RotaryTables,
+        queries: &mut Buffer,
+        keys: &mut Buffer,
+        values: &Buffer,
+        cache: &mut gpu::KvCache,
+        layer: usize,
+    ) -> Result<(), ModelError> {
+        let DevicePlan { widths, rotated, .. } = pass.on_device;
+        let sources = [&*queries, &*keys, values];
+        let rows = rows_of(pass);
+        self.device.rotate_and_store(rows, sources, widths.query, rope, rotated, cache, layer, pass.is_aside);
+        Ok(())
+    }
+
+    fn attend(
+        &self,
+        pass: Pass<'_, Self>,
+        cache: &gpu::KvCache,
+        layer: usize,
+        shape: AttentionShape,
+        _: &Buffer,
+        out: &mut Buffer,
+    ) -> Result<(), ModelError> {
+        let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
+        let sizes = AttentionSizes { n_heads, n_kv_heads, head_dim, scale };
+        self.reserve(out, pass.plan.rows().len() * n_heads * head_dim)?;
+        self.device.attend(rows_of(pass), sizes, &pass.on_device.rotated, cache, layer, out);
+        Ok(())
+    }
+
+    fn project_vocabulary(
+        &self,
+        pass: Pass<'_, Self>,
+        head: VocabularyHead<'_, Self>,
+        scratch: &mut WantedRows,
+        logits: &mut Logits,
+    ) -> Result<(), ModelError> {
+        let wanted = pass.plan.wanted();
+        let (n_rows, vocabulary) = (wanted.len(), head.matrix.n_out());
+        self.reserve(&mut scratch.logits, n_rows * vocabulary)?;
+        if scratch.n_ranked_rows < n_rows {
+            scratch.n_ranked_rows = n_rows.next_power_of_two();
+            scratch.ranking = self.device.ranking(scratch.n_ranked_rows, vocabulary)?;
+        }
+        let WantedRows { normed, logits: all, ranking, .. } = scratch;
+        // Behind the last row that must be exact, in whatever order they were asked for.
+        let first_draft =
+            wanted.iter().rposition(|&wanted| wanted != Wanted::Drafts).map_or(0, |last| last + 1);
+        let exact = RowRange { first: 0, n: first_draft };
+        let drafts = RowRange { first: first_draft, n: n_rows - first_draft };
+        for (rows, n) in [(exact, vocabulary), (drafts, vocabulary.min(DRAFT_VOCABULARY))] {
+            let extent = ProductExtent { n_outputs: n, accumulates: false };
+            self.device.product(head.matrix, head.bias, normed, rows, all, rows.first, extent);
+            self.device.rank(all, vocabulary, n, rows, ranking);
+        }
+        let n_ranked = n_rows * N_RANKED;
+        let has_full = wanted.contains(&Wanted::All);
+        let mut parts = vec![(&ranking.logits, n_ranked), (&ranking.tokens, n_ranked)];
+        parts.extend(has_full.then_some((&*all, n_rows * vocabulary)));
+        let read = self.device.read(&parts)?;
+        let words = |part: usize| read[part].as_chunks::<4>().0;
+        logits.ranked.clear();
+        let entries = words(0).iter().zip(words(1));
+        let entries: Vec<(u32, f32)> =
+            entries.map(|(logit, token)| (u32::from_le_bytes(*token), f32::from_le_bytes(*logit))).collect();
+        logits.ranked.extend(entries.as_chunks::<N_RANKED>().0);
+        logits.is_full.clear();
+        logits.is_full.extend(wanted.iter().map(|&wanted| wanted == Wanted::All));
+        logits.full.clear();
+        if has_full {
+            let rows = words(2).chunks_exact(vocabulary).zip(&logits.is_full);
+            let full = rows.filter(|(_, is_full)| **is_full).flat_map(|(row, _)| row);
+            logits.full.extend(full.map(|&word| f32::from_le_bytes(word)));
+        }
+        Ok(())
+    }
+}
+
+fn rows_of<'a>(pass: Pass<'a, Gpu>) -> PassRows<'a> {
+    let (n_rows, n_committed) = (pass.plan.rows().len(), pass.plan.n_committed());
+    PassRows { plan: &pass.on_device.buffer, n_rows, n_committed }
+}
+
+impl From<GpuError> for ModelError {
+    fn from(error: GpuError) -> Self {
+        Self::Gpu(error)
+    }
+}

@@ -1,0 +1,174 @@
+//! `sateen bench gpu-check`: whether a GPU decodes exactly, and what passes of a 7B model cost on it. The weights are
+//! random and made on the spot: what a pass costs does not depend on what it has learnt.
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use engine::{
+    CompletionRequest, CostTable, DeviceChoice, Engine, EngineConfig, Extent, RandomModelConfig, Speculation,
+    TensorType, measure_cost, write_random_model,
+};
+use serde::{Deserialize, Serialize};
+
+use super::Setting;
+
+/// The adaptive token of the published checkpoints of CodeLlama, and how many of it they were trained with (SDSAT,
+/// arXiv 2403.18647: L5 7B).
+const NATIVE_SAT: (u32, usize) = (32_011, 5);
+/// Drafts that the published 7B model has accepted of a group: it is said to be three times as fast in passes of which
+/// two make `2 + a` tokens.
+const PUBLISHED_ACCEPTED: f64 = 4.0;
+/// Types of a model that people run.
+const TYPES: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_K, TensorType::F16];
+/// Tokens that each way of decoding writes.
+const N_TOKENS: usize = 48;
+
+#[derive(Args)]
+pub(crate) struct GpuCheckArguments {
+    /// The GPU, like cuda:0 or vulkan:0
+    #[arg(long)]
+    device: DeviceChoice,
+    /// A small shape instead of the 7B's, to see that the check itself works
+    #[arg(long)]
+    dry_run: bool,
+    /// How often each number of rows is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repetitions: u16,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct GpuCheckReport {
+    pub(crate) setting: Setting,
+    pub(crate) is_dry_run: bool,
+    pub(crate) types: Vec<TypeReport>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TypeReport {
+    pub(crate) tensor_type: String,
+    pub(crate) file_bytes: u64,
+    /// Tokens that every way of decoding has written alike.
+    pub(crate) n_identical: usize,
+    pub(crate) cost: CostTable,
+    /// Tokens per second from the cost of passes and the published acceptance, not from a model that drafts well.
+    pub(crate) ordinary_tokens_per_s: f64,
+    pub(crate) two_pass_tokens_per_s: f64,
+    pub(crate) fused_tokens_per_s: f64,
+}
+
+pub(crate) fn run(arguments: &GpuCheckArguments) -> anyhow::Result<()> {
+    if !matches!(arguments.device, DeviceChoice::Gpu(_)) {
+        bail!("`--device` must name a GPU, like cuda:0 or vulkan:0. Given: {}", arguments.device);
+    }
+    let mut report = None;
+    for tensor_type in TYPES {
+        let (device, of_type) = check(arguments, tensor_type)?;
+        if !arguments.json {
+            print(&device, &of_type);
+        }
+        let new = || GpuCheckReport {
+            setting: Setting::of(&device),
+            is_dry_run: arguments.dry_run,
+            types: Vec::new(),
+        };
+        report.get_or_insert_with(new).types.push(of_type);
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(())
+}
+
+fn check(arguments: &GpuCheckArguments, tensor_type: TensorType) -> anyhow::Result<(String, TypeReport)> {
+    let of_7b =
+        RandomModelConfig { native_sat: Some(NATIVE_SAT), ..RandomModelConfig::llama_7b(tensor_type) };
+    let shape = match arguments.dry_run {
+        true => RandomModelConfig {
+            n_layers: 2,
+            hidden: 256,
+            n_heads: 4,
+            n_kv_heads: 4,
+            feed_forward: 512,
+            vocabulary: 512,
+            native_sat: Some((500, NATIVE_SAT.1)),
+            ..of_7b
+        },
+        false => of_7b,
+    };
+    let folder = tempfile::tempdir().context("no room for temporary files")?;
+    let path = folder.path().join("random.gguf");
+    write_random_model(&shape, &path).context("cannot write the random model")?;
+    let file_bytes = std::fs::metadata(&path)?.len();
+    let config = EngineConfig {
+        device: arguments.device.clone(),
+        max_context: 2304,
+        ..EngineConfig::new(format!("Random {tensor_type:?}"), &path, "")
+    };
+    let engine = Engine::start(config, |_| ())?;
+    let (loaded, model) = engine.wait_until_ready()?;
+    if let Some(note) = loaded.device_note {
+        bail!("{note}");
+    }
+    let complete = |speculation| {
+        let request = CompletionRequest {
+            max_tokens: N_TOKENS,
+            speculation,
+            extent: Extent::Raw,
+            ..CompletionRequest::new("def area(width, height):\n    return ", "")
+        };
+        engine.complete(request, |_| ())
+    };
+    let ordinary = complete(Speculation::Off)?.tokens;
+    for speculation in Speculation::ALL {
+        let tokens = complete(speculation)?.tokens;
+        ensure!(tokens == ordinary, "{} writes other tokens than ordinary decoding", speculation.name());
+    }
+    let cost = measure_cost(&model, usize::from(arguments.repetitions))?;
+    let ms = |n_rows: usize| milliseconds(&cost, n_rows);
+    let n_slots = NATIVE_SAT.1;
+    let per_s = |n_tokens: f64, ms: f64| 1000.0 * n_tokens / ms;
+    let report = TypeReport {
+        tensor_type: format!("{tensor_type:?}"),
+        file_bytes,
+        n_identical: ordinary.len(),
+        ordinary_tokens_per_s: per_s(1.0, ms(1)),
+        // A token with its group, then that token's successor with the drafts.
+        two_pass_tokens_per_s: per_s(2.0 + PUBLISHED_ACCEPTED, 2.0 * ms(1 + n_slots)),
+        // The drafts, and a group behind the node where the walk is likeliest to stop.
+        fused_tokens_per_s: per_s(1.0 + PUBLISHED_ACCEPTED, ms(1 + 2 * n_slots)),
+        cost,
+    };
+    Ok((loaded.device, report))
+}
+
+/// What a pass of so many rows takes, between those that were measured.
+fn milliseconds(cost: &CostTable, n_rows: usize) -> f64 {
+    let behind = cost.passes.iter().position(|pass| pass.n_rows >= n_rows).unwrap_or(cost.passes.len() - 1);
+    let (low, high) = (&cost.passes[behind.saturating_sub(1)], &cost.passes[behind]);
+    if high.n_rows == low.n_rows || high.n_rows <= n_rows {
+        return high.median_ms;
+    }
+    let share = (n_rows - low.n_rows) as f64 / (high.n_rows - low.n_rows) as f64;
+    low.median_ms + share * (high.median_ms - low.median_ms)
+}
+
+fn print(device: &str, report: &TypeReport) {
+    let TypeReport { tensor_type, file_bytes, n_identical, cost, .. } = report;
+    println!("{tensor_type}, {:.2} GB, on {device}", *file_bytes as f64 / 1e9);
+    println!("  {n_identical} tokens, identical in every way of decoding");
+    let first = cost.passes[0].median_ms;
+    for pass in &cost.passes {
+        println!("  {:>3} rows {:>9.2} ms {:>6.2}", pass.n_rows, pass.median_ms, pass.median_ms / first);
+    }
+    println!(
+        "  one row reads at {:.0} % of the {:.1} GB/s that the device reads at best",
+        100.0 * cost.roofline.bandwidth_share,
+        cost.roofline.read_bytes_per_s / 1e9
+    );
+    println!(
+        "  tokens/s at the published acceptance: {:.1} ordinary, {:.1} in two passes, {:.1} fused",
+        report.ordinary_tokens_per_s, report.two_pass_tokens_per_s, report.fused_tokens_per_s
+    );
+}
