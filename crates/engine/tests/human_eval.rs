@@ -74,10 +74,11 @@ fn check(check: Check) {
     let Check { id, device, n_prompts, max_tokens, n_settings } = check;
     let mut prompts = common::human_eval();
     assert_eq!(prompts.len(), 164);
-    if device != DeviceChoice::Cpu {
-        prompts.sort_by_key(String::len);
-    }
     prompts.truncate(n_prompts);
+    if device != DeviceChoice::Cpu {
+        // Some twenty tokens of each: a GPU in software takes its time over a prompt.
+        prompts.iter_mut().for_each(|prompt| *prompt = prompt.chars().take(60).collect());
+    }
     let model = {
         // The engine's own way of loading, so that the adapter is the one that ships.
         let config = EngineConfig { device: device.clone(), ..common::config(id) };
@@ -165,5 +166,5 @@ fn speculative_output_is_identical_qwen2_5_coder_0_5b() {
 #[test]
 fn speculative_output_is_identical_on_a_gpu() {
     let device = "vulkan:0".parse().expect("a device");
-    check(Check { device, n_prompts: 1, max_tokens: 10, n_settings: 2, ..Check::default() });
+    check(Check { device, n_prompts: 1, max_tokens: 5, n_settings: 1, ..Check::default() });
 }

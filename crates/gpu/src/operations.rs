@@ -47,18 +47,20 @@ pub struct RowRange {
     pub n: usize,
 }
 
-/// How much of a product is computed, and what becomes of it.
+/// How much of a product is computed, and where it goes.
 #[derive(Clone, Copy, Debug)]
 pub struct ProductExtent {
     /// Outputs from the first on.
     pub n_outputs: usize,
+    /// The row of the output buffer that the first of the rows goes to.
+    pub first_row: usize,
     /// Whether they are added to what is there.
     pub accumulates: bool,
 }
 
 impl Default for ProductExtent {
     fn default() -> Self {
-        Self { n_outputs: usize::MAX, accumulates: false }
+        Self { n_outputs: usize::MAX, first_row: 0, accumulates: false }
     }
 }
 
@@ -86,9 +88,8 @@ impl Device {
         Ok(Matrix { layout, n_out, n_in, tile_words, parts, tiles_per_part })
     }
 
-    /// `out[o + i] = W x[r + i] + bias` for `n` rows, those of `x` from `rows_in`'s first and those of `out` from
-    /// `first_out` on; with `accumulates` it is added to what is there. `x` is `[_, n_in]`, `out` `[_, n_out]`. Of
-    /// the outputs only the first `n_outputs` are computed.
+    /// `out = W x + bias` for the rows of `x` that `rows` names, `[_, n_in]` each; `out` is `[_, n_out]`. `extent` says which
+    /// outputs, where they go, and whether they are added to what is there.
     ///
     /// # Panics
     /// When a buffer is too small.
@@ -99,13 +100,12 @@ impl Device {
         x: &Buffer,
         rows: RowRange,
         out: &Buffer,
-        first_out: usize,
         extent: ProductExtent,
     ) {
         let Matrix { layout, n_in, tile_words, .. } = *matrix;
         let n_outputs = extent.n_outputs.min(matrix.n_out);
         assert!((rows.first + rows.n) * n_in <= x.len(), "rows of the input");
-        assert!((first_out + rows.n) * matrix.n_out <= out.len(), "rows of the output");
+        assert!((extent.first_row + rows.n) * matrix.n_out <= out.len(), "rows of the output");
         assert!(bias.is_none_or(|bias| bias.len() == matrix.n_out), "a bias for each output");
         if rows.n == 0 {
             return;
@@ -139,7 +139,7 @@ impl Device {
                     matrix.n_out as u32,
                     rows.n as u32,
                     rows.first as u32,
-                    first_out as u32,
+                    extent.first_row as u32,
                     config,
                 ));
             }
@@ -402,7 +402,7 @@ impl Device {
         for _ in 0..5 {
             let started = std::time::Instant::now();
             let rows = RowRange { first: 0, n: n_rows };
-            self.product(&matrix, None, &x, rows, &out, 0, ProductExtent::default());
+            self.product(&matrix, None, &x, rows, &out, ProductExtent::default());
             self.read(&[(&out, 1)])?;
             shortest = shortest.min(started.elapsed().as_secs_f64());
         }

@@ -27,7 +27,7 @@ fn products_are_those_of_the_files_values() {
                 (device.upload_f32(&x).expect("memory"), device.upload_f32(&bias).expect("memory"));
             let out = device.empty(n_rows * n_out).expect("memory");
             let all = RowRange { first: 0, n: n_rows };
-            device.product(&matrix, Some(&bias_there), &x_there, all, &out, 0, ProductExtent::default());
+            device.product(&matrix, Some(&bias_there), &x_there, all, &out, ProductExtent::default());
             let got = device.read_f32(&out).expect("the device works");
             let mut weights = vec![0.0f32; n_in];
             for output in 0..n_out {
@@ -63,7 +63,7 @@ fn a_rows_result_depends_on_the_row_alone() {
             let x = device.upload_f32(&x).expect("memory");
             let product = |first: usize, n: usize| {
                 let out = device.empty(n * n_out).expect("memory");
-                device.product(&matrix, None, &x, RowRange { first, n }, &out, 0, ProductExtent::default());
+                device.product(&matrix, None, &x, RowRange { first, n }, &out, ProductExtent::default());
                 device.read_f32(&out).expect("the device works")
             };
             let alone: Vec<f32> = (0..n_rows).flat_map(|row| product(row, 1)).collect();

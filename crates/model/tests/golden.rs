@@ -89,5 +89,6 @@ fn logits_and_adaptive_slots_agree_smollm2_135m() {
 
 #[test]
 fn logits_and_adaptive_slots_agree_qwen2_5_coder_0_5b() {
-    common::devices().iter().for_each(|device| check_logits("qwen2.5-coder-0.5b", device, 1));
+    // On GPUs `candle_parity.rs` has it, with fewer tokens.
+    check_logits("qwen2.5-coder-0.5b", &Device::Cpu, 1);
 }

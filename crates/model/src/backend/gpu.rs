@@ -54,14 +54,14 @@ impl Gpu {
         let n_rows = pass.plan.rows().len();
         let all = RowRange { first: 0, n: n_rows };
         let whole = ProductExtent::default();
-        self.device.product(&linear.matrix, linear.bias.as_ref(), input, all, out, 0, whole);
+        self.device.product(&linear.matrix, linear.bias.as_ref(), input, all, out, whole);
         let Some(LowRank { a, b }) = delta else { return };
         let first = pass.plan.n_token_rows();
         let adaptive = RowRange { first, n: n_rows - first };
         let inner = &pass.on_device.inner;
-        self.device.product(a, None, input, adaptive, inner, 0, whole);
-        let added = ProductExtent { accumulates: true, ..whole };
-        self.device.product(b, None, inner, RowRange { first: 0, n: adaptive.n }, out, first, added);
+        self.device.product(a, None, input, adaptive, inner, whole);
+        let added = ProductExtent { accumulates: true, first_row: first, ..whole };
+        self.device.product(b, None, inner, RowRange { first: 0, n: adaptive.n }, out, added);
     }
 }
 
@@ -454,8 +454,8 @@ impl Backend for Gpu {
         let exact = RowRange { first: 0, n: first_draft };
         let drafts = RowRange { first: first_draft, n: n_rows - first_draft };
         for (rows, n) in [(exact, vocabulary), (drafts, vocabulary.min(DRAFT_VOCABULARY))] {
-            let extent = ProductExtent { n_outputs: n, accumulates: false };
-            self.device.product(head.matrix, head.bias, normed, rows, all, rows.first, extent);
+            let extent = ProductExtent { n_outputs: n, first_row: rows.first, accumulates: false };
+            self.device.product(head.matrix, head.bias, normed, rows, all, extent);
             self.device.rank(all, vocabulary, n, rows, ranking);
         }
         let n_ranked = n_rows * N_RANKED;
