@@ -31,7 +31,7 @@ fn sum_of_units(value: f32) -> f32 {
     sum
 }
 
-/// How [`normalise`] works.
+/// How `normalise` works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NormConfig {
     /// Adds the residual to the hidden rows first, and keeps the sum.

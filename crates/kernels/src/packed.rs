@@ -220,7 +220,7 @@ impl PackedMatrix {
         self.bytes.len()
     }
 
-    /// Tile after tile, as [`quantized`] and [`dense`] have them.
+    /// Tile after tile: quantized formats as blocks of codes and scales, dense ones input after input.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
