@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use engine::{
     AddMode, CancelToken, Catalog, FIRST_TEXT_BUDGET_MS, InstallProgress, InstallStage, InstalledModel,
-    LibraryListing, ModelLibrary, PackageClient,
+    LibraryListing, ModelLibrary, ModelSource, ModelSources,
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -87,7 +87,9 @@ fn install(library: &ModelLibrary, id: Option<&str>, if_missing: bool) -> anyhow
         println!("{} is installed: {}", model.id, model.path.display());
         return Ok(());
     }
-    let client = PackageClient::find()?;
+    if let ModelSource::Hub(file) = &entry.source {
+        println!("{}: {} of {}, licence: {}", entry.name, file.file, file.repository, entry.licence);
+    }
     let bar = ProgressBar::new(entry.size_bytes);
     let style = "{msg} {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     bar.set_style(ProgressStyle::with_template(style).context("the progress bar")?);
@@ -95,6 +97,7 @@ fn install(library: &ModelLibrary, id: Option<&str>, if_missing: bool) -> anyhow
     let mut last_part = None;
     let mut show = |progress: InstallProgress| {
         let message = match progress.stage {
+            InstallStage::Fetching if progress.n_parts == 1 => format!("{}: fetching", entry.id),
             InstallStage::Fetching => {
                 format!("{}: part {} of {}", entry.id, progress.n_parts_done + 1, progress.n_parts)
             }
@@ -106,10 +109,11 @@ fn install(library: &ModelLibrary, id: Option<&str>, if_missing: bool) -> anyhow
             last_part = Some(message.clone());
         }
         bar.set_message(message);
+        bar.set_length(progress.total_bytes);
         bar.set_position(progress.n_bytes);
     };
     // Nothing cancels it but an interrupt, which keeps what was fetched.
-    let installed = engine::install(entry, library, &client, &CancelToken::default(), &mut show);
+    let installed = engine::install(entry, library, &ModelSources::default(), &CancelToken::default(), &mut show);
     bar.finish_and_clear();
     let model = installed
         .with_context(|| format!("cannot install {}", entry.id))?

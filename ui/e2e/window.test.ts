@@ -108,7 +108,10 @@ describe("the window", () => {
     await app.until("the welcome", async () => (await app?.text("h1")) === "Welcome to sateen");
     expect(await app.text("[data-testid=state]")).toContain("No model installed");
     const offers = await app.driver.findElements(By.css("li button"));
-    expect(await Promise.all(offers.map((offer) => offer.getText()))).toEqual(["Install", "Install", "Install"]);
+    // Those that are for a GPU are not the first thing that somebody new sees.
+    const words = await Promise.all(offers.map((offer) => offer.getText()));
+    expect(words.filter((text) => text !== "")).toEqual(["Install", "Install", "Install"]);
+    expect(words.length).toBeGreaterThan(3);
     expect(await app.text("li")).toContain("Qwen2.5-Coder 0.5B");
     // The machine is measured, and the best of what it runs fast enough is proposed.
     await app.until("a proposal", async () => (await app?.text(".badge.sat")) === "Recommended here");

@@ -21,8 +21,10 @@ mod tests {
     #[test]
     fn the_catalogue_models_with_adapters_are_found() {
         let catalog = Catalog::built_in();
-        let has_adapter =
-            |id: &str| built_in_for(&catalog.find(id).expect("in the catalogue").sha256).is_some();
+        let has_adapter = |id: &str| {
+            let entry = catalog.find(id).expect("in the catalogue");
+            entry.sha256.as_deref().and_then(built_in_for).is_some()
+        };
         assert!(has_adapter("qwen2.5-coder-0.5b"));
         assert!(has_adapter("smollm2-135m"));
         assert!(!has_adapter("qwen2.5-coder-1.5b"));

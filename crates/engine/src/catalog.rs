@@ -39,10 +39,34 @@ pub struct CatalogEntry {
     /// Size of the file.
     #[ts(type = "number")]
     pub size_bytes: u64,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
+    /// SHA-256 of the file, in hexadecimal. Without one, the file is checked against the hash that the hub announces.
+    pub sha256: Option<String>,
+    /// Where the file comes from.
+    pub source: ModelSource,
+}
+
+/// Where a model file comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export)]
+pub enum ModelSource {
     /// Packages that carry the file, in the order in which their parts are joined.
-    pub parts: Vec<Part>,
+    Packages(Vec<Part>),
+    /// A file of the model hub.
+    Hub(HubFile),
+}
+
+/// A file of the model hub.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TS)]
+#[serde(deny_unknown_fields)]
+#[ts(export)]
+pub struct HubFile {
+    /// Owner and name of the repository.
+    pub repository: String,
+    /// A commit, or a branch.
+    pub revision: String,
+    /// Its path in the repository.
+    pub file: String,
 }
 
 /// A part of a model file inside a Python package.
@@ -105,10 +129,19 @@ mod tests {
         assert_eq!(catalog.default_model().id, "qwen2.5-coder-0.5b");
         for entry in &catalog.models {
             assert!(crate::library::check_id(&entry.id).is_ok());
-            assert_eq!(entry.sha256.len(), 64, "{}", entry.id);
-            assert!(!entry.parts.is_empty() && entry.size_bytes > 0, "{}", entry.id);
-            assert_eq!(entry.parts.iter().map(|part| part.size_bytes).sum::<u64>(), entry.size_bytes);
-            assert!(entry.parts.iter().all(|part| part.sha256.len() == 64), "{}", entry.id);
+            assert!(entry.size_bytes > 0 && entry.row_weights > 0, "{}", entry.id);
+            assert!(entry.sha256.as_ref().is_none_or(|sha256| sha256.len() == 64), "{}", entry.id);
+            match &entry.source {
+                ModelSource::Packages(parts) => {
+                    assert!(!parts.is_empty() && entry.sha256.is_some(), "{}", entry.id);
+                    assert_eq!(parts.iter().map(|part| part.size_bytes).sum::<u64>(), entry.size_bytes);
+                    assert!(parts.iter().all(|part| part.sha256.len() == 64), "{}", entry.id);
+                }
+                ModelSource::Hub(HubFile { repository, revision, file }) => {
+                    assert_eq!(repository.split('/').count(), 2, "{}", entry.id);
+                    assert!(!revision.is_empty() && file.ends_with(".gguf"), "{}", entry.id);
+                }
+            }
         }
     }
 

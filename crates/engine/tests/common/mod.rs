@@ -1,6 +1,7 @@
 //! Real models and prompts, as `make models` fetches them.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod hub;
 pub mod packages;
 
 use std::io::Read;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use engine::{CatalogEntry, Part};
+use engine::{CatalogEntry, ModelSource, Part};
 use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
 
@@ -37,10 +37,10 @@ pub fn entry(parts: &[&[u8]]) -> CatalogEntry {
         quantization: String::new(),
         licence: String::new(),
         size_bytes: content.len() as u64,
-        sha256: sha256(&content),
+        sha256: Some(sha256(&content)),
         row_weights: 1,
         can_infill: true,
-        parts: parts.iter().enumerate().map(part).collect(),
+        source: ModelSource::Packages(parts.iter().enumerate().map(part).collect()),
     }
 }
 
