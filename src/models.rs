@@ -113,7 +113,8 @@ fn install(library: &ModelLibrary, id: Option<&str>, if_missing: bool) -> anyhow
         bar.set_position(progress.n_bytes);
     };
     // Nothing cancels it but an interrupt, which keeps what was fetched.
-    let installed = engine::install(entry, library, &ModelSources::default(), &CancelToken::default(), &mut show);
+    let installed =
+        engine::install(entry, library, &ModelSources::default(), &CancelToken::default(), &mut show);
     bar.finish_and_clear();
     let model = installed
         .with_context(|| format!("cannot install {}", entry.id))?

@@ -84,8 +84,9 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
     // Before the buffers of the measurements, which are none of the model's.
     let peak_bytes = peak_bytes();
     let n_groups = if model.n_adaptive_tokens() > 0 { MAX_GROUPS } else { 0 };
-    let plain = ROW_COUNTS.into_iter().map(|n_rows| pass(model, n_rows, 0));
-    let plans: Vec<RowPlan> = plain.chain((1..=n_groups).map(|n| pass(model, n, n))).collect();
+    let plain = ROW_COUNTS.into_iter().map(|n_rows| pass(model, PassTimer::N_COMMITTED, n_rows, 0));
+    let plans: Vec<RowPlan> =
+        plain.chain((1..=n_groups).map(|n| pass(model, PassTimer::N_COMMITTED, n, n))).collect();
     let mut timer = PassTimer::new(model)?;
     let mut times = vec![Vec::new(); plans.len()];
     // One round more than is counted, to warm up.
@@ -131,8 +132,13 @@ const POLICY_ROUNDS: usize = 3;
 /// Time after which no further round begins: a large model is loaded slowly enough.
 const POLICY_TIME: Duration = Duration::from_millis(1500);
 
-/// Measures what the width of passes is chosen by: some seconds at most, and on a large model one
-/// pass for each number of rows.
+/// Kinds of passes that are measured however long they take.
+const POLICY_LEAST: usize = 4;
+/// Committed rows in front of those passes.
+const POLICY_COMMITTED: usize = 32;
+
+/// Measures what the width of passes is chosen by: some seconds at most, and on a model that is slow here fewer
+/// numbers of rows, once each.
 ///
 /// # Errors
 /// Those of the model; [`ModelError::Cancelled`] when `is_cancelled` says so between two passes.
@@ -141,42 +147,65 @@ pub fn measure_pass_costs(
     is_cancelled: &dyn Fn() -> bool,
 ) -> Result<PassCosts, EngineError> {
     let started = Instant::now();
-    let mut timer = PassTimer::new(model)?;
-    let mut plans = POLICY_ROW_COUNTS.map(|n_rows| pass(model, n_rows, 0)).to_vec();
+    let mut timer = PassTimer::behind(model, POLICY_COMMITTED)?;
+    let plain = |n_rows| pass(model, POLICY_COMMITTED, n_rows, 0);
     let n_slots = model.n_adaptive_tokens();
-    if n_slots > 0 {
-        plans.push(pass(model, 2, 2));
-    }
-    let mut fastest = vec![f64::INFINITY; plans.len()];
-    for round in 0..POLICY_ROUNDS {
-        if round > 1 && started.elapsed() > POLICY_TIME {
-            break;
-        }
-        for (plan, fastest) in plans.iter().zip(&mut fastest) {
-            // The same kind of pass twice, as decoding runs them: the first leaves the caches as it does.
-            for is_timed in [false, round > 0] {
-                if is_cancelled() {
-                    return Err(ModelError::Cancelled.into());
-                }
-                let ms = timer.time(plan)?;
-                if is_timed {
-                    // Whatever disturbed the slower ones would disturb any width alike.
-                    *fastest = fastest.min(ms);
-                }
-            }
-        }
-    }
-    let points = POLICY_ROW_COUNTS.into_iter().zip(fastest.iter().copied()).collect();
+    let adaptive = (n_slots > 0).then(|| pass(model, POLICY_COMMITTED, 2, 2));
+    // From the narrowest; the one with adaptive rows is among those that are measured in any case.
+    let n_adaptive = adaptive.iter().len();
+    let [first, rest @ ..] = POLICY_ROW_COUNTS;
+    let plans: Vec<RowPlan> =
+        std::iter::once(plain(first)).chain(adaptive).chain(rest.into_iter().map(plain)).collect();
+    let mut run = |kind: usize| {
+        if is_cancelled() { Err(ModelError::Cancelled.into()) } else { timer.time(&plans[kind]) }
+    };
+    let mut fastest = fastest_of(plans.len(), &|| started.elapsed(), &mut run)?;
+    let adaptive_ms: Vec<f64> = fastest.splice(1..1 + n_adaptive, []).collect();
+    let points = POLICY_ROW_COUNTS.into_iter().zip(fastest).collect();
     let costs = PassCosts::new(points).ok_or(EngineError::NotMeasured)?;
-    Ok(match fastest.get(POLICY_ROW_COUNTS.len()) {
+    Ok(match adaptive_ms.first() {
         Some(&ms) => costs.with_adaptive(2 + 2 * n_slots, ms),
         None => costs,
     })
 }
 
-/// A pass over `n_tokens` tokens, an adaptive group behind each of the first `n_groups`.
-fn pass(model: &Model, n_tokens: usize, n_groups: usize) -> RowPlan {
-    let mut plan = RowPlan::prefill(PassTimer::N_COMMITTED, &tokens(model, n_tokens));
+/// Fastest time of each kind of pass in milliseconds, from the first; kinds at the end are left out when the time is
+/// over before.
+fn fastest_of(
+    n_kinds: usize,
+    elapsed: &dyn Fn() -> Duration,
+    run: &mut dyn FnMut(usize) -> Result<f64, EngineError>,
+) -> Result<Vec<f64>, EngineError> {
+    let is_over = || elapsed() > POLICY_TIME;
+    let mut n_tried = n_kinds;
+    for kind in 0..n_kinds {
+        // The first pass of a kind is slower: buffers are made, on some devices kernels translated.
+        run(kind)?;
+        if is_over() && kind + 1 >= POLICY_LEAST {
+            n_tried = kind + 1;
+            break;
+        }
+    }
+    let mut fastest = vec![f64::INFINITY; n_tried];
+    for round in 1..POLICY_ROUNDS {
+        if round > 1 && is_over() {
+            break;
+        }
+        for (kind, fastest) in fastest.iter_mut().enumerate() {
+            // The same kind of pass twice, as decoding runs them: the first leaves the caches as it does.
+            if !is_over() {
+                run(kind)?;
+            }
+            // Whatever disturbed the slower ones would disturb any width alike.
+            *fastest = fastest.min(run(kind)?);
+        }
+    }
+    Ok(fastest)
+}
+
+/// A pass over `n_tokens` tokens behind `n_committed` rows, an adaptive group behind each of the first `n_groups`.
+fn pass(model: &Model, n_committed: usize, n_tokens: usize, n_groups: usize) -> RowPlan {
+    let mut plan = RowPlan::prefill(n_committed, &tokens(model, n_tokens));
     (0..n_groups).for_each(|row| {
         plan.push_adaptive_group(row, model.n_adaptive_tokens());
     });
@@ -222,7 +251,7 @@ impl PassTimer {
     /// # Errors
     /// Those of the model.
     pub fn tokens(&mut self, n_rows: usize) -> Result<f64, EngineError> {
-        let plan = pass(&self.sequence.model().clone(), n_rows, 0);
+        let plan = pass(&self.sequence.model().clone(), self.sequence.n_committed(), n_rows, 0);
         self.time(&plan)
     }
 
@@ -275,6 +304,28 @@ fn tokens(model: &Model, n: usize) -> Vec<u32> {
 mod tests {
     use super::*;
     use model::ModelConfig;
+
+    /// Neither a model that takes a second for each row nor one that takes none is measured for longer than it must be.
+    #[test]
+    fn a_slow_device_is_measured_less() {
+        let measured = |ms_per_row: f64| {
+            let rows = [1, 10, 2, 4, 8, 16, 24, 32];
+            let clock = std::cell::Cell::new(0.0);
+            let mut n_runs = 0;
+            let mut run = |kind: usize| {
+                let ms = ms_per_row * rows[kind] as f64;
+                clock.set(clock.get() + ms);
+                n_runs += 1;
+                Ok(ms)
+            };
+            let elapsed = || Duration::from_secs_f64(clock.get() / 1000.0);
+            let fastest = fastest_of(rows.len(), &elapsed, &mut run).expect("measures");
+            assert!(fastest.iter().zip(rows).all(|(ms, n_rows)| *ms == ms_per_row * n_rows as f64));
+            (fastest.len(), n_runs, clock.get() / ms_per_row)
+        };
+        assert_eq!(measured(0.1), (8, 8 + 2 * 16, 97.0 * 5.0));
+        assert_eq!(measured(1000.0), (4, 4 + 4, 17.0 * 2.0));
+    }
 
     #[test]
     fn every_kind_of_pass_is_measured() {

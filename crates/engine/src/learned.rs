@@ -34,6 +34,23 @@ struct CostsFile {
     adaptive_ms: f64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct VerdictFile {
+    version: u32,
+    gpu: String,
+    is_quicker: bool,
+}
+
+/// A file for each way of running, so that they do not take each other's place.
+fn kind_for(device: &str) -> String {
+    let slug = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    format!("{}.json", device.chars().map(slug).collect::<String>())
+}
+
+fn verdict_kind(gpu: &str) -> String {
+    format!("verdict-{}", kind_for(gpu))
+}
+
 impl LearnedFiles {
     /// In `folder`, for the weights with this SHA-256.
     pub(crate) fn new(folder: &Path, sha256: &str) -> Option<Self> {
@@ -60,29 +77,30 @@ impl LearnedFiles {
         Ok(())
     }
 
-    /// What passes of `model` cost: from the file, or measured and written there.
+    /// What passes of `model` were found to cost on its device.
+    pub(crate) fn known_costs(&self, model: &Model) -> Option<PassCosts> {
+        let device = model.device_fingerprint();
+        let known =
+            self.read(&kind_for(&device)).and_then(|bytes| serde_json::from_slice::<CostsFile>(&bytes).ok());
+        let known = known.filter(|file| file.version == COSTS_VERSION && file.device == device);
+        known.and_then(|file| {
+            let costs = PassCosts::new(file.points)?;
+            let adaptive_ms = costs.of(1) + file.adaptive_ms;
+            Some(costs.with_adaptive(1, adaptive_ms))
+        })
+    }
+
+    /// Measures what passes of `model` cost, and writes it down.
     ///
     /// # Errors
     /// [`ModelError::Cancelled`] when `is_cancelled` says so while it is measured.
-    pub(crate) fn costs(
+    pub(crate) fn measure_costs(
         &self,
         model: &Arc<Model>,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Option<PassCosts>, EngineError> {
         let device = model.device_fingerprint();
-        // A file for each way of running, so that they do not take each other's place.
-        let slug = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-        let kind = format!("{}.json", device.chars().map(slug).collect::<String>());
-        let known = self.read(&kind).and_then(|bytes| serde_json::from_slice::<CostsFile>(&bytes).ok());
-        let known = known.filter(|file| file.version == COSTS_VERSION && file.device == device);
-        let known = known.and_then(|file| {
-            let costs = PassCosts::new(file.points)?;
-            let adaptive_ms = costs.of(1) + file.adaptive_ms;
-            Some(costs.with_adaptive(1, adaptive_ms))
-        });
-        if known.is_some() {
-            return Ok(known);
-        }
+        let kind = kind_for(&device);
         let costs = match measure_pass_costs(model, is_cancelled) {
             Ok(costs) => costs,
             Err(error @ EngineError::Model(ModelError::Cancelled)) => return Err(error),
@@ -100,6 +118,21 @@ impl LearnedFiles {
             let _ = self.write(&kind, &bytes);
         }
         Ok(Some(costs))
+    }
+
+    /// Whether the GPU with this name was found to be quicker at the model than the processor.
+    pub(crate) fn is_quicker_on(&self, gpu: &str) -> Option<bool> {
+        let file: VerdictFile = serde_json::from_slice(&self.read(&verdict_kind(gpu))?).ok()?;
+        (file.version == COSTS_VERSION && file.gpu == gpu).then_some(file.is_quicker)
+    }
+
+    /// Writes down whether it is.
+    pub(crate) fn save_is_quicker_on(&self, gpu: &str, is_quicker: bool) {
+        let file = VerdictFile { version: COSTS_VERSION, gpu: gpu.to_owned(), is_quicker };
+        if let Ok(bytes) = serde_json::to_vec(&file) {
+            // Found out again next time.
+            let _ = self.write(&verdict_kind(gpu), &bytes);
+        }
     }
 
     /// What token recycling has learnt.
@@ -135,14 +168,33 @@ mod tests {
         Arc::new(Model::load(&ModelConfig::new(tiny)).expect("the tiny model"))
     }
 
+    /// As the engine does.
+    fn costs_of(files: &LearnedFiles, model: &Arc<Model>) -> PassCosts {
+        let measure = || files.measure_costs(model, &|| false).expect("measures").expect("costs");
+        files.known_costs(model).unwrap_or_else(measure)
+    }
+
+    #[test]
+    fn whether_a_gpu_is_quicker_is_found_out_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = LearnedFiles::new(folder.path(), &"ab".repeat(32)).expect("a hash");
+        let (one, other) = ("RTX 4090 (cuda:0)", "RTX 4090 (vulkan:0)");
+        assert_eq!(files.is_quicker_on(one), None);
+        files.save_is_quicker_on(one, true);
+        files.save_is_quicker_on(other, false);
+        assert_eq!((files.is_quicker_on(one), files.is_quicker_on(other)), (Some(true), Some(false)));
+        std::fs::write(files.path(&verdict_kind(one)), b"{").expect("writes");
+        assert_eq!(files.is_quicker_on(one), None);
+    }
+
     #[test]
     fn costs_are_measured_once_for_a_device() {
         let folder = tempfile::tempdir().expect("a folder");
         let files = LearnedFiles::new(folder.path(), &"ab".repeat(32)).expect("a hash");
         let model = tiny();
-        let measured = files.costs(&model, &|| false).expect("measures").expect("costs");
+        let measured = costs_of(&files, &model);
         // A measurement never gives the same numbers twice, to so many digits.
-        let read = files.costs(&model, &|| false).expect("reads").expect("costs");
+        let read = costs_of(&files, &model);
         for (a, b) in read.points().iter().zip(measured.points()) {
             assert!(a.0 == b.0 && (a.1 - b.1).abs() < 1e-9 * b.1);
         }
@@ -159,7 +211,7 @@ mod tests {
         let points = [(1, hour), (8, 2.0 * hour)];
         let of_one = |text: &str| {
             std::fs::write(&path, text).expect("writes");
-            files.costs(&model, &|| false).expect("measures").expect("costs").of(1)
+            costs_of(&files, &model).of(1)
         };
         assert_eq!(
             of_one(&file(COSTS_VERSION, &device, &points)),

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::packages;
 use engine::{
-    CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, ModelLibrary, ModelSources, PackageClient,
-    install,
+    CancelToken, CompletionRequest, Engine, EngineConfig, EngineError, ModelLibrary, ModelSources,
+    PackageClient, install,
 };
 
 /// Set for the processes that are killed: the folder that they work in.

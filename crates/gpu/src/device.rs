@@ -132,9 +132,30 @@ fn wgpu_devices() -> Vec<DeviceInfo> {
         };
         let is_software = info.device_type == wgpu::DeviceType::Cpu;
         let kind = Kind::Wgpu(kind);
-        devices.push(DeviceInfo { api, index, name: info.name, is_software, memory_bytes: None, kind });
+        let memory_bytes = local_memory(&adapter);
+        devices.push(DeviceInfo { api, index, name: info.name, is_software, memory_bytes, kind });
     }
     devices
+}
+
+/// Bytes of the largest heap that is the device's own, by Vulkan.
+#[cfg(not(target_os = "macos"))]
+fn local_memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT` of the Vulkan specification.
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the adapter's handle is read while the adapter lives, and neither kept nor destroyed.
+    let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = adapter.shared_instance().raw_instance();
+    // SAFETY: the physical device is one of this instance.
+    let memory = unsafe { instance.get_physical_device_memory_properties(adapter.raw_physical_device()) };
+    let heaps = memory.memory_heaps_as_slice().iter();
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+/// Metal shares the machine's memory.
+#[cfg(target_os = "macos")]
+fn local_memory(_adapter: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 /// Numbers on a device.

@@ -98,7 +98,8 @@ pub(crate) fn install_model(
             on_window_gone.cancel();
         }
     };
-    let installed = engine::install(entry, &application.library()?, &ModelSources::default(), &cancel, &mut tell)?;
+    let installed =
+        engine::install(entry, &application.library()?, &ModelSources::default(), &cancel, &mut tell)?;
     match installed {
         Some(model) => application.load(&model).map(|()| true).map_err(CommandError::from),
         None => Ok(false),

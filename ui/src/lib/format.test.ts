@@ -12,6 +12,7 @@ describe("words and figures", () => {
     expect(status({ engine: { state: "loading", name: "Qwen", progress: 0.618 }, model_id: "q" })).toBe(
       "Loading Qwen, 62 %",
     );
+    expect(status({ engine: { state: "measuring", name: "Qwen" }, model_id: "q" })).toBe("Measuring how fast Qwen is here, once");
     expect(status({ engine: { state: "failed", reason: "not a GGUF file", code: "model_invalid" }, model_id: "q" })).toBe(
       "The model cannot be used: not a GGUF file",
     );

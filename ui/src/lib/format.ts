@@ -28,6 +28,8 @@ export function statusOf(state: ApplicationState | null): Status {
       return { kind: "none", text: "No model installed: choose one under Models" };
     case "loading":
       return { kind: "busy", text: `Loading ${engine.name}, ${Math.round(engine.progress * 100)} %` };
+    case "measuring":
+      return { kind: "busy", text: `Measuring how fast ${engine.name} is here, once` };
     case "ready":
       return { kind: "ready", text: `Ready · ${engine.name} · ${engine.device}` };
     case "thinking":

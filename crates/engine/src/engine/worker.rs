@@ -345,8 +345,9 @@ impl Worker {
                 if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?)
         };
-        let LoadedOn { model, note } = load_on(&config.device, MemoryNeeded::of(config)?, &load)?;
         let files = config.learned.as_deref().and_then(|folder| LearnedFiles::new(folder, &config.sha256));
+        let needed = MemoryNeeded::of(config)?;
+        let LoadedOn { model, note } = load_on(&config.device, needed, files.as_ref(), &load)?;
         let session = self.new_session(&model, files.as_ref())?;
         Ok(Loaded {
             words: LoadedModel {
@@ -364,7 +365,13 @@ impl Worker {
 
     fn new_session(&self, model: &Arc<Model>, files: Option<&LearnedFiles>) -> Result<Session, EngineError> {
         let costs = match files {
-            Some(files) => files.costs(model, &|| self.is_interrupted())?,
+            Some(files) => match files.known_costs(model) {
+                Some(costs) => Some(costs),
+                None => {
+                    self.set_state(EngineState::Measuring { name: self.config.model_name.clone() });
+                    files.measure_costs(model, &|| self.is_interrupted())?
+                }
+            },
             None => None,
         };
         let recycling = files.map(|files| files.recycling(model)).unwrap_or_default();
@@ -385,7 +392,10 @@ impl Worker {
         let Some(loaded) = self.loaded.take() else { return };
         let model = loaded.session.model().clone();
         match guard(|| self.new_session(&model, loaded.files.as_ref())) {
-            Ok(session) => self.loaded = Some(Loaded { session, ..loaded }),
+            Ok(session) => {
+                self.set_state(EngineState::Ready(loaded.words.clone()));
+                self.loaded = Some(Loaded { session, ..loaded });
+            }
             Err(error) => {
                 let (reason, code) = (error.to_string(), error.code());
                 self.failure = Some((reason.clone(), code));

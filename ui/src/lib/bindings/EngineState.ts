@@ -13,7 +13,11 @@ name: string,
 /**
  * Share that is loaded, from 0 to 1.
  */
-progress: number, } | { "state": "ready" } & LoadedModel | { "state": "thinking" } & LoadedModel | { "state": "unloaded", 
+progress: number, } | { "state": "measuring", 
+/**
+ * Name of the model.
+ */
+name: string, } | { "state": "ready" } & LoadedModel | { "state": "thinking" } & LoadedModel | { "state": "unloaded", 
 /**
  * Name of the model.
  */
