@@ -55,7 +55,7 @@ describe("the window", () => {
     mkdirSync(join(models, "models"), { recursive: true });
     symlinkSync(join(MODELS, "models/smollm2-135m.gguf"), join(models, "models/smollm2-135m.gguf"));
     mkdirSync(join(folder, "settings"));
-    writeFileSync(join(folder, "settings/settings.json"), JSON.stringify({ model: { device: "vulkan:0" } }));
+    writeFileSync(join(folder, "settings/settings.json"), JSON.stringify({ model: { device: "vulkan:0" }, completion: { max_tokens: 8 }, privacy: { learning: false } }));
     const file = join(folder, "count.py");
     writeFileSync(file, "for number in [1, 2, 3]:\n");
     app = await App.start(folder, [file], models);
