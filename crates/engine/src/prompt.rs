@@ -220,6 +220,23 @@ impl PromptFormat {
         }
     }
 
+    /// The tokens that ask for the text between `before` and `after`, in the form that the model was trained with.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn between(
+        &self,
+        tokenizer: &Tokenizer,
+        before: &str,
+        after: &str,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let before = if before.is_empty() { Vec::new() } else { tokenizer.encode_inside(before)? };
+        let after = if after.is_empty() { Vec::new() } else { tokenizer.encode_inside(after)? };
+        let visibility = SuffixVisibility::AsTrained;
+        let texts = PromptTexts { before, after, visibility, ..PromptTexts::default() };
+        Ok(self.render(tokenizer, texts)?.tokens)
+    }
+
     /// The tokens that ask for the text between those of `texts`. Without text after the cursor they ask for a
     /// plain continuation. User text never becomes a special token.
     ///

@@ -24,7 +24,7 @@ use crate::gguf::TensorType;
 /// Tokens among which adaptive rows look for drafts. Byte-pair vocabularies are in the order in which
 /// their pairs were found, so that common tokens come first; the whole of a large one would be a
 /// third of what an adaptive row costs.
-const DRAFT_VOCABULARY: usize = 32_768;
+pub const DRAFT_VOCABULARY: usize = 32_768;
 
 /// A tensor of a weight file: `[n_out, n_in]`, row after row.
 pub(crate) struct MatrixSource<'a> {

@@ -31,6 +31,7 @@ mod weights;
 
 pub use adapter::{AdapterSource, SatAdapter};
 pub use architecture::{Architecture, Family, Multipliers, RopeLayout};
+pub use backend::DRAFT_VOCABULARY;
 pub use error::ModelError;
 pub use gpu::DeviceInfo;
 pub use kernels::CacheType;

@@ -1,0 +1,200 @@
+//! The adapter that is trained: embeddings of the slots, and a low-rank delta on each linear layer.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var};
+use model::{AdapterSource, SatAdapter};
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::TrainError;
+use crate::base::Base;
+
+const LINEARS: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
+
+/// How large an adapter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct AdapterShape {
+    /// Slots of a group, from 1 to 32.
+    pub n_slots: usize,
+    /// Rank of the deltas, from 1 to 1,024.
+    pub rank: usize,
+}
+
+impl AdapterShape {
+    fn check(self) -> Result<(), TrainError> {
+        let refuse = |field, bound, got: usize| TrainError::OutOfRange { field, bound, got: got.to_string() };
+        if !(1..=32).contains(&self.n_slots) {
+            return Err(refuse("slots", "from 1 to 32", self.n_slots));
+        }
+        if !(1..=1024).contains(&self.rank) {
+            return Err(refuse("rank", "from 1 to 1024", self.rank));
+        }
+        Ok(())
+    }
+}
+
+/// An adapter whose numbers change.
+pub struct TrainedAdapter {
+    shape: AdapterShape,
+    /// `[n_slots, hidden]`
+    pub(crate) embedding: Var,
+    /// By layer, in the order of the linear layers: `[n_in, rank]` and `[rank, n_out]`.
+    layers: Vec<[[Var; 2]; 7]>,
+}
+
+/// Inputs and outputs of the linear layers.
+fn widths(base: &Base) -> [(usize, usize); 7] {
+    let a = base.architecture();
+    let (query, kv) = (a.query_width(), a.kv_width());
+    [
+        (a.hidden, query),
+        (a.hidden, kv),
+        (a.hidden, kv),
+        (query, a.hidden),
+        (a.hidden, a.feed_forward),
+        (a.hidden, a.feed_forward),
+        (a.feed_forward, a.hidden),
+    ]
+}
+
+impl TrainedAdapter {
+    /// One that changes nothing yet: embeddings are the mean of the table's, and deltas zero (LoRA, arXiv 2106.09685).
+    ///
+    /// # Errors
+    /// [`TrainError::OutOfRange`].
+    pub fn new(base: &Base, shape: AdapterShape, seed: u64) -> Result<Self, TrainError> {
+        shape.check()?;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mean = base.embedding.mean_keepdim(0)?;
+        let embedding = Var::from_tensor(&mean.repeat((shape.n_slots, 1))?)?;
+        let delta = |n_in: usize, n_out: usize, random: &mut fastrand::Rng| -> Result<[Var; 2], TrainError> {
+            let bound = (3.0 / n_in as f32).sqrt();
+            let a: Vec<f32> = (0..n_in * shape.rank).map(|_| (2.0 * random.f32() - 1.0) * bound).collect();
+            let a = Var::from_vec(a, (n_in, shape.rank), &base.device)?;
+            Ok([a, Var::zeros((shape.rank, n_out), DType::F32, &base.device)?])
+        };
+        let mut layers = Vec::new();
+        for _ in &base.layers {
+            let mut of_layer = Vec::new();
+            for (n_in, n_out) in widths(base) {
+                of_layer.push(delta(n_in, n_out, &mut random)?);
+            }
+            layers.extend(<[[Var; 2]; 7]>::try_from(of_layer));
+        }
+        Ok(Self { shape, embedding, layers })
+    }
+
+    /// Goes on from the adapter at `path`.
+    ///
+    /// # Errors
+    /// What is wrong with the file; [`TrainError::OtherBase`].
+    pub fn load(base: &Base, path: &Path) -> Result<Self, TrainError> {
+        let checked = SatAdapter::load(&AdapterSource::File(path.to_owned()), base.architecture())?;
+        if checked.base_sha256() != base.sha256() {
+            let (expected, got) = (base.sha256().to_owned(), checked.base_sha256().to_owned());
+            return Err(TrainError::OtherBase { path: path.to_owned(), expected, got });
+        }
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
+        let var = |name: &str| -> Result<Var, TrainError> {
+            let tensor =
+                tensors.get(name).ok_or_else(|| TrainError::unreadable(path, format!("no `{name}`")))?;
+            Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?)
+        };
+        let embedding = var("sat.embedding")?;
+        let mut layers = Vec::new();
+        for layer in 0..base.layers.len() {
+            let mut of_layer = Vec::new();
+            for name in LINEARS {
+                let name = format!("layers.{layer}.{name}");
+                of_layer.push([var(&format!("{name}.lora_a"))?, var(&format!("{name}.lora_b"))?]);
+            }
+            layers.extend(<[[Var; 2]; 7]>::try_from(of_layer));
+        }
+        let rank = layers.first().map_or(0, |layer| layer[0][0].dims()[1]);
+        Ok(Self { shape: AdapterShape { n_slots: checked.n_slots(), rank }, embedding, layers })
+    }
+
+    /// How large it is.
+    pub fn shape(&self) -> AdapterShape {
+        self.shape
+    }
+
+    pub(crate) fn deltas_of(&self, layer: usize) -> [[Tensor; 2]; 7] {
+        std::array::from_fn(|idx| {
+            let [a, b] = &self.layers[layer][idx];
+            [a.as_tensor().clone(), b.as_tensor().clone()]
+        })
+    }
+
+    /// Everything that learns, with its name in the file.
+    pub fn variables(&self) -> Vec<(String, Var)> {
+        let mut all = vec![("sat.embedding".to_owned(), self.embedding.clone())];
+        for (layer, of_layer) in self.layers.iter().enumerate() {
+            for (name, [a, b]) in LINEARS.iter().zip(of_layer) {
+                all.push((format!("layers.{layer}.{name}.lora_a"), a.clone()));
+                all.push((format!("layers.{layer}.{name}.lora_b"), b.clone()));
+            }
+        }
+        all
+    }
+
+    /// Writes it to `path` for `base`, whole or not at all: deltas in half precision, as the engine packs them to eight
+    /// bits.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`].
+    pub fn save(&self, base: &Base, path: &Path) -> Result<(), TrainError> {
+        let metadata = HashMap::from([
+            ("base_sha256".to_owned(), base.sha256().to_owned()),
+            ("k".to_owned(), self.shape.n_slots.to_string()),
+            ("rank".to_owned(), self.shape.rank.to_string()),
+            ("rope".to_owned(), base.rope_name().to_owned()),
+        ]);
+        let mut tensors = Vec::new();
+        for (name, var) in self.variables() {
+            let dtype = if name == "sat.embedding" { Dtype::F32 } else { Dtype::F16 };
+            tensors.push((name, var.dims().to_vec(), dtype, bytes_of(var.as_tensor(), dtype)?));
+        }
+        write_safetensors(path, &tensors, metadata)
+    }
+}
+
+/// The numbers of `tensor`, little endian.
+pub(crate) fn bytes_of(tensor: &Tensor, dtype: Dtype) -> Result<Vec<u8>, TrainError> {
+    let values = tensor.flatten_all()?;
+    Ok(match dtype {
+        Dtype::F16 => {
+            let values = values.to_dtype(DType::F16)?.to_vec1::<half::f16>()?;
+            values.into_iter().flat_map(half::f16::to_le_bytes).collect()
+        }
+        _ => values.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
+    })
+}
+
+/// Name, shape, type and bytes of a tensor.
+pub(crate) type Numbers = (String, Vec<usize>, Dtype, Vec<u8>);
+
+/// Whole or not at all.
+pub(crate) fn write_safetensors(
+    path: &Path,
+    tensors: &[Numbers],
+    metadata: HashMap<String, String>,
+) -> Result<(), TrainError> {
+    let mut views = Vec::new();
+    for (name, shape, dtype, bytes) in tensors {
+        let view = TensorView::new(*dtype, shape.clone(), bytes);
+        views.push((name, view.map_err(|error| TrainError::unreadable(path, error))?));
+    }
+    let bytes = safetensors::serialize(views, Some(metadata));
+    let bytes = bytes.map_err(|error| TrainError::unreadable(path, error))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::Write::write_all(&mut file, &bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(TrainError::io(path))
+}

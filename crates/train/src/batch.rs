@@ -1,0 +1,124 @@
+//! Which rows of adaptive tokens hang off a text, and what they see.
+
+/// How anchors are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Anchors {
+    /// Anchors in a text, at most.
+    pub n: usize,
+    /// Share of the groups with a slot that have the next one too: later slots learn from fewer rows (PARD, arXiv
+    /// 2504.18583, §3.2). 1 keeps all.
+    pub keep_rate: f32,
+}
+
+/// Rows of adaptive tokens behind the tokens of one text. A group stands behind its anchor: slot `j` from 0, at position
+/// `anchor + 1 + j`, guesses the token at `anchor + 2 + j`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Slot of each row.
+    pub slots: Vec<u32>,
+    /// Position of each row: that of the token whose successor it guesses.
+    pub positions: Vec<u32>,
+    /// Tokens that each row guesses.
+    pub labels: Vec<u32>,
+    /// Index of the last token that each row sees.
+    anchors: Vec<usize>,
+}
+
+impl Batch {
+    /// Groups behind some of the tokens of a text from the one with the index `first` on.
+    pub fn choose(
+        tokens: &[u32],
+        first: usize,
+        n_slots: usize,
+        anchors: Anchors,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        // Behind the last slot there must be the token that it guesses.
+        let end = tokens.len().saturating_sub(n_slots + 1);
+        let mut possible: Vec<usize> = (first..end).collect();
+        random.shuffle(&mut possible);
+        possible.truncate(anchors.n);
+        possible.sort_unstable();
+        let mut batch = Self::default();
+        for anchor in possible {
+            for slot in 0..n_slots {
+                if slot > 0 && random.f32() >= anchors.keep_rate {
+                    break;
+                }
+                batch.slots.push(slot as u32);
+                batch.positions.push((anchor + 1 + slot) as u32);
+                batch.labels.push(tokens[anchor + 2 + slot]);
+                batch.anchors.push(anchor);
+            }
+        }
+        batch
+    }
+
+    /// A group behind the token with the index `anchor`, which is not compared with anything.
+    pub(crate) fn behind(anchor: usize, n_slots: usize) -> Self {
+        Self {
+            slots: (0..n_slots as u32).collect(),
+            positions: (0..n_slots).map(|slot| (anchor + 1 + slot) as u32).collect(),
+            labels: vec![0; n_slots],
+            anchors: vec![anchor; n_slots],
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Rows of a group each, in order.
+    pub fn groups(&self) -> Vec<std::ops::Range<usize>> {
+        let starts: Vec<usize> = (0..self.len()).filter(|&row| self.slots[row] == 0).collect();
+        let ends = starts.iter().skip(1).copied().chain([self.len()]);
+        starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
+    }
+
+    /// 0 where a row sees, minus infinity elsewhere: `[n_copies * n_rows, n_tokens + n_rows]`.
+    pub(crate) fn mask(&self, n_tokens: usize, n_copies: usize) -> Vec<f32> {
+        let n_rows = self.len();
+        let mut mask = vec![f32::NEG_INFINITY; n_copies * n_rows * (n_tokens + n_rows)];
+        for (idx, of_row) in mask.chunks_exact_mut(n_tokens + n_rows).enumerate() {
+            let row = idx % n_rows;
+            of_row[..=self.anchors[row]].fill(0.0);
+            // Its own group, up to itself.
+            let first = row - self.slots[row] as usize;
+            of_row[n_tokens + first..=n_tokens + row].fill(0.0);
+        }
+        mask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_see_their_anchor_and_their_group() {
+        let tokens: Vec<u32> = (100..110).collect();
+        let anchors = Anchors { n: 100, keep_rate: 1.0 };
+        let batch = Batch::choose(&tokens, 4, 2, anchors, &mut fastrand::Rng::with_seed(1));
+        // The last anchor is the one whose last slot guesses the last token.
+        assert_eq!(batch.groups(), [0..2, 2..4, 4..6]);
+        assert_eq!(batch.positions, [5, 6, 6, 7, 7, 8]);
+        assert_eq!(batch.labels, [106, 107, 107, 108, 108, 109]);
+        let mask = batch.mask(10, 2);
+        assert_eq!(mask.len(), 2 * 6 * 16);
+        let seen =
+            |row: usize| -> Vec<usize> { (0..16).filter(|column| mask[row * 16 + column] == 0.0).collect() };
+        assert_eq!(seen(3), [0, 1, 2, 3, 4, 5, 12, 13]);
+        assert_eq!(seen(6 + 3), seen(3));
+        assert_eq!(seen(0), [0, 1, 2, 3, 4, 10]);
+        let sparse = Anchors { n: 100, keep_rate: 0.0 };
+        let batch = Batch::choose(&tokens, 0, 3, sparse, &mut fastrand::Rng::with_seed(1));
+        assert!(batch.slots.iter().all(|&slot| slot == 0));
+        assert!(Batch::choose(&tokens[..3], 0, 4, anchors, &mut fastrand::Rng::with_seed(1)).is_empty());
+    }
+}

@@ -1,0 +1,31 @@
+//! Training semantic adaptive tokens for a frozen model.
+//!
+//! The principal function is [`train()`]: it takes a [`Base`] and a [`Corpus`] and leaves an adapter, which the engine
+//! decodes with. The base's weights are never touched, so its output stays what it was bit for bit. Token rows run once
+//! without gradient; rows of adaptive tokens hang off *anchors* in the text, and alone carry it (SDSAT, arXiv 2403.18647;
+//! the layout of a batch is that of BiTA, arXiv 2401.12522, and PARD, arXiv 2504.18583).
+
+#![forbid(unsafe_code)]
+
+mod adapter;
+mod base;
+mod batch;
+mod checkpoint;
+mod corpus;
+mod error;
+mod evaluate;
+mod frozen;
+mod loss;
+mod network;
+mod optimizer;
+mod run;
+
+pub use adapter::{AdapterShape, TrainedAdapter};
+pub use base::Base;
+pub use batch::{Anchors, Batch};
+pub use corpus::{Corpus, CorpusCount, Sample, Split};
+pub use error::TrainError;
+pub use evaluate::{SlotAcceptance, evaluate};
+pub use loss::{LossConfig, slot_loss};
+pub use optimizer::{AdamW, AdamWConfig, Schedule};
+pub use run::{TrainConfig, TrainEvent, TrainOutcome, logits_behind, loss_of, train};

@@ -1,0 +1,245 @@
+//! A run: steps, measurements, checkpoints.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use crate::adapter::{AdapterShape, TrainedAdapter};
+use crate::base::Base;
+use crate::batch::{Anchors, Batch};
+use crate::checkpoint;
+use crate::corpus::{Corpus, Sample, Split};
+use crate::error::TrainError;
+use crate::evaluate::{SlotAcceptance, evaluate};
+use crate::loss::{LossConfig, slot_loss};
+use crate::optimizer::{AdamW, AdamWConfig, Schedule};
+
+/// What a run is. A checkpoint belongs to one.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct TrainConfig {
+    /// Slots and rank; those of `init` where it goes on from an adapter.
+    pub shape: AdapterShape,
+    /// An adapter to go on from.
+    pub init: Option<PathBuf>,
+    /// Tokens of a text.
+    pub max_tokens: usize,
+    /// Anchors in it.
+    pub anchors: Anchors,
+    /// Share of texts in the form of infilling, for models that have one.
+    pub infill: f32,
+    /// What is made small.
+    pub loss: LossConfig,
+    /// Constants of the optimizer.
+    pub optimizer: AdamWConfig,
+    /// Steps, and rates.
+    pub schedule: Schedule,
+    /// Draws of texts, anchors and first values.
+    pub seed: u64,
+    /// Steps between two measurements; the last step is measured in any case.
+    pub evaluate_every: usize,
+    /// Texts that are measured.
+    pub n_evaluated: usize,
+    /// Steps between two checkpoints.
+    pub save_every: usize,
+}
+
+impl TrainConfig {
+    /// As the adapters that ship were trained, in so many steps.
+    pub fn new(n_steps: usize) -> Self {
+        Self {
+            shape: AdapterShape { n_slots: 4, rank: 16 },
+            init: None,
+            max_tokens: 256,
+            anchors: Anchors { n: 64, keep_rate: 1.0 },
+            infill: 0.6,
+            loss: LossConfig::default(),
+            optimizer: AdamWConfig::default(),
+            schedule: Schedule { n_warm_up: (n_steps / 20).min(100), n_steps },
+            seed: 0,
+            evaluate_every: 100,
+            n_evaluated: 16,
+            save_every: 20,
+        }
+    }
+
+    fn check(&self, base: &Base) -> Result<(), TrainError> {
+        let refuse = |field, bound, got: &dyn ToString| {
+            Err(TrainError::OutOfRange { field, bound, got: got.to_string() })
+        };
+        if !(16..=base.max_positions()).contains(&self.max_tokens) {
+            return refuse(
+                "tokens",
+                "from 16 to the positions that the model was loaded for",
+                &self.max_tokens,
+            );
+        }
+        if self.anchors.n == 0 || self.schedule.n_steps == 0 {
+            return refuse("anchors and steps", "at least 1", &0);
+        }
+        let rate = self.optimizer.learning_rate;
+        if !(rate > 0.0 && rate <= 1.0) {
+            return refuse("rate", "above 0, at most 1", &rate);
+        }
+        if !(0.0..=1.0).contains(&self.infill) {
+            return refuse("infill", "from 0 to 1", &self.infill);
+        }
+        Ok(())
+    }
+}
+
+/// How a run goes.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum TrainEvent {
+    /// It goes on from a checkpoint of so many steps.
+    Resumed {
+        /// Steps that were done before.
+        step: usize,
+    },
+    /// A step was done.
+    Step {
+        /// Its number, from 1.
+        step: usize,
+        /// Its loss, in nats.
+        loss: f64,
+        /// Norm of the gradients, before they were bounded.
+        gradient_norm: f64,
+        /// Rows of adaptive tokens that it learnt from.
+        n_rows: usize,
+        /// How long it took.
+        seconds: f64,
+    },
+    /// Acceptance on texts that nothing is learnt from.
+    Evaluated {
+        /// Steps that were done.
+        step: usize,
+        /// What was measured.
+        acceptance: SlotAcceptance,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrainOutcome {
+    /// All steps were done, and the adapter is written.
+    Finished,
+    /// It was told to stop: the checkpoint and the adapter of the steps so far are written.
+    Stopped {
+        /// Steps that were done.
+        step: usize,
+    },
+}
+
+/// Draws of a step depend on its number alone, so that a run that goes on draws what it would have drawn.
+fn random_of(seed: u64, step: usize) -> fastrand::Rng {
+    fastrand::Rng::with_seed(seed ^ (step as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+/// The loss of the rows of `batch` behind `tokens`, with the graph of all that learns.
+///
+/// # Errors
+/// Those of memory.
+pub fn loss_of(
+    base: &Base,
+    adapter: &TrainedAdapter,
+    config: LossConfig,
+    tokens: &[u32],
+    batch: &Batch,
+) -> Result<Tensor, TrainError> {
+    let pass = base.read(tokens)?;
+    let teacher = base.logits_at(&pass, &batch.positions)?;
+    let logits = base.logits(&base.draft(adapter, &pass, batch)?)?;
+    Ok(slot_loss(config, &logits, &teacher, &batch.slots, &batch.labels)?)
+}
+
+/// Logits of the last of `tokens`, and of each slot behind it: `[1 + n_slots, n_outputs]`, row by row.
+///
+/// # Errors
+/// Those of memory.
+pub fn logits_behind(base: &Base, adapter: &TrainedAdapter, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
+    let last = tokens.len().saturating_sub(1);
+    let batch = Batch::behind(last, adapter.shape().n_slots);
+    let pass = base.read(tokens)?;
+    let mut logits = base.logits_at(&pass, &[last as u32])?.flatten_all()?.to_vec1::<f32>()?;
+    let of_slots = base.logits(&base.draft(adapter, &pass, &batch)?.detach())?;
+    logits.extend(of_slots.flatten_all()?.to_vec1::<f32>()?);
+    Ok(logits)
+}
+
+/// Trains an adapter for `base` on `corpus`, and writes it to `out`. A checkpoint beside it, `out` with `.checkpoint` behind
+/// its name, is gone on from where there is one of this run, and removed at the end. `on_event` says whether to go on.
+///
+/// # Errors
+/// What is wrong with the configuration or a file, and [`TrainError::NotANumber`]; the last checkpoint stays.
+pub fn train(
+    base: &Base,
+    corpus: &Corpus,
+    config: &TrainConfig,
+    out: &Path,
+    on_event: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
+) -> Result<TrainOutcome, TrainError> {
+    config.check(base)?;
+    let adapter = match &config.init {
+        Some(path) => TrainedAdapter::load(base, path)?,
+        None => TrainedAdapter::new(base, config.shape, config.seed)?,
+    };
+    let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
+    let mut optimizer = AdamW::new(config.optimizer, variables)?;
+    let mut checkpoint_path = out.as_os_str().to_owned();
+    checkpoint_path.push(".checkpoint");
+    let checkpoint_path = PathBuf::from(checkpoint_path);
+    let run = serde_json::to_string(config).map_err(|error| TrainError::unreadable(out, error))?;
+    if checkpoint::load(&checkpoint_path, base, &adapter, &mut optimizer, &run)?
+        && on_event(TrainEvent::Resumed { step: optimizer.n_steps }).is_break()
+    {
+        return Ok(TrainOutcome::Stopped { step: optimizer.n_steps });
+    }
+    let mut samples: Vec<Sample> = Vec::new();
+    for idx in 0..config.n_evaluated {
+        // The same texts in every run over the corpus.
+        let mut random = random_of(0, idx);
+        samples.push(corpus.sample(base, Split::HeldOut, config.max_tokens, config.infill, &mut random)?);
+    }
+    let write = |optimizer: &AdamW| -> Result<(), TrainError> {
+        checkpoint::save(&checkpoint_path, base, &adapter, optimizer, &run)?;
+        adapter.save(base, out)
+    };
+    let n_steps = config.schedule.n_steps;
+    while optimizer.n_steps < n_steps {
+        let step = optimizer.n_steps;
+        let started = Instant::now();
+        let mut random = random_of(config.seed.wrapping_add(1), step);
+        let sample = corpus.sample(base, Split::Training, config.max_tokens, config.infill, &mut random)?;
+        let n_slots = adapter.shape().n_slots;
+        let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, config.anchors, &mut random);
+        let loss = loss_of(base, &adapter, config.loss, &sample.tokens, &batch)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        if !value.is_finite() {
+            return Err(TrainError::NotANumber { step });
+        }
+        let gradient_norm = optimizer.step(&loss.backward()?, config.schedule.at(step))?;
+        let step = step + 1;
+        let seconds = started.elapsed().as_secs_f64();
+        let n_rows = batch.len();
+        let mut wish = on_event(TrainEvent::Step { step, loss: value, gradient_norm, n_rows, seconds });
+        if step == n_steps || step.is_multiple_of(config.evaluate_every.max(1)) {
+            let acceptance = evaluate(base, &adapter, &samples, config.anchors.n)?;
+            if on_event(TrainEvent::Evaluated { step, acceptance }).is_break() {
+                wish = ControlFlow::Break(());
+            }
+        }
+        if wish.is_break() && step < n_steps {
+            write(&optimizer)?;
+            return Ok(TrainOutcome::Stopped { step });
+        }
+        if step.is_multiple_of(config.save_every.max(1)) {
+            write(&optimizer)?;
+        }
+    }
+    adapter.save(base, out)?;
+    // What it held is in the adapter.
+    let _ = std::fs::remove_file(&checkpoint_path);
+    Ok(TrainOutcome::Finished)
+}

@@ -1,0 +1,280 @@
+//! The trainer against the engine, against finite differences, and against itself when it is interrupted.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig, RandomModelConfig};
+use speculate::{RowPlan, Target};
+use train::{
+    AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, TrainConfig, TrainError, TrainEvent,
+    TrainOutcome, TrainedAdapter, evaluate, slot_loss, train,
+};
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+
+fn tokens(n: usize, vocabulary: usize) -> Vec<u32> {
+    (0..n).map(|i| (i * i * 31 + i * 7 + 3) as u32 % vocabulary as u32).collect()
+}
+
+/// An adapter whose deltas do something.
+fn adapter_of(base: &Base, shape: AdapterShape) -> TrainedAdapter {
+    let adapter = TrainedAdapter::new(base, shape, 5).expect("an adapter");
+    let mut random = fastrand::Rng::with_seed(9);
+    for (name, variable) in adapter.variables() {
+        let noise: Vec<f32> = (0..variable.elem_count()).map(|_| (random.f32() - 0.5) * 0.2).collect();
+        let noise = candle_core::Tensor::from_vec(noise, variable.dims(), variable.device()).expect("noise");
+        let sum = (variable.as_tensor() + noise).expect("a sum");
+        variable.set(&sum).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    adapter
+}
+
+/// A random model of any family, small enough for finite differences.
+fn random_model(family: model::Family, folder: &Path) -> PathBuf {
+    let path = folder.join(format!("{}.gguf", family.name()));
+    let config = RandomModelConfig {
+        family,
+        n_layers: 2,
+        hidden: 32,
+        n_heads: 4,
+        n_kv_heads: 2,
+        feed_forward: 64,
+        vocabulary: 320,
+        ..RandomModelConfig::llama_7b(model::gguf::TensorType::F32)
+    };
+    model::write_random_model(&config, &path).expect("writes");
+    path
+}
+
+/// candle cuts gradients off in several of its operations without a word. So every tensor that learns is moved along a
+/// direction, and the loss must change as its gradient says.
+#[test]
+fn every_gradient_is_that_of_finite_differences() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for family in [model::Family::Llama, model::Family::Qwen2, model::Family::Qwen3] {
+        let base = Base::load(&random_model(family, folder.path()), 64).expect("loads");
+        let adapter = adapter_of(&base, AdapterShape { n_slots: 3, rank: 2 });
+        let text = tokens(24, base.architecture().vocabulary);
+        let anchors = Anchors { n: 6, keep_rate: 1.0 };
+        let batch = Batch::choose(&text, 2, 3, anchors, &mut fastrand::Rng::with_seed(3));
+        let config = LossConfig { distillation: 0.7, cross_entropy: 0.6, slot_decay: 0.8 };
+        let loss = || train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
+        let value = |loss: candle_core::Tensor| f64::from(loss.to_scalar::<f32>().expect("a number"));
+        let gradients = loss().backward().expect("gradients");
+        for (name, variable) in adapter.variables() {
+            let gradient = gradients.get(variable.as_tensor()).unwrap_or_else(|| panic!("{name} has none"));
+            // Along the gradient itself, where the change is largest.
+            let norm =
+                gradient.sqr().and_then(|x| x.sum_all()).and_then(|x| x.to_scalar::<f32>()).expect("it");
+            let norm = f64::from(norm).sqrt();
+            assert!(norm > 1e-6, "{}: {name} does not learn: {norm}", family.name());
+            let before = variable.as_tensor().copy().expect("a copy");
+            let distance = 0.004 / norm;
+            let at = |sign: f64| {
+                let moved = (&before + (gradient * (sign * distance)).expect("a move")).expect("a sum");
+                variable.set(&moved).expect("sets");
+                value(loss())
+            };
+            let slope = (at(1.0) - at(-1.0)) / (2.0 * distance);
+            variable.set(&before).expect("sets");
+            let expected = norm * norm;
+            let error = (slope - expected).abs() / expected;
+            assert!(
+                error < 0.05,
+                "{}: {name}: {slope} by differences, {expected} by gradient",
+                family.name()
+            );
+        }
+    }
+}
+
+/// What the trainer computes is what the engine decodes with: the same slots of the same adapter behind the same text.
+#[test]
+fn the_engine_drafts_what_was_trained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for family in [model::Family::Llama, model::Family::Qwen2, model::Family::Qwen3] {
+        let path = random_model(family, folder.path());
+        let base = Base::load(&path, 64).expect("loads");
+        let shape = AdapterShape { n_slots: 3, rank: 4 };
+        let trained = adapter_of(&base, shape);
+        let file = folder.path().join("adapter.safetensors");
+        trained.save(&base, &file).expect("writes");
+        // As it is in the file: in half precision.
+        let saved = TrainedAdapter::load(&base, &file).expect("reads");
+        let text = tokens(20, base.architecture().vocabulary);
+        let config = ModelConfig { adapter: Some(AdapterSource::File(file)), ..ModelConfig::new(&path) };
+        let model = Arc::new(Model::load(&config).expect("loads with the adapter"));
+        let mut sequence = model.sequence().expect("a sequence");
+        let mut plan = RowPlan::prefill(0, &text);
+        let first = plan.push_adaptive_group(text.len() - 1, shape.n_slots);
+        for row in std::iter::once(text.len() - 1).chain(first..first + shape.n_slots) {
+            plan.want_logits(row);
+        }
+        let logits = sequence.forward(&plan).expect("a pass").clone();
+        let ours = train::logits_behind(&base, &saved, &text).expect("computes");
+        let vocabulary = base.architecture().vocabulary;
+        assert_eq!(logits.full.len(), ours.len());
+        assert!(vocabulary <= DRAFT_VOCABULARY);
+        for (row, (theirs, ours)) in
+            logits.full.chunks_exact(vocabulary).zip(ours.chunks_exact(vocabulary)).enumerate()
+        {
+            let divergence = kl(ours, theirs);
+            assert!(divergence < 2e-3, "{}: row {row} diverges by {divergence} nats", family.name());
+        }
+    }
+}
+
+/// `KL(p ‖ q)` of the distributions of two rows of logits, in nats.
+fn kl(p: &[f32], q: &[f32]) -> f64 {
+    let log_softmax = |x: &[f32]| -> Vec<f64> {
+        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = x.iter().map(|x| f64::from(x - max).exp()).sum();
+        x.iter().map(|x| f64::from(x - max) - sum.ln()).collect()
+    };
+    log_softmax(p).iter().zip(log_softmax(q)).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+fn corpus(folder: &Path) -> Corpus {
+    for idx in 0..40 {
+        let text: String = (0..30).map(|i| format!("def f{idx}_{i}(x):\n    return x + {i}\n")).collect();
+        std::fs::write(folder.join(format!("{idx}.py")), text).expect("writes");
+    }
+    Corpus::read(folder).expect("a corpus")
+}
+
+fn quick(n_steps: usize) -> TrainConfig {
+    TrainConfig {
+        shape: AdapterShape { n_slots: 3, rank: 4 },
+        max_tokens: 64,
+        anchors: Anchors { n: 8, keep_rate: 0.9 },
+        evaluate_every: 3,
+        n_evaluated: 2,
+        save_every: 2,
+        ..TrainConfig::new(n_steps)
+    }
+}
+
+/// A run that was stopped goes on to the bit, and leaves nothing but its adapter.
+#[test]
+fn a_run_that_was_interrupted_goes_on_to_the_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("code")).expect("a folder");
+    let corpus = corpus(&folder.path().join("code"));
+    let base = Base::load(Path::new(TINY), 128).expect("loads");
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let mut losses = Vec::new();
+    let outcome = train(&base, &corpus, &quick(6), &whole, &mut |event| {
+        if let TrainEvent::Step { loss, .. } = event {
+            losses.push(loss);
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!(outcome.expect("trains"), TrainOutcome::Finished);
+    let mut again = Vec::new();
+    for stop_at in [3, 6] {
+        let outcome = train(&base, &corpus, &quick(6), &parts, &mut |event| match event {
+            TrainEvent::Step { step, loss, .. } => {
+                again.push(loss);
+                if step == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            }
+            TrainEvent::Resumed { step } => {
+                assert_eq!(step, 3);
+                ControlFlow::Continue(())
+            }
+            TrainEvent::Evaluated { acceptance, .. } => {
+                assert_eq!(acceptance.of_model.len(), 3);
+                ControlFlow::Continue(())
+            }
+        });
+        let expected = if stop_at == 3 { TrainOutcome::Stopped { step: 3 } } else { TrainOutcome::Finished };
+        assert_eq!(outcome.expect("trains"), expected);
+    }
+    assert_eq!(losses, again);
+    // What stands behind the header, whose metadata have no order.
+    let numbers = |path: &Path| {
+        let bytes = std::fs::read(path).expect("an adapter");
+        let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+        bytes[8 + header..].to_vec()
+    };
+    assert!(numbers(&whole) == numbers(&parts), "the adapters differ");
+    assert!(!folder.path().join("parts.checkpoint").exists());
+}
+
+#[test]
+fn mistakes_are_said_and_checkpoints_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("code")).expect("a folder");
+    let corpus = corpus(&folder.path().join("code"));
+    let base = Base::load(Path::new(TINY), 128).expect("loads");
+    let out = folder.path().join("adapter.safetensors");
+    let stop = &mut |event: TrainEvent| match event {
+        TrainEvent::Step { step: 2, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    train(&base, &corpus, &quick(6), &out, stop).expect("begins");
+    let checkpoint = folder.path().join("adapter.safetensors.checkpoint");
+    let kept = std::fs::read(&checkpoint).expect("a checkpoint");
+    let other = TrainConfig { seed: 1, ..quick(6) };
+    let error = train(&base, &corpus, &other, &out, stop).expect_err("another run's");
+    assert!(matches!(error, TrainError::OtherRun { .. }), "{error}");
+    let model = random_model(model::Family::Llama, folder.path());
+    let another = Base::load(&model, 128).expect("loads");
+    let error = train(&another, &corpus, &quick(6), &out, stop).expect_err("another model's");
+    assert!(matches!(error, TrainError::OtherBase { .. } | TrainError::TooLittleText { .. }), "{error}");
+    assert_eq!(std::fs::read(&checkpoint).expect("it stays"), kept);
+    std::fs::write(&checkpoint, &kept[..kept.len() / 2]).expect("writes");
+    let error = train(&base, &corpus, &quick(6), &out, stop).expect_err("half of one");
+    assert!(matches!(error, TrainError::Unreadable { .. }), "{error}");
+    for config in [
+        TrainConfig { max_tokens: 4, ..quick(2) },
+        TrainConfig { infill: f32::NAN, ..quick(2) },
+        TrainConfig { shape: AdapterShape { n_slots: 40, rank: 4 }, ..quick(2) },
+        TrainConfig { shape: AdapterShape { n_slots: 4, rank: 0 }, ..quick(2) },
+    ] {
+        let error = train(&base, &corpus, &config, &out, stop).expect_err("out of range");
+        assert!(matches!(error, TrainError::OutOfRange { .. }), "{error}");
+    }
+    assert!(Base::load(&out, 128).is_err(), "an adapter is no model");
+}
+
+/// Slots of a frozen random model learn what stands further ahead in a text that repeats itself.
+#[test]
+fn slots_learn_a_grammar() {
+    let base = Base::load(Path::new(TINY), 128).expect("loads");
+    let shape = AdapterShape { n_slots: 3, rank: 16 };
+    let adapter = TrainedAdapter::new(&base, shape, 1).expect("an adapter");
+    // Every token has one successor.
+    let text: Vec<u32> = (0..96).map(|i| 40 + (i % 12) as u32 * 5).collect();
+    let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0 };
+    let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
+    let rates = train::AdamWConfig { learning_rate: 1e-2, ..train::AdamWConfig::default() };
+    let mut optimizer = train::AdamW::new(rates, variables).expect("an optimizer");
+    let sample = train::Sample { tokens: text.clone(), first_anchor: 16 };
+    let before = evaluate(&base, &adapter, std::slice::from_ref(&sample), 64).expect("measures");
+    assert!(before.of_text.iter().all(|&share| share < 0.5), "{before:?}");
+    for step in 0..300 {
+        let mut random = fastrand::Rng::with_seed(step);
+        let batch = Batch::choose(&text, 16, 3, Anchors { n: 24, keep_rate: 1.0 }, &mut random);
+        let loss = train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
+        optimizer.step(&loss.backward().expect("gradients"), 1.0).expect("a step");
+        if step % 20 == 19 {
+            let now = evaluate(&base, &adapter, std::slice::from_ref(&sample), 64).expect("measures");
+            if now.of_text.iter().all(|&share| share > 0.95) {
+                return;
+            }
+        }
+    }
+    let after = evaluate(&base, &adapter, std::slice::from_ref(&sample), 64).expect("measures");
+    panic!("it did not learn: {after:?}");
+}
+
+/// Without distillation and labels there is nothing to learn.
+#[test]
+fn a_loss_without_parts_is_zero() {
+    let config = LossConfig { distillation: 0.0, cross_entropy: 0.0, slot_decay: 1.0 };
+    let rows =
+        candle_core::Tensor::ones((2, 4), candle_core::DType::F32, &candle_core::Device::Cpu).expect("rows");
+    let loss = slot_loss(config, &rows, &rows, &[0, 1], &[0, 1]).expect("computes");
+    assert_eq!(loss.to_scalar::<f32>().expect("a number"), 0.0);
+}
