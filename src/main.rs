@@ -8,6 +8,7 @@ mod complete;
 mod models;
 mod speculation;
 mod terminal;
+mod train;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Clipboard,
     /// Install, add, list and remove models
     Models(models::ModelsArguments),
+    /// Teach a model adaptive tokens of its own
+    Train(train::TrainArguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Clipboard => clipboard::run(),
         Command::Models(arguments) => models::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -55,6 +55,53 @@ enum ModelsCommand {
         /// Which model
         id: String,
     },
+    /// SAT adapters of your own, which `sateen train sat` writes
+    #[command(subcommand)]
+    Adapter(AdapterCommand),
+}
+
+#[derive(Subcommand)]
+enum AdapterCommand {
+    /// Check an adapter and use it with the model that it was trained for
+    Add {
+        /// The file
+        file: PathBuf,
+    },
+    /// Show the adapters of each model, that which is used first
+    List,
+    /// Remove an adapter; the one before it is used again
+    Remove {
+        /// Which model
+        id: String,
+        /// Which of its adapters
+        name: String,
+    },
+}
+
+fn adapter(library: &ModelLibrary, command: &AdapterCommand) -> anyhow::Result<()> {
+    match command {
+        AdapterCommand::Add { file } => {
+            let (id, adapter) =
+                library.add_adapter(file).with_context(|| format!("cannot add {}", file.display()))?;
+            println!("{id} uses {} from now on", adapter.name);
+        }
+        AdapterCommand::List => {
+            for model in library.list()?.models {
+                let own: Vec<&str> = model.adapters.iter().map(|adapter| adapter.name.as_str()).collect();
+                let ships = if model.adaptive_tokens == "adapter" { "the one that ships" } else { "none" };
+                println!(
+                    "{:22} {}",
+                    model.id,
+                    if own.is_empty() { ships.to_owned() } else { own.join(", ") }
+                );
+            }
+        }
+        AdapterCommand::Remove { id, name } => {
+            library.remove_adapter(id, name)?;
+            println!("Removed {name}");
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn run(arguments: &ModelsArguments) -> anyhow::Result<()> {
@@ -74,6 +121,7 @@ pub(crate) fn run(arguments: &ModelsArguments) -> anyhow::Result<()> {
             println!("Removed {id}");
             Ok(())
         }
+        ModelsCommand::Adapter(command) => adapter(&library, command),
     }
 }
 

@@ -168,6 +168,65 @@ fn completes_on_a_gpu() {
     }
 }
 
+/// From a folder of code to an adapter that drafts, without a text that changes.
+#[test]
+fn an_adapter_is_trained_and_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-random-llama.gguf");
+    std::fs::create_dir(path("models")).expect("a folder");
+    std::fs::copy(tiny, path("models/tiny.gguf")).expect("copies");
+    std::fs::create_dir(path("code")).expect("a folder");
+    for idx in 0..40 {
+        let code: String = (0..30).map(|i| format!("def work{idx}_{i}(x):\n    return x * {i}\n")).collect();
+        std::fs::write(path(&format!("code/{idx}.py")), code).expect("writes");
+    }
+    let run = |arguments: &[&str]| -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sateen"))
+            .args(arguments)
+            .current_dir(folder.path())
+            .env("SATEEN_CONFIG_DIR", "/nonexistent")
+            .env("SATEEN_DATA_DIR", folder.path())
+            .output()
+            .expect("the program runs")
+    };
+    let succeeds = |arguments: &[&str]| -> String {
+        let output = run(arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).to_owned()
+    };
+    let complete = |mode: &str| -> Value {
+        let arguments = ["complete", "--model", "tiny", "--max-tokens", "16", "--json", SAMPLE];
+        let output = succeeds(&[&arguments[..], &["--speculation", mode]].concat());
+        serde_json::from_str(&output).expect("one JSON object")
+    };
+    let ordinary = complete("off");
+    let sizes = ["--tokens", "64", "--anchors", "8", "--evaluated", "2"];
+    let train =
+        ["train", "sat", "--model", "tiny", "--data", "code", "--out", "own.safetensors", "--steps", "4"];
+    let rest = ["--slots", "2", "--rank", "2", "--metrics", "metrics.jsonl"];
+    let said = succeeds(&[&train[..], &sizes, &rest].concat());
+    assert!(said.contains("step 4: accepted by slot") && said.contains("Wrote own.safetensors"), "{said}");
+    let metrics = std::fs::read_to_string(path("metrics.jsonl")).expect("figures");
+    assert_eq!(metrics.lines().filter(|line| line.contains("\"event\":\"step\"")).count(), 4, "{metrics}");
+    let evaluate = ["train", "eval", "--model", "tiny", "--data", "code", "--adapter", "own.safetensors"];
+    assert!(succeeds(&[&evaluate[..], &sizes].concat()).contains(" groups: accepted by slot"));
+
+    assert!(succeeds(&["models", "adapter", "list"]).contains("none"));
+    assert_eq!(succeeds(&["models", "adapter", "add", "own.safetensors"]), "tiny uses own from now on\n");
+    assert!(!run(&["models", "adapter", "add", "own.safetensors"]).status.success(), "its name is taken");
+    assert!(succeeds(&["models", "adapter", "list"]).ends_with("own\n"));
+    for mode in ["sdsat", "fused", "auto"] {
+        assert_eq!(complete(mode)["text"], ordinary["text"], "{mode}");
+    }
+    assert!(complete("sdsat")["n_drafted"].as_u64().expect("a number") > 0);
+    succeeds(&["models", "adapter", "remove", "tiny", "own"]);
+    assert_eq!(run(&["models", "adapter", "remove", "tiny", "own"]).status.code(), Some(3));
+    // What cannot be read is said.
+    let nowhere = run(&["train", "sat", "--model", "tiny", "--data", "nowhere", "--out", "x"]);
+    assert!(!nowhere.status.success() && text(&nowhere.stderr).contains("nowhere"));
+}
+
 #[test]
 fn completes_standard_input() {
     let output =

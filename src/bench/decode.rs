@@ -23,6 +23,9 @@ pub(crate) struct DecodeArguments {
     /// Which installed model; the default one without it
     #[arg(long)]
     model: Option<String>,
+    /// A SAT adapter instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
     /// Ways of decoding; ordinary decoding always runs too
     #[arg(long, value_enum, value_delimiter = ',', default_value = "sdsat,fused,lookup,free,auto")]
     modes: Vec<SpeculationArgument>,
@@ -130,7 +133,9 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
     let prompts = prompts::read(&arguments.prompts, arguments.places, arguments.limit)?;
     let installed = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
     // Nothing learnt before helps any of them.
-    let engine = Engine::start(EngineConfig { learned: None, ..EngineConfig::of(&installed) }, |_| ())?;
+    let own = EngineConfig::of(&installed);
+    let adapter = arguments.adapter.clone().or(own.adapter.clone());
+    let engine = Engine::start(EngineConfig { learned: None, adapter, ..own }, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
     let costs = if arguments.flat_costs { PassCosts::flat() } else { measure_pass_costs(&model, &|| false)? };
     let mut modes = modes(arguments, &model, &costs)?;

@@ -28,8 +28,10 @@ pub struct EngineConfig {
     pub model_name: String,
     /// The weight file.
     pub weights: PathBuf,
-    /// SHA-256 of the weight file; it finds the SAT adapter.
+    /// SHA-256 of the weight file; it finds the SAT adapter that ships.
     pub sha256: String,
+    /// A SAT adapter; without one it is that which ships for the weights, if any does.
+    pub adapter: Option<PathBuf>,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
     /// What to run on.
@@ -61,6 +63,7 @@ impl EngineConfig {
             model_name: model_name.into(),
             weights: weights.into(),
             sha256: sha256.into(),
+            adapter: None,
             max_context: Self::DEFAULT_CONTEXT,
             device: DeviceChoice::default(),
             n_threads: 0,
@@ -74,7 +77,8 @@ impl EngineConfig {
     /// An engine with the defaults for an installed model.
     pub fn of(model: &InstalledModel) -> Self {
         let learned = ModelLibrary::learned_folder(&model.path);
-        Self { learned, ..Self::new(&model.name, &model.path, &model.sha256) }
+        let adapter = model.adapters.first().map(|adapter| adapter.path.clone());
+        Self { learned, adapter, ..Self::new(&model.name, &model.path, &model.sha256) }
     }
 }
 

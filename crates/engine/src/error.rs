@@ -60,6 +60,12 @@ pub enum EngineError {
     NotAFile,
     #[error("a model `{id}` is installed already")]
     AlreadyInstalled { id: String },
+    #[error("the model that this adapter is for is not installed; its weights have the SHA-256 `{sha256}`")]
+    NoBase { sha256: String },
+    #[error("an adapter `{name}` is there already")]
+    AdapterExists { name: String },
+    #[error("the model has no adapter `{name}` of yours. It has: {known}")]
+    NoAdapter { name: String, known: String },
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error("the tokenizer: {0}")]
@@ -122,7 +128,8 @@ impl EngineError {
             Self::InvalidRequest { .. } | Self::ModelId { .. } => ErrorCode::InvalidRequest,
             Self::Sampling(SamplingError::ParameterOutOfRange { .. }) => ErrorCode::InvalidRequest,
             Self::NotInstalled { .. } | Self::NoModel | Self::NotInCatalog { .. } => ErrorCode::ModelMissing,
-            Self::AlreadyInstalled { .. } => ErrorCode::InvalidRequest,
+            Self::AlreadyInstalled { .. } | Self::AdapterExists { .. } => ErrorCode::InvalidRequest,
+            Self::NoBase { .. } | Self::NoAdapter { .. } => ErrorCode::ModelMissing,
             Self::Model(ModelError::NoMemory { .. }) => ErrorCode::NoMemory,
             Self::Model(_) | Self::Tokenizer(_) | Self::Sampling(_) | Self::NotAFile => {
                 ErrorCode::ModelInvalid

@@ -8,7 +8,7 @@ use model::{ModelSummary, sha256_of_file};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-use crate::adapters::built_in_for;
+use crate::adapters::{InstalledAdapter, built_in_for};
 use crate::learned::LearnedFiles;
 use crate::prompt::PromptFormat;
 use crate::{Catalog, CatalogEntry, EngineError};
@@ -44,6 +44,8 @@ pub struct InstalledModel {
     pub can_infill: bool,
     /// Where its semantic adaptive tokens come from: `adapter` or `none`.
     pub adaptive_tokens: String,
+    /// Adapters that the user has added, the newest first: that is the one which is used.
+    pub adapters: Vec<InstalledAdapter>,
 }
 
 /// How a local file enters the library.
@@ -206,7 +208,9 @@ impl ModelLibrary {
         };
         let in_catalog = Catalog::built_in().models.into_iter().find(is_it);
         let name = in_catalog.as_ref().map(|entry| entry.name.clone()).or(record.name);
-        let adaptive_tokens = if built_in_for(&record.sha256).is_some() { "adapter" } else { "none" };
+        let adapters = self.adapters_for(&record.sha256);
+        let has_adapter = !adapters.is_empty() || built_in_for(&record.sha256).is_some();
+        let adaptive_tokens = if has_adapter { "adapter" } else { "none" };
         Ok(InstalledModel {
             id: id.to_owned(),
             name: name.unwrap_or_else(|| id.to_owned()),
@@ -219,6 +223,7 @@ impl ModelLibrary {
             prompt_format: record.prompt_format,
             can_infill: record.can_infill,
             adaptive_tokens: adaptive_tokens.to_owned(),
+            adapters,
         })
     }
 

@@ -1,10 +1,18 @@
 import { describe, expect, it } from "vitest";
 
 import type { Completion } from "./bindings/Completion";
-import { bytes, figuresOf, installText, statusOf, whereItRuns } from "./format";
+import type { InstalledModel } from "./bindings/InstalledModel";
+import { bytes, draftsWith, figuresOf, installText, statusOf, whereItRuns } from "./format";
 import { lineEndingOf, withLineEnding } from "./line-endings";
 
 describe("words and figures", () => {
+  it("says what drafts", () => {
+    const model = { adaptive_tokens: "none", adapters: [] } as unknown as InstalledModel;
+    expect(draftsWith(model)).toContain("no adapter");
+    expect(draftsWith({ ...model, adaptive_tokens: "adapter" })).toContain("that ships");
+    expect(draftsWith({ ...model, adapters: [{ name: "own", path: "" }] })).toContain("Your adapter own");
+  });
+
   it("says the state and why", () => {
     const model = { name: "Qwen", n_adaptive_tokens: 4, prompt_format: "", device: "CPU, 2 threads", device_note: null };
     const status = (engine: Parameters<typeof statusOf>[0]) => statusOf(engine).text;

@@ -3,6 +3,7 @@
 import type { ApplicationState } from "./bindings/ApplicationState";
 import type { Completion } from "./bindings/Completion";
 import type { InstallProgress } from "./bindings/InstallProgress";
+import type { InstalledModel } from "./bindings/InstalledModel";
 import type { LoadedModel } from "./bindings/LoadedModel";
 import type { ModelPace } from "./bindings/ModelPace";
 
@@ -39,6 +40,13 @@ export function statusOf(state: ApplicationState | null): Status {
     case "failed":
       return { kind: "failed", text: `The model cannot be used: ${engine.reason}` };
   }
+}
+
+/** Where its adaptive tokens come from. */
+export function draftsWith({ adaptive_tokens, adapters }: InstalledModel): string {
+  const [own] = adapters;
+  if (own !== undefined) return `Your adapter ${own.name}, and the free drafters.`;
+  return adaptive_tokens === "adapter" ? "The adapter that ships, and the free drafters." : "The free drafters; it has no adapter.";
 }
 
 /** The device, and why it is no GPU where it is none. */

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use model::{Model, ModelConfig, ModelError};
+use model::{AdapterSource, Model, ModelConfig, ModelError};
 
 use super::events::EventSender;
 use super::{EngineConfig, EngineState, LoadedModel, Order, Priority, Shared, lock};
@@ -330,7 +330,10 @@ impl Worker {
         check_memory(config)?;
         let model_config = |device| ModelConfig {
             device,
-            adapter: built_in_for(&config.sha256),
+            adapter: match &config.adapter {
+                Some(path) => Some(AdapterSource::File(path.clone())),
+                None => built_in_for(&config.sha256),
+            },
             weights_sha256: Some(config.sha256.clone()).filter(|hash| !hash.is_empty()),
             probe_slots: PROBE_SLOTS,
             max_context: config.max_context,

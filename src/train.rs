@@ -1,0 +1,234 @@
+//! `sateen train`
+
+use std::fs::File;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use engine::ModelLibrary;
+use indicatif::{ProgressBar, ProgressStyle};
+use train::{
+    AdapterShape, Anchors, Base, Corpus, LossConfig, SlotAcceptance, Split, TrainConfig, TrainEvent,
+    TrainOutcome, TrainedAdapter, evaluate,
+};
+
+#[derive(Args)]
+pub(crate) struct TrainArguments {
+    #[command(subcommand)]
+    command: TrainCommand,
+}
+
+#[derive(Subcommand)]
+enum TrainCommand {
+    /// Train a SAT adapter: the model stays what it is, bit for bit, and learns to draft
+    Sat(SatArguments),
+    /// Say how often the slots of an adapter guess what the model would say
+    Eval(EvalArguments),
+}
+
+#[derive(Args)]
+struct TextArguments {
+    /// Which installed model; the default one without it
+    #[arg(long)]
+    model: Option<String>,
+    /// A folder of source code, or JSON lines with a `text` each
+    #[arg(long, value_name = "FOLDER_OR_JSONL")]
+    data: PathBuf,
+    /// Tokens of a text
+    #[arg(long, default_value_t = 256)]
+    tokens: usize,
+    /// Places in a text that a group of adaptive tokens stands behind
+    #[arg(long, default_value_t = 64)]
+    anchors: usize,
+    /// Share of texts that are filled in, for models that can
+    #[arg(long, default_value_t = 0.6)]
+    infill: f32,
+    /// Texts that acceptance is measured on
+    #[arg(long, default_value_t = 16)]
+    evaluated: usize,
+}
+
+#[derive(Args)]
+struct SatArguments {
+    #[command(flatten)]
+    text: TextArguments,
+    /// The adapter to write; a checkpoint stands beside it until the end
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Steps, a text each
+    #[arg(long, default_value_t = 1000)]
+    steps: usize,
+    /// Adaptive tokens in a group
+    #[arg(long, default_value_t = 4)]
+    slots: usize,
+    /// Rank of the deltas
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    /// Go on from this adapter, with its slots and rank
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Highest learning rate
+    #[arg(long, default_value_t = 1e-3)]
+    rate: f64,
+    /// Weight of the divergence from what the model itself would say
+    #[arg(long, default_value_t = 0.9)]
+    distillation: f64,
+    /// Weight of the surprise at what stands in the text
+    #[arg(long, default_value_t = 0.1)]
+    cross_entropy: f64,
+    /// Weight of a slot against the one before it
+    #[arg(long, default_value_t = 0.85)]
+    slot_decay: f64,
+    /// Share of groups that keep their next slot
+    #[arg(long, default_value_t = 1.0)]
+    keep_rate: f32,
+    /// Seed of all draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Steps between two measurements of acceptance
+    #[arg(long, default_value_t = 100)]
+    evaluate_every: usize,
+    /// Append what happens to this file, a JSON object a line
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct EvalArguments {
+    #[command(flatten)]
+    text: TextArguments,
+    /// The adapter
+    #[arg(long, value_name = "FILE")]
+    adapter: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &TrainArguments) -> anyhow::Result<()> {
+    match &arguments.command {
+        TrainCommand::Sat(arguments) => sat(arguments),
+        TrainCommand::Eval(arguments) => eval(arguments),
+    }
+}
+
+fn base_and_corpus(arguments: &TextArguments) -> anyhow::Result<(Base, Corpus)> {
+    let corpus = Corpus::read(&arguments.data)?;
+    let installed = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
+    let base = Base::load(&installed.path, arguments.tokens + 64)
+        .with_context(|| format!("cannot train {}", installed.id))?;
+    Ok((base, corpus))
+}
+
+fn in_words(acceptance: &SlotAcceptance) -> String {
+    let shares: Vec<String> = acceptance.of_model.iter().map(|share| format!("{share:.3}")).collect();
+    format!(
+        "accepted by slot {}; tokens per pass {:.2} in two passes, {:.2} fused",
+        shares.join(" "),
+        acceptance.tokens_per_pass_two_pass(),
+        acceptance.tokens_per_pass_fused()
+    )
+}
+
+fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
+    let SatArguments { text, out, steps, .. } = arguments;
+    let (base, corpus) = base_and_corpus(text)?;
+    let count = corpus.count();
+    let languages: Vec<String> = count.by_language.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    eprintln!(
+        "{} of {:.1} MB; {} near-duplicates and {} others left out",
+        languages.join(", "),
+        count.n_bytes as f64 / 1e6,
+        count.n_duplicates,
+        count.n_skipped
+    );
+    let defaults = TrainConfig::new(*steps);
+    let config = TrainConfig {
+        shape: AdapterShape { n_slots: arguments.slots, rank: arguments.rank },
+        init: arguments.init.clone(),
+        max_tokens: text.tokens,
+        anchors: Anchors { n: text.anchors, keep_rate: arguments.keep_rate },
+        infill: text.infill,
+        loss: LossConfig {
+            distillation: arguments.distillation,
+            cross_entropy: arguments.cross_entropy,
+            slot_decay: arguments.slot_decay,
+        },
+        optimizer: train::AdamWConfig { learning_rate: arguments.rate, ..defaults.optimizer },
+        seed: arguments.seed,
+        evaluate_every: arguments.evaluate_every,
+        n_evaluated: text.evaluated,
+        ..defaults
+    };
+    let is_stopped = Arc::new(AtomicBool::new(false));
+    let on_interrupt = is_stopped.clone();
+    ctrlc::set_handler(move || on_interrupt.store(true, Ordering::SeqCst)).context("the interrupt key")?;
+    let open = |path: &PathBuf| {
+        let file = File::options().create(true).append(true).open(path);
+        file.with_context(|| format!("cannot write {}", path.display()))
+    };
+    let mut metrics = arguments.metrics.as_ref().map(open).transpose()?;
+    let bar = ProgressBar::new(*steps as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}, {eta} left").context("the bar")?);
+    let (mut loss_now, mut n_rows, mut seconds) = (None, 0.0, 0.0);
+    let mut on_event = |event: TrainEvent| {
+        if let Some(file) = &mut metrics {
+            // A full disk costs the figures, not the run.
+            let _ = serde_json::to_writer(&mut *file, &event).map(|()| file.write_all(b"\n"));
+        }
+        match event {
+            TrainEvent::Resumed { step } => {
+                bar.println(format!("going on behind step {step}"));
+                bar.set_position(step as u64);
+            }
+            TrainEvent::Step { step, loss, n_rows: n, seconds: s, .. } => {
+                let mean: f64 = loss_now.map_or(loss, |mean: f64| 0.95 * mean + 0.05 * loss);
+                loss_now = Some(mean);
+                (n_rows, seconds) = (0.9 * n_rows + n as f64, 0.9 * seconds + s);
+                bar.set_message(format!("loss {mean:.3}, {:.0} rows/s", n_rows / seconds));
+                bar.set_position(step as u64);
+            }
+            TrainEvent::Evaluated { step, acceptance } => {
+                let words = format!("step {step}: {}", in_words(&acceptance));
+                // Without a terminal the bar shows nothing.
+                if bar.is_hidden() { println!("{words}") } else { bar.println(words) }
+            }
+        }
+        match is_stopped.load(Ordering::SeqCst) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let outcome = train::train(&base, &corpus, &config, out, &mut on_event)?;
+    bar.finish_and_clear();
+    match outcome {
+        TrainOutcome::Finished => {
+            println!("Wrote {0}; `sateen models adapter add {0}` uses it", out.display());
+        }
+        TrainOutcome::Stopped { step } => {
+            println!("Stopped behind step {step} of {steps}; the same command goes on from there");
+        }
+    }
+    Ok(())
+}
+
+fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
+    let text = &arguments.text;
+    let (base, corpus) = base_and_corpus(text)?;
+    let adapter = TrainedAdapter::load(&base, &arguments.adapter)?;
+    let mut samples = Vec::new();
+    for idx in 0..text.evaluated {
+        let mut random = fastrand::Rng::with_seed(idx as u64);
+        samples.push(corpus.sample(&base, Split::HeldOut, text.tokens, text.infill, &mut random)?);
+    }
+    let acceptance = evaluate(&base, &adapter, &samples, text.anchors)?;
+    match arguments.json {
+        true => println!("{}", serde_json::to_string(&acceptance)?),
+        false => println!("{} groups: {}", acceptance.n_groups, in_words(&acceptance)),
+    }
+    Ok(())
+}
