@@ -26,7 +26,7 @@ RPM_VERSION := 0.21.1
 TAURI_DRIVER_VERSION := 2.1.0
 
 APP_PACKAGES := build-essential pkg-config libwebkit2gtk-4.1-dev libgtk-3-dev librsvg2-dev libxdo-dev libssl-dev libayatana-appindicator3-dev
-TEST_PACKAGES := mesa-vulkan-drivers webkit2gtk-driver xvfb xauth dbus strace valgrind openbox xdotool xclip python3-dbus python3-gi
+TEST_PACKAGES := imagemagick mesa-vulkan-drivers webkit2gtk-driver xvfb xauth dbus strace valgrind openbox xdotool xclip python3-dbus python3-gi
 
 # Tests run side by side; one thread each keeps them out of each other's way.
 TEST_THREADS := SATEEN_THREADS=1 CANDLE_NUM_THREADS=1 RAYON_NUM_THREADS=1

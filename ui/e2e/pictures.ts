@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { By, Key } from "selenium-webdriver";
-import { afterEach, beforeEach, describe, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App, copyElsewhere, pressAnywhere } from "./app";
+import { App, copyElsewhere, pressAnywhere, takePicture } from "./app";
 
 const OUT = join(import.meta.dirname, "../../docs/pictures");
 const SAMPLES = join(import.meta.dirname, "../../samples");
@@ -32,7 +32,7 @@ describe.each(["light", "dark"])("pictures, %s", (theme) => {
   async function picture(name: string): Promise<void> {
     // What moves has come to rest.
     await new Promise((resolve) => setTimeout(resolve, 400));
-    writeFileSync(join(OUT, `${name}-${theme}.png`), await app.driver.takeScreenshot(), "base64");
+    expect(takePicture(join(OUT, `${name}-${theme}.png`))).toBe(true);
   }
 
   it("the window", async () => {

@@ -88,8 +88,9 @@ export function figuresOf(completion: Completion): Figure[] {
 export function paceText(pace: ModelPace): string {
   if (!pace.fits) return "Needs more memory than this computer has free";
   if (pace.first_text_ms === null) return "Not measured";
-  const ms = Math.round(pace.first_text_ms);
-  return pace.is_measured ? `First text after ${ms} ms here` : `First text after about ${ms} ms here`;
+  const ms = pace.first_text_ms;
+  const time = ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+  return pace.is_measured ? `First text after ${time} here` : `First text after about ${time} here`;
 }
 
 /** How far an installation is. `rate` is in bytes per second. */
