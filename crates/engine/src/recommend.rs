@@ -88,11 +88,14 @@ pub fn recommend(
 
 /// Models that cannot fill in are worth less than any that can.
 fn best(paces: &[ModelPace], budget_ms: f64) -> Option<String> {
-    let usable = || paces.iter().filter(|pace| pace.fits && pace.first_text_ms.is_some());
+    // Nobody who writes code is served by a model that cannot fill in, however quick, where another runs at all.
+    let runs = |pace: &&ModelPace| pace.fits && pace.first_text_ms.is_some();
+    let fills_in = paces.iter().filter(runs).any(|pace| pace.can_infill);
+    let usable = || paces.iter().filter(runs).filter(|pace| pace.can_infill || !fills_in);
     let ms = |pace: &ModelPace| pace.first_text_ms.unwrap_or(f64::INFINITY);
     let quick = usable().filter(|pace| ms(pace) <= budget_ms);
-    let quickest = || usable().min_by(|a, b| b.can_infill.cmp(&a.can_infill).then(ms(a).total_cmp(&ms(b))));
-    let best = quick.max_by_key(|pace| (pace.can_infill, pace.row_weights));
+    let quickest = || usable().min_by(|a, b| ms(a).total_cmp(&ms(b)));
+    let best = quick.max_by_key(|pace| pace.row_weights);
     best.or_else(quickest).map(|pace| pace.id.clone())
 }
 
@@ -193,6 +196,8 @@ mod tests {
         assert_eq!(best(&paces, 250.0).as_deref(), Some("large"));
         assert_eq!(best(&paces, 100.0).as_deref(), Some("small"));
         assert_eq!(best(&paces, 10.0).as_deref(), Some("small"), "nothing is quick enough");
+        assert_eq!(best(&paces, 30.0).as_deref(), Some("small"), "only one that cannot fill in is");
+        assert_eq!(best(&paces[3..], 30.0).as_deref(), Some("plain"), "there is no other");
         let full = [small, ModelPace { fits: false, ..large }, huge];
         assert_eq!(best(&full, 250.0).as_deref(), Some("small"), "no memory for it");
         assert_eq!(best(&[], 250.0), None);

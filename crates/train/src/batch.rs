@@ -1,5 +1,7 @@
 //! Which rows of adaptive tokens hang off a text, and what they see.
 
+use crate::softmax::Visible;
+
 /// How anchors are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Anchors {
@@ -81,18 +83,14 @@ impl Batch {
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
 
-    /// 0 where a row sees, minus infinity elsewhere: `[n_copies * n_rows, n_tokens + n_rows]`.
-    pub(crate) fn mask(&self, n_tokens: usize, n_copies: usize) -> Vec<f32> {
-        let n_rows = self.len();
-        let mut mask = vec![f32::NEG_INFINITY; n_copies * n_rows * (n_tokens + n_rows)];
-        for (idx, of_row) in mask.chunks_exact_mut(n_tokens + n_rows).enumerate() {
-            let row = idx % n_rows;
-            of_row[..=self.anchors[row]].fill(0.0);
-            // Its own group, up to itself.
+    /// What each row sees of `n_tokens` tokens and, behind them, the rows of the batch: the text up to its anchor, and its
+    /// own group up to itself.
+    pub(crate) fn visible(&self, n_tokens: usize) -> Visible {
+        let of_row = |row: usize| {
             let first = row - self.slots[row] as usize;
-            of_row[n_tokens + first..=n_tokens + row].fill(0.0);
-        }
-        mask
+            [0..self.anchors[row] + 1, n_tokens + first..n_tokens + row + 1]
+        };
+        Visible::new((0..self.len()).map(of_row).collect())
     }
 }
 
@@ -109,13 +107,9 @@ mod tests {
         assert_eq!(batch.groups(), [0..2, 2..4, 4..6]);
         assert_eq!(batch.positions, [5, 6, 6, 7, 7, 8]);
         assert_eq!(batch.labels, [106, 107, 107, 108, 108, 109]);
-        let mask = batch.mask(10, 2);
-        assert_eq!(mask.len(), 2 * 6 * 16);
-        let seen =
-            |row: usize| -> Vec<usize> { (0..16).filter(|column| mask[row * 16 + column] == 0.0).collect() };
-        assert_eq!(seen(3), [0, 1, 2, 3, 4, 5, 12, 13]);
-        assert_eq!(seen(6 + 3), seen(3));
-        assert_eq!(seen(0), [0, 1, 2, 3, 4, 10]);
+        let visible = batch.visible(10);
+        assert_eq!(visible.len(), 6);
+        assert_eq!((&visible[3], &visible[0]), (&[0..6, 12..14], &[0..5, 10..11]));
         let sparse = Anchors { n: 100, keep_rate: 0.0 };
         let batch = Batch::choose(&tokens, 0, 3, sparse, &mut fastrand::Rng::with_seed(1));
         assert!(batch.slots.iter().all(|&slot| slot == 0));

@@ -19,6 +19,7 @@ mod loss;
 mod network;
 mod optimizer;
 mod run;
+mod softmax;
 
 pub use adapter::{AdapterShape, TrainedAdapter};
 pub use base::Base;

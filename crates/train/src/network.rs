@@ -7,6 +7,7 @@ use crate::adapter::TrainedAdapter;
 use crate::base::{Base, Linear};
 use crate::batch::Batch;
 use crate::frozen::frozen_product;
+use crate::softmax::{Visible, visible_softmax};
 
 /// What rows of adaptive tokens see of a text, and what the model makes of it.
 pub(crate) struct TokenPass {
@@ -20,12 +21,6 @@ pub(crate) struct TokenPass {
 fn normalise(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
     let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
     x.broadcast_div(&(mean + f64::from(epsilon))?.sqrt()?)?.broadcast_mul(weight)
-}
-
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    // Taking the largest away changes no value, so it needs no gradient.
-    let exp = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
-    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
 }
 
 impl Base {
@@ -110,11 +105,7 @@ impl Base {
         let n = tokens.len();
         let ids = Tensor::new(tokens, &self.device)?;
         let positions = Tensor::arange(0u32, n as u32, &self.device)?;
-        let group = a.n_heads / a.n_kv_heads;
-        let mask: Vec<f32> = (0..group * n)
-            .flat_map(|row| (0..n).map(move |column| if column <= row % n { 0.0 } else { f32::NEG_INFINITY }))
-            .collect();
-        let mask = Tensor::from_vec(mask, (1, group * n, n), &self.device)?;
+        let visible = Visible::new((0..n).map(|row| [0..row + 1, 0..0]).collect());
         let linear = |linear: &Linear, x: &Tensor| -> Result<Tensor> {
             let y = x.matmul(&linear.weight)?;
             linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
@@ -132,8 +123,8 @@ impl Base {
             let queries = self.grouped(&self.rotate(&queries, &positions)?)?;
             let key = self.rotate(&key, &positions)?.transpose(0, 1)?.contiguous()?;
             let value = value.transpose(0, 1)?.contiguous()?;
-            let scores = (queries.matmul(&key.t()?)? * self.score_scale())?.broadcast_add(&mask)?;
-            let attended = self.ungrouped(&softmax(&scores)?.matmul(&value)?, n)?;
+            let shares = visible_softmax(&queries.matmul(&key.t()?)?, &visible, self.score_scale())?;
+            let attended = self.ungrouped(&shares.matmul(&value)?, n)?;
             x = (x + (linear(o, &attended)? * residual)?)?;
             let normed = normalise(&x, &layer.feed_forward_norm, a.norm_epsilon)?;
             let activated = (linear(gate, &normed)?.silu()? * linear(up, &normed)?)?;
@@ -152,9 +143,7 @@ impl Base {
         let n_tokens = pass.hidden.dims()[0];
         let slots = Tensor::new(&batch.slots[..], &self.device)?;
         let positions = Tensor::new(&batch.positions[..], &self.device)?;
-        let group = a.n_heads / a.n_kv_heads;
-        let mask = batch.mask(n_tokens, group);
-        let mask = Tensor::from_vec(mask, (1, group * n_rows, n_tokens + n_rows), &self.device)?;
+        let visible = batch.visible(n_tokens);
         let linear = |linear: &Linear, x: &Tensor, delta: &[Tensor; 2]| -> Result<Tensor> {
             let y = (frozen_product(x, &linear.weight)? + x.matmul(&delta[0])?.matmul(&delta[1])?)?;
             linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
@@ -175,8 +164,8 @@ impl Base {
             let values = values.transpose(0, 1)?.contiguous()?;
             let of_tokens = frozen_product(&queries, &pass.keys[idx].t()?)?;
             let of_slots = queries.matmul(&keys.t()?)?;
-            let scores = (Tensor::cat(&[of_tokens, of_slots], D::Minus1)? * self.score_scale())?;
-            let shares = softmax(&scores.broadcast_add(&mask)?)?;
+            let scores = Tensor::cat(&[of_tokens, of_slots], D::Minus1)?;
+            let shares = visible_softmax(&scores, &visible, self.score_scale())?;
             let of_tokens = shares.narrow(D::Minus1, 0, n_tokens)?.contiguous()?;
             let of_slots = shares.narrow(D::Minus1, n_tokens, n_rows)?.contiguous()?;
             let attended = (frozen_product(&of_tokens, &pass.values[idx])? + of_slots.matmul(&values)?)?;

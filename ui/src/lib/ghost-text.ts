@@ -157,7 +157,8 @@ const style = EditorView.baseTheme({
   ".cm-ghost": { color: "var(--text-dim)", whiteSpace: "pre" },
   ".cm-show-speculation & .cm-ghost-drafted": { backgroundColor: "var(--accent-soft)" },
   ".cm-show-speculation & .cm-ghost-pass": {
-    // A hairline with a gap at its end, where the next pass begins.
+    // A hairline with a gap at its end, where the next pass begins; below the text, or it looks like an underscore.
+    paddingBottom: "2px",
     background: "linear-gradient(var(--accent), var(--accent)) 0 100% / calc(100% - 2px) 1px no-repeat",
     boxDecorationBreak: "clone",
     "-webkit-box-decoration-break": "clone",
