@@ -90,11 +90,14 @@ impl TrainedAdapter {
     /// # Errors
     /// What is wrong with the file; [`TrainError::OtherBase`].
     pub fn load(base: &Base, path: &Path) -> Result<Self, TrainError> {
-        let checked = SatAdapter::load(&AdapterSource::File(path.to_owned()), base.architecture())?;
-        if checked.base_sha256() != base.sha256() {
-            let (expected, got) = (base.sha256().to_owned(), checked.base_sha256().to_owned());
+        // Whose it is comes first: what does not fit another model says little of why.
+        let bytes = std::fs::read(path).map_err(TrainError::io(path))?;
+        let of_other = SatAdapter::base_of(&bytes).filter(|sha256| sha256 != base.sha256());
+        if let Some(got) = of_other {
+            let expected = base.sha256().to_owned();
             return Err(TrainError::OtherBase { path: path.to_owned(), expected, got });
         }
+        let checked = SatAdapter::load(&AdapterSource::File(path.to_owned()), base.architecture())?;
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
         let var = |name: &str| -> Result<Var, TrainError> {
             let tensor =
@@ -172,6 +175,11 @@ pub(crate) fn bytes_of(tensor: &Tensor, dtype: Dtype) -> Result<Vec<u8>, TrainEr
     })
 }
 
+/// The folder that a file is or would be in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Name, shape, type and bytes of a tensor.
 pub(crate) type Numbers = (String, Vec<usize>, Dtype, Vec<u8>);
 
@@ -188,9 +196,8 @@ pub(crate) fn write_safetensors(
     }
     let bytes = safetensors::serialize(views, Some(metadata));
     let bytes = bytes.map_err(|error| TrainError::unreadable(path, error))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder_of(path))?;
         std::io::Write::write_all(&mut file, &bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;

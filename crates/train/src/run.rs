@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
-use crate::adapter::{AdapterShape, TrainedAdapter};
+use crate::adapter::{AdapterShape, TrainedAdapter, folder_of};
 use crate::base::Base;
 use crate::batch::{Anchors, Batch};
 use crate::checkpoint;
@@ -172,7 +172,8 @@ pub fn logits_behind(base: &Base, adapter: &TrainedAdapter, tokens: &[u32]) -> R
 /// its name, is gone on from where there is one of this run, and removed at the end. `on_event` says whether to go on.
 ///
 /// # Errors
-/// What is wrong with the configuration or a file, and [`TrainError::NotANumber`]; the last checkpoint stays.
+/// What is wrong with the configuration or a file, [`TrainError::Exists`] where `out` is there without a checkpoint of this
+/// run, and [`TrainError::NotANumber`]; the last checkpoint stays.
 pub fn train(
     base: &Base,
     corpus: &Corpus,
@@ -191,10 +192,14 @@ pub fn train(
     checkpoint_path.push(".checkpoint");
     let checkpoint_path = PathBuf::from(checkpoint_path);
     let run = serde_json::to_string(config).map_err(|error| TrainError::unreadable(out, error))?;
-    if checkpoint::load(&checkpoint_path, base, &adapter, &mut optimizer, &run)?
-        && on_event(TrainEvent::Resumed { step: optimizer.n_steps }).is_break()
-    {
-        return Ok(TrainOutcome::Stopped { step: optimizer.n_steps });
+    // What cannot be written is found out before hours are spent on it, and nobody's adapter is written over.
+    tempfile::NamedTempFile::new_in(folder_of(out)).map_err(TrainError::io(folder_of(out)))?;
+    match checkpoint::load(&checkpoint_path, base, &adapter, &mut optimizer, &run)? {
+        false if out.exists() => return Err(TrainError::Exists { path: out.to_owned() }),
+        true if on_event(TrainEvent::Resumed { step: optimizer.n_steps }).is_break() => {
+            return Ok(TrainOutcome::Stopped { step: optimizer.n_steps });
+        }
+        _ => (),
     }
     let mut samples: Vec<Sample> = Vec::new();
     for idx in 0..config.n_evaluated {

@@ -236,6 +236,17 @@ fn mistakes_are_said_and_checkpoints_stay() {
         assert!(matches!(error, TrainError::OutOfRange { .. }), "{error}");
     }
     assert!(Base::load(&out, 128).is_err(), "an adapter is no model");
+    std::fs::remove_file(&checkpoint).expect("removes");
+    let adapter = std::fs::read(&out).expect("an adapter");
+    let error = train(&base, &corpus, &quick(6), &out, stop).expect_err("it is there");
+    assert!(matches!(error, TrainError::Exists { .. }), "{error}");
+    assert_eq!(std::fs::read(&out).expect("it stays"), adapter);
+    let nowhere = folder.path().join("nowhere/adapter.safetensors");
+    let error =
+        train(&base, &corpus, &quick(6), &nowhere, &mut |_| panic!("no step")).expect_err("no folder");
+    assert!(matches!(error, TrainError::Io { .. }), "{error}");
+    let error = TrainedAdapter::load(&another, &out).err().expect("another model's");
+    assert!(matches!(error, TrainError::OtherBase { .. }), "{error}");
 }
 
 /// Slots of a frozen random model learn what stands further ahead in a text that repeats itself.
