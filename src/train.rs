@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use engine::ModelLibrary;
 use indicatif::{ProgressBar, ProgressStyle};
 use train::{
-    AdapterShape, Anchors, Base, Corpus, LossConfig, SlotAcceptance, Split, TrainConfig, TrainEvent,
+    AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance, TrainConfig, TrainEvent,
     TrainOutcome, TrainedAdapter, evaluate,
 };
 
@@ -220,11 +220,9 @@ fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let text = &arguments.text;
     let (base, corpus) = base_and_corpus(text)?;
     let adapter = TrainedAdapter::load(&base, &arguments.adapter)?;
-    let mut samples = Vec::new();
-    for idx in 0..text.evaluated {
-        let mut random = fastrand::Rng::with_seed(idx as u64);
-        samples.push(corpus.sample(&base, Split::HeldOut, text.tokens, text.infill, &mut random)?);
-    }
+    let n_slots = adapter.shape().n_slots;
+    let of_samples = SampleConfig { max_tokens: text.tokens, infill: text.infill, n_slots };
+    let samples = corpus.held_out(&base, of_samples, text.evaluated)?;
     let acceptance = evaluate(&base, &adapter, &samples, text.anchors)?;
     match arguments.json {
         true => println!("{}", serde_json::to_string(&acceptance)?),

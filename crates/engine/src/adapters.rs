@@ -23,8 +23,6 @@ pub(crate) fn built_in_for(sha256: &str) -> Option<AdapterSource> {
 
 /// Digits of a hash that are enough to tell weights apart.
 const N_DIGITS: usize = 16;
-/// Largest file that is looked at.
-const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// An adapter that the user has added.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TS)]
@@ -68,11 +66,7 @@ impl ModelLibrary {
     /// # Errors
     /// When no installed model has the weights that it was trained for, it does not fit them, or its name is taken.
     pub fn add_adapter(&self, source: &Path) -> Result<(String, InstalledAdapter), EngineError> {
-        let metadata = std::fs::metadata(source).map_err(EngineError::io(source))?;
-        if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
-            return Err(EngineError::NotAFile);
-        }
-        let bytes = std::fs::read(source).map_err(EngineError::io(source))?;
+        let bytes = SatAdapter::read(source)?;
         let base = SatAdapter::base_of(&bytes).unwrap_or_default();
         let installed =
             self.list()?.models.into_iter().find(|model| !base.is_empty() && model.sha256 == base);

@@ -87,6 +87,11 @@ fn mismatch(what: impl Into<String>, expected: impl ToString, got: impl ToString
 }
 
 impl SatAdapter {
+    /// Largest number of slots in a group.
+    pub const MAX_SLOTS: usize = MAX_SLOTS;
+    /// Largest rank of a delta.
+    pub const MAX_RANK: usize = MAX_RANK;
+
     /// Reads the adapter in `source` and checks that it fits `architecture`.
     ///
     /// # Errors
@@ -94,22 +99,41 @@ impl SatAdapter {
     pub fn load(source: &AdapterSource, architecture: &Architecture) -> Result<Self, ModelError> {
         match source {
             AdapterSource::BuiltIn(bytes) => Self::parse(bytes, "(built in)".as_ref(), architecture),
-            AdapterSource::File(path) => {
-                let refuse = |reason: String| ModelError::AdapterFile { path: path.clone(), reason };
-                let metadata = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;
-                if !metadata.is_file() {
-                    return Err(refuse("not a regular file".to_owned()));
-                }
-                let n_bytes = metadata.len();
-                if n_bytes > MAX_FILE_BYTES {
-                    return Err(refuse(format!(
-                        "it holds {n_bytes} bytes, at most {MAX_FILE_BYTES} are read"
-                    )));
-                }
-                let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
-                Self::parse(&bytes, path, architecture)
-            }
+            AdapterSource::File(path) => Self::parse(&Self::read(path)?, path, architecture),
         }
+    }
+
+    /// The bytes of the file at `path`, which may be an adapter: a regular file of a bounded size.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterFile`].
+    pub fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+        let refuse = |reason: String| ModelError::AdapterFile { path: path.to_owned(), reason };
+        let metadata = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;
+        if !metadata.is_file() {
+            return Err(refuse("not a regular file".to_owned()));
+        }
+        let n_bytes = metadata.len();
+        if n_bytes > MAX_FILE_BYTES {
+            return Err(refuse(format!("it holds {n_bytes} bytes, at most {MAX_FILE_BYTES} are read")));
+        }
+        std::fs::read(path).map_err(|error| refuse(error.to_string()))
+    }
+
+    /// The linear layers that deltas apply to, in their order: name in the file, inputs, outputs.
+    pub fn linears(architecture: &Architecture) -> [(&'static str, usize, usize); LINEARS.len()] {
+        let Architecture { hidden, feed_forward, .. } = *architecture;
+        let (query, kv) = (architecture.query_width(), architecture.kv_width());
+        let widths = [
+            (hidden, query),
+            (hidden, kv),
+            (hidden, kv),
+            (query, hidden),
+            (hidden, feed_forward),
+            (hidden, feed_forward),
+            (feed_forward, hidden),
+        ];
+        std::array::from_fn(|idx| (LINEARS[idx], widths[idx].0, widths[idx].1))
     }
 
     /// SHA-256 of the weight file that the adapter in `bytes` was trained for, in hexadecimal;
@@ -177,26 +201,18 @@ impl SatAdapter {
                 false => Err(ModelError::NotFinite { tensor: name.to_owned() }),
             }
         };
-        let Architecture { n_layers, hidden, feed_forward, .. } = *architecture;
-        let (query, kv) = (architecture.query_width(), architecture.kv_width());
+        let Architecture { n_layers, hidden, .. } = *architecture;
         let embedding = floats("sat.embedding", [n_slots, hidden])?;
         let mut layers = Vec::with_capacity(n_layers);
         for layer in 0..n_layers {
-            let delta = |short: &str, n_in: usize, n_out: usize| -> Result<Delta, ModelError> {
+            let delta = |(short, n_in, n_out): (&str, usize, usize)| -> Result<Delta, ModelError> {
                 let name = format!("layers.{layer}.{short}");
                 let a = floats(&format!("{name}.lora_a"), [n_in, rank])?;
                 let b = floats(&format!("{name}.lora_b"), [rank, n_out])?;
                 Ok(Delta { a, b })
             };
-            layers.push([
-                delta("q", hidden, query)?,
-                delta("k", hidden, kv)?,
-                delta("v", hidden, kv)?,
-                delta("o", query, hidden)?,
-                delta("gate", hidden, feed_forward)?,
-                delta("up", hidden, feed_forward)?,
-                delta("down", feed_forward, hidden)?,
-            ]);
+            let [q, k, v, o, gate, up, down] = Self::linears(architecture);
+            layers.push([delta(q)?, delta(k)?, delta(v)?, delta(o)?, delta(gate)?, delta(up)?, delta(down)?]);
         }
         let n_expected = 1 + n_layers * 2 * LINEARS.len();
         if tensors.len() != n_expected {

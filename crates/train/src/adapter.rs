@@ -4,13 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
-use model::{AdapterSource, SatAdapter};
+use model::SatAdapter;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::TrainError;
 use crate::base::Base;
-
-const LINEARS: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
 
 /// How large an adapter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -24,10 +22,10 @@ pub struct AdapterShape {
 impl AdapterShape {
     fn check(self) -> Result<(), TrainError> {
         let refuse = |field, bound, got: usize| TrainError::OutOfRange { field, bound, got: got.to_string() };
-        if !(1..=32).contains(&self.n_slots) {
+        if !(1..=SatAdapter::MAX_SLOTS).contains(&self.n_slots) {
             return Err(refuse("slots", "from 1 to 32", self.n_slots));
         }
-        if !(1..=1024).contains(&self.rank) {
+        if !(1..=SatAdapter::MAX_RANK).contains(&self.rank) {
             return Err(refuse("rank", "from 1 to 1024", self.rank));
         }
         Ok(())
@@ -39,23 +37,14 @@ pub struct TrainedAdapter {
     shape: AdapterShape,
     /// `[n_slots, hidden]`
     pub(crate) embedding: Var,
+    /// Of the linear layers.
+    names: [&'static str; 7],
     /// By layer, in the order of the linear layers: `[n_in, rank]` and `[rank, n_out]`.
     layers: Vec<[[Var; 2]; 7]>,
 }
 
-/// Inputs and outputs of the linear layers.
-fn widths(base: &Base) -> [(usize, usize); 7] {
-    let a = base.architecture();
-    let (query, kv) = (a.query_width(), a.kv_width());
-    [
-        (a.hidden, query),
-        (a.hidden, kv),
-        (a.hidden, kv),
-        (query, a.hidden),
-        (a.hidden, a.feed_forward),
-        (a.hidden, a.feed_forward),
-        (a.feed_forward, a.hidden),
-    ]
+fn names_of(base: &Base) -> [&'static str; 7] {
+    SatAdapter::linears(base.architecture()).map(|(name, ..)| name)
 }
 
 impl TrainedAdapter {
@@ -77,12 +66,12 @@ impl TrainedAdapter {
         let mut layers = Vec::new();
         for _ in &base.layers {
             let mut of_layer = Vec::new();
-            for (n_in, n_out) in widths(base) {
+            for (_, n_in, n_out) in SatAdapter::linears(base.architecture()) {
                 of_layer.push(delta(n_in, n_out, &mut random)?);
             }
             layers.extend(<[[Var; 2]; 7]>::try_from(of_layer));
         }
-        Ok(Self { shape, embedding, layers })
+        Ok(Self { shape, embedding, names: names_of(base), layers })
     }
 
     /// Goes on from the adapter at `path`.
@@ -91,31 +80,32 @@ impl TrainedAdapter {
     /// What is wrong with the file; [`TrainError::OtherBase`].
     pub fn load(base: &Base, path: &Path) -> Result<Self, TrainError> {
         // Whose it is comes first: what does not fit another model says little of why.
-        let bytes = std::fs::read(path).map_err(TrainError::io(path))?;
+        let bytes = SatAdapter::read(path)?;
         let of_other = SatAdapter::base_of(&bytes).filter(|sha256| sha256 != base.sha256());
         if let Some(got) = of_other {
             let expected = base.sha256().to_owned();
             return Err(TrainError::OtherBase { path: path.to_owned(), expected, got });
         }
-        let checked = SatAdapter::load(&AdapterSource::File(path.to_owned()), base.architecture())?;
-        let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
+        let checked = SatAdapter::parse(&bytes, path, base.architecture())?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
         let var = |name: &str| -> Result<Var, TrainError> {
             let tensor =
                 tensors.get(name).ok_or_else(|| TrainError::unreadable(path, format!("no `{name}`")))?;
             Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?)
         };
+        let names = names_of(base);
         let embedding = var("sat.embedding")?;
         let mut layers = Vec::new();
         for layer in 0..base.layers.len() {
             let mut of_layer = Vec::new();
-            for name in LINEARS {
+            for name in &names {
                 let name = format!("layers.{layer}.{name}");
                 of_layer.push([var(&format!("{name}.lora_a"))?, var(&format!("{name}.lora_b"))?]);
             }
             layers.extend(<[[Var; 2]; 7]>::try_from(of_layer));
         }
         let rank = layers.first().map_or(0, |layer| layer[0][0].dims()[1]);
-        Ok(Self { shape: AdapterShape { n_slots: checked.n_slots(), rank }, embedding, layers })
+        Ok(Self { shape: AdapterShape { n_slots: checked.n_slots(), rank }, embedding, names, layers })
     }
 
     /// How large it is.
@@ -134,7 +124,7 @@ impl TrainedAdapter {
     pub fn variables(&self) -> Vec<(String, Var)> {
         let mut all = vec![("sat.embedding".to_owned(), self.embedding.clone())];
         for (layer, of_layer) in self.layers.iter().enumerate() {
-            for (name, [a, b]) in LINEARS.iter().zip(of_layer) {
+            for (name, [a, b]) in self.names.iter().zip(of_layer) {
                 all.push((format!("layers.{layer}.{name}.lora_a"), a.clone()));
                 all.push((format!("layers.{layer}.{name}.lora_b"), b.clone()));
             }

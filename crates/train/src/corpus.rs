@@ -30,6 +30,8 @@ const SHINGLE_LINES: usize = 4;
 const MAX_SEEN: f64 = 0.5;
 /// One text of so many is held out: nothing is learnt from it.
 const HELD_OUT: u64 = 16;
+/// Tokens that a sample offers as anchors, at least.
+const MIN_ANCHORS: usize = 9;
 /// Tries to find a sample that is long enough.
 const MAX_TRIES: usize = 64;
 
@@ -64,11 +66,28 @@ pub struct Sample {
     pub first_anchor: usize,
 }
 
+/// What samples are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleConfig {
+    /// Tokens, about.
+    pub max_tokens: usize,
+    /// Share in the form in which the model is asked for the middle of a text, where it has one.
+    pub infill: f32,
+    /// Slots of a group: behind the last anchor stand as many tokens and one.
+    pub n_slots: usize,
+}
+
 /// Texts.
 pub struct Corpus {
+    path: PathBuf,
     texts: Vec<String>,
     held_out: Vec<String>,
     count: CorpusCount,
+}
+
+/// Draws of a step depend on its number alone, so that a run that goes on draws what it would have drawn.
+pub(crate) fn random_of(seed: u64, step: usize) -> fastrand::Rng {
+    fastrand::Rng::with_seed(seed ^ (step as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 
 fn hash_of(value: impl Hash) -> u64 {
@@ -90,7 +109,13 @@ impl Corpus {
     /// # Errors
     /// What cannot be read; [`TrainError::TooLittleText`].
     pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let mut corpus = Self { texts: Vec::new(), held_out: Vec::new(), count: CorpusCount::default() };
+        let path_of_all = path.to_owned();
+        let mut corpus = Self {
+            path: path_of_all,
+            texts: Vec::new(),
+            held_out: Vec::new(),
+            count: CorpusCount::default(),
+        };
         let mut shingles = HashSet::new();
         let metadata = std::fs::metadata(path).map_err(TrainError::io(path))?;
         if metadata.is_dir() {
@@ -124,9 +149,9 @@ impl Corpus {
                 corpus.add(text.to_owned(), None, &mut shingles);
             }
         }
-        if corpus.texts.is_empty() || corpus.held_out.is_empty() {
+        if corpus.held_out.is_empty() {
             // Few texts are better than none: the last is what is measured on.
-            corpus.held_out.extend(if corpus.held_out.is_empty() { corpus.texts.pop() } else { None });
+            corpus.held_out.extend(corpus.texts.pop());
         }
         match corpus.texts.len() {
             0 => {
@@ -168,8 +193,15 @@ impl Corpus {
         &self.count
     }
 
-    /// A stretch of about `max_tokens` of some text, for the share `infill` in the form in which the model is asked for
-    /// the middle of one. The same `random` gives the same.
+    /// Samples that acceptance is measured on: the same `n` of them for the same texts and configuration.
+    ///
+    /// # Errors
+    /// Those of [`Self::sample`].
+    pub fn held_out(&self, base: &Base, config: SampleConfig, n: usize) -> Result<Vec<Sample>, TrainError> {
+        (0..n).map(|idx| self.sample(base, Split::HeldOut, config, &mut random_of(0, idx))).collect()
+    }
+
+    /// A stretch of some text. The same `random` gives the same.
     ///
     /// # Errors
     /// Those of the tokenizer, and [`TrainError::TooLittleText`] when no text is long enough.
@@ -177,10 +209,11 @@ impl Corpus {
         &self,
         base: &Base,
         split: Split,
-        max_tokens: usize,
-        infill: f32,
+        config: SampleConfig,
         random: &mut fastrand::Rng,
     ) -> Result<Sample, TrainError> {
+        let SampleConfig { max_tokens, infill, n_slots } = config;
+        let n_least = (n_slots + 2).max(MIN_ANCHORS);
         let texts = if split == Split::Training { &self.texts } else { &self.held_out };
         let mut longest = None;
         for _ in 0..MAX_TRIES {
@@ -190,15 +223,15 @@ impl Corpus {
                 false => stretch_of(base, text, max_tokens, random)?,
             };
             let n_anchors = sample.tokens.len().saturating_sub(sample.first_anchor);
-            if n_anchors >= max_tokens / 4 {
+            if n_anchors >= n_least.max(max_tokens / 4) {
                 return Ok(sample);
             }
             if longest.as_ref().is_none_or(|(n, _)| *n < n_anchors) {
                 longest = Some((n_anchors, sample));
             }
         }
-        let few = TrainError::TooLittleText { path: base.path().to_owned(), got: 0, bound: 1 };
-        longest.filter(|(n, _)| *n > 8).map(|(_, sample)| sample).ok_or(few)
+        let few = TrainError::TooLittleText { path: self.path.clone(), got: 0, bound: 1 };
+        longest.filter(|(n, _)| *n >= n_least).map(|(_, sample)| sample).ok_or(few)
     }
 }
 

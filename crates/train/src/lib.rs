@@ -24,7 +24,7 @@ mod softmax;
 pub use adapter::{AdapterShape, TrainedAdapter};
 pub use base::Base;
 pub use batch::{Anchors, Batch};
-pub use corpus::{Corpus, CorpusCount, Sample, Split};
+pub use corpus::{Corpus, CorpusCount, Sample, SampleConfig, Split};
 pub use error::TrainError;
 pub use evaluate::{SlotAcceptance, evaluate};
 pub use loss::{LossConfig, slot_loss};

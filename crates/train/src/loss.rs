@@ -6,7 +6,7 @@ use candle_core::{D, Result, Tensor};
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LossConfig {
     /// Weight of the divergence from the model's own distribution at the true position, which is what a draft is
-    /// verified against (self-distillation; as of DSpark and PARD-2, `reference` §16.3).
+    /// verified against (self-distillation, as of PARD-2, arXiv 2605.08632).
     pub distillation: f64,
     /// Weight of the cross-entropy with the token that stands in the text.
     pub cross_entropy: f64,

@@ -10,7 +10,7 @@ use crate::adapter::{AdapterShape, TrainedAdapter, folder_of};
 use crate::base::Base;
 use crate::batch::{Anchors, Batch};
 use crate::checkpoint;
-use crate::corpus::{Corpus, Sample, Split};
+use crate::corpus::{Corpus, SampleConfig, Split, random_of};
 use crate::error::TrainError;
 use crate::evaluate::{SlotAcceptance, evaluate};
 use crate::loss::{LossConfig, slot_loss};
@@ -132,11 +132,6 @@ pub enum TrainOutcome {
     },
 }
 
-/// Draws of a step depend on its number alone, so that a run that goes on draws what it would have drawn.
-fn random_of(seed: u64, step: usize) -> fastrand::Rng {
-    fastrand::Rng::with_seed(seed ^ (step as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-}
-
 /// The loss of the rows of `batch` behind `tokens`, with the graph of all that learns.
 ///
 /// # Errors
@@ -201,12 +196,9 @@ pub fn train(
         }
         _ => (),
     }
-    let mut samples: Vec<Sample> = Vec::new();
-    for idx in 0..config.n_evaluated {
-        // The same texts in every run over the corpus.
-        let mut random = random_of(0, idx);
-        samples.push(corpus.sample(base, Split::HeldOut, config.max_tokens, config.infill, &mut random)?);
-    }
+    let n_slots = adapter.shape().n_slots;
+    let of_samples = SampleConfig { max_tokens: config.max_tokens, infill: config.infill, n_slots };
+    let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;
     let write = |optimizer: &AdamW| -> Result<(), TrainError> {
         checkpoint::save(&checkpoint_path, base, &adapter, optimizer, &run)?;
         adapter.save(base, out)
@@ -216,8 +208,7 @@ pub fn train(
         let step = optimizer.n_steps;
         let started = Instant::now();
         let mut random = random_of(config.seed.wrapping_add(1), step);
-        let sample = corpus.sample(base, Split::Training, config.max_tokens, config.infill, &mut random)?;
-        let n_slots = adapter.shape().n_slots;
+        let sample = corpus.sample(base, Split::Training, of_samples, &mut random)?;
         let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, config.anchors, &mut random);
         let loss = loss_of(base, &adapter, config.loss, &sample.tokens, &batch)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
