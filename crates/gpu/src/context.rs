@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use crate::GpuError;
-use crate::attention::{CHUNK, attend};
+use crate::attention::{AttentionConfig, attend};
 use crate::cache::{RotationConfig, compact, copy, rotate_and_store, turn};
 use crate::device::{Buffer, Device, on_client};
 use crate::plan::ROW_WORDS;
@@ -171,7 +171,7 @@ impl Device {
         unsafe {
             with_number!(cache, N => on_client!(self, client, R => rotate_and_store::launch_unchecked::<N, R>(
                 client,
-                CubeCount::Static(n_rows as u32, 1, 1),
+                CubeCount::Static(n_rows as u32, (query_width.max(kv_width) as u32).div_ceil(UNITS), 1),
                 CubeDim::new_1d(UNITS),
                 queries.array(),
                 keys.array(),
@@ -303,12 +303,19 @@ impl Device {
             "the cache"
         );
         let [keys, values] = &cache.layers[layer];
+        let config = AttentionConfig {
+            // A device in software does one unit after the other.
+            n_units: if self.info().is_software { 128 } else { 512 },
+            head_dim: head_dim as u32,
+            n_together: if head_dim.is_multiple_of(4) { 4 } else { 1 },
+        };
         // SAFETY: the sizes were checked above; the plan's lists name slots of the pass.
         unsafe {
             with_number!(cache, N => on_client!(self, client, R => attend::launch_unchecked::<N, R>(
                 client,
                 CubeCount::Static(n_heads as u32, n_rows as u32, 1),
-                CubeDim::new_1d(CHUNK),
+                CubeDim::new_1d(config.n_units),
+                config.n_together as usize,
                 queries.array(),
                 cache.array(keys),
                 cache.array(values),
@@ -319,7 +326,7 @@ impl Device {
                 (n_heads / n_kv_heads) as u32,
                 n_committed as u32,
                 scale,
-                head_dim as u32,
+                config,
             )));
         }
     }

@@ -2,8 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cubecl::cuda::{CudaDevice, CudaRuntime};
+use cubecl::cuda::{CudaDevice, CudaRuntime, install};
+use cubecl::ir::features::MmaConfig;
+use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
+use cubecl::stream_id::StreamId;
 use cubecl::server::Handle;
 use cubecl::wgpu::{WgpuDevice, WgpuRuntime};
 
@@ -77,21 +80,21 @@ impl DeviceInfo {
         found.cloned().ok_or_else(|| {
             let ids: Vec<String> =
                 all.iter().map(|device| format!("{} ({})", device.id(), device.name)).collect();
-            let known = match ids.is_empty() {
+            let mut known = match ids.is_empty() {
                 true => "no driver for CUDA, Vulkan or Metal names one".to_owned(),
                 false => format!("there are {}", ids.join(", ")),
             };
+            if let Some(missing) = missing_for_cuda().filter(|_| id.starts_with(Api::Cuda.name())) {
+                known = format!("{known}; for CUDA {missing}");
+            }
             GpuError::NoDevice { name: id.to_owned(), known }
         })
     }
 }
 
 fn cuda_devices() -> Vec<DeviceInfo> {
-    use cudarc::driver::{result, sys};
-    // Without these the runtime would end in a panic of a thread of its own; who has no NVRTC uses Vulkan.
-    // SAFETY: these load libraries of the system, which are trusted to be what they are called.
-    let has_libraries = unsafe { sys::is_culib_present() && cudarc::nvrtc::sys::is_culib_present() };
-    if !has_libraries || result::init().is_err() {
+    use cudarc::driver::result;
+    if missing_for_cuda().is_some() || result::init().is_err() {
         return Vec::new();
     }
     let n_devices = result::device::get_count().unwrap_or(0);
@@ -105,6 +108,26 @@ fn cuda_devices() -> Vec<DeviceInfo> {
         Some(DeviceInfo { api: Api::Cuda, index, name, is_software: false, memory_bytes, kind })
     });
     named.collect()
+}
+
+/// What this machine lacks, in words. Kernels are compiled where they run; without this the runtime would end in a panic
+/// of a thread of its own. Who lacks it uses Vulkan.
+fn missing_for_cuda() -> Option<String> {
+    // SAFETY: these load libraries of the system, which are trusted to be what they are called.
+    let [has_driver, has_compiler] =
+        unsafe { [cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()] };
+    if !has_driver {
+        return Some("the driver's library (libcuda) is missing".to_owned());
+    }
+    if !has_compiler {
+        return Some("its compiler (libnvrtc, of the CUDA toolkit) is missing".to_owned());
+    }
+    let header = install::cuda_path().map(|path| path.join("include/cuda_runtime.h"));
+    match header {
+        None => Some("the toolkit is missing: CUDA_PATH says where it is".to_owned()),
+        Some(header) if !header.exists() => Some(format!("{} is missing", header.display())),
+        Some(_) => None,
+    }
 }
 
 fn wgpu_devices() -> Vec<DeviceInfo> {
@@ -207,6 +230,7 @@ pub struct Device {
     pub(crate) client: Client,
     info: DeviceInfo,
     max_buffer_bytes: usize,
+    has_matrix_units: bool,
 }
 
 impl std::fmt::Debug for Device {
@@ -223,8 +247,10 @@ impl Device {
     pub fn open(info: &DeviceInfo) -> Result<Self, GpuError> {
         // Runtimes panic where a driver fails.
         let client = catch_unwind(AssertUnwindSafe(|| match &info.kind {
-            Kind::Cuda(index) => Client::Cuda(CudaRuntime::client(&CudaDevice { index: *index })),
-            Kind::Wgpu(device) => Client::Wgpu(WgpuRuntime::client(device)),
+            Kind::Cuda(index) => {
+                Client::Cuda(on_one_stream(CudaRuntime::client(&CudaDevice { index: *index })))
+            }
+            Kind::Wgpu(device) => Client::Wgpu(on_one_stream(WgpuRuntime::client(device))),
         }));
         let client =
             client.map_err(|panic| GpuError::Open { name: info.name.clone(), reason: words_of(&*panic) })?;
@@ -233,12 +259,21 @@ impl Device {
             Client::Wgpu(client) => client.properties().memory.max_page_size,
         };
         let max_buffer_bytes = usize::try_from(max_buffer_bytes).unwrap_or(usize::MAX);
-        Ok(Self { client, info: info.clone(), max_buffer_bytes })
+        let has_matrix_units = match &client {
+            Client::Cuda(client) => client.features().matmul.mma.contains(&matrix_instruction()),
+            Client::Wgpu(_) => false,
+        };
+        Ok(Self { client, info: info.clone(), max_buffer_bytes, has_matrix_units })
     }
 
     /// Which it is.
     pub fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// Whether it multiplies small matrices in one instruction.
+    pub(crate) fn has_matrix_units(&self) -> bool {
+        self.has_matrix_units
     }
 
     /// Bytes of the largest buffer.
@@ -326,6 +361,21 @@ impl Device {
             false => Err(GpuError::BufferTooLarge { n_bytes, max_bytes: self.max_buffer_bytes }),
         }
     }
+}
+
+/// A client whose work is done in the order it is asked for, whichever threads ask: one thread loads what another uses,
+/// and streams of their own would have to wait for each other.
+fn on_one_stream<R: Runtime>(mut client: ComputeClient<R>) -> ComputeClient<R> {
+    // SAFETY: all clients of a device are on this stream, so none sees memory that another stream still works on.
+    unsafe { client.set_stream(StreamId { value: 0 }) };
+    client
+}
+
+/// What [`crate::matrix_units`] needs.
+fn matrix_instruction() -> MmaConfig {
+    let bf16 = ElemType::Float(FloatKind::BF16).into();
+    let f32 = ElemType::Float(FloatKind::F32).into();
+    MmaConfig { a_type: bf16, b_type: bf16, cd_type: f32, m: 16, n: 8, k: 16 }
 }
 
 /// A panic's message.

@@ -11,6 +11,7 @@ mod context;
 mod device;
 mod error;
 mod linear;
+mod matrix_units;
 mod operations;
 mod packed;
 mod plan;

@@ -63,7 +63,7 @@ pub(crate) fn product(
         let first_input = block * BLOCK;
         match comptime!(config.layout) {
             WeightLayout::Quantized { bits, centre, scales } => {
-                let of_block = block_scales(words, tile, block, lane, bits, scales);
+                let of_block = block_scales(words, tile, block, lane, bits, scales, false);
                 for group in 0..comptime!(BLOCK / 4) {
                     let codes = group_codes(words, of_block.codes, lane, group, bits);
                     let is_first = group < comptime!(BLOCK / 8);

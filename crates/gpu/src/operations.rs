@@ -5,10 +5,18 @@ use cubecl::prelude::*;
 use crate::GpuError;
 use crate::device::{Buffer, Device, on_client};
 use crate::linear::{MAX_ROWS, N_SPLITS, ProductConfig, product};
-use crate::packed::{TILE, WeightLayout};
+use crate::matrix_units::{
+    MAX_ROW_TILES, MatrixUnitConfig, N_LANES, N_PLANES, ROW_TILE, product_on_matrix_units,
+};
+use crate::packed::{ScaleLayout, TILE, WeightLayout};
 use crate::plan::ROW_WORDS;
 use crate::rank::{N_RANKED, RANK_CHUNK, RANK_UNITS, rank};
-use crate::rows::{NormConfig, ROW_UNITS, embed, normalise, normalise_heads, scale, swiglu};
+use crate::rows::{
+    NormConfig, READ_UNITS, ROW_UNITS, embed, normalise, normalise_heads, read_through, scale, swiglu,
+};
+
+/// A matrix of so many outputs keeps a device busy with cubes of 64 outputs; others are cut smaller.
+const WIDE_OUTPUTS: usize = 8192;
 
 /// Weights `[n_out, n_in]` on a device, in as many parts as its buffers need.
 #[derive(Debug)]
@@ -110,6 +118,9 @@ impl Device {
         if rows.n == 0 {
             return;
         }
+        if self.has_matrix_units() && matches!(layout, WeightLayout::Quantized { .. }) {
+            return self.product_on_matrix_units(matrix, bias, x, rows, out, extent);
+        }
         let n_rows = (rows.n as u32).next_power_of_two().min(MAX_ROWS);
         let config =
             ProductConfig { layout, n_rows, has_bias: bias.is_some(), accumulates: extent.accumulates };
@@ -130,6 +141,63 @@ impl Device {
                     CubeDim::new_2d(TILE, N_SPLITS),
                     words.array(),
                     x.array(),
+                    bias.array(),
+                    out.array(),
+                    n_in as u32,
+                    tile_words as u32,
+                    n_out as u32,
+                    first_output as u32,
+                    matrix.n_out as u32,
+                    rows.n as u32,
+                    rows.first as u32,
+                    extent.first_row as u32,
+                    config,
+                ));
+            }
+        }
+    }
+
+    fn product_on_matrix_units(
+        &self,
+        matrix: &Matrix,
+        bias: Option<&Buffer>,
+        x: &Buffer,
+        rows: RowRange,
+        out: &Buffer,
+        extent: ProductExtent,
+    ) {
+        let Matrix { layout, n_in, tile_words, .. } = *matrix;
+        let n_outputs = extent.n_outputs.min(matrix.n_out);
+        let n_row_tiles = (rows.n as u32).div_ceil(ROW_TILE).next_power_of_two().min(MAX_ROW_TILES);
+        let n_tiles = if n_outputs >= WIDE_OUTPUTS && n_row_tiles < MAX_ROW_TILES { 4 } else { 2 };
+        let config = MatrixUnitConfig {
+            layout,
+            n_tiles,
+            n_row_tiles,
+            has_bias: bias.is_some(),
+            accumulates: extent.accumulates,
+        };
+        for (part, words) in matrix.parts.iter().enumerate() {
+            let first_output = part * matrix.tiles_per_part * TILE as usize;
+            if first_output >= n_outputs {
+                break;
+            }
+            let n_out = (n_outputs - first_output).min(matrix.tiles_per_part * TILE as usize);
+            let cubes = CubeCount::Static(
+                n_out.div_ceil((TILE * n_tiles) as usize) as u32,
+                (rows.n as u32).div_ceil(ROW_TILE * n_row_tiles),
+                1,
+            );
+            let bias = bias.unwrap_or(words);
+            // SAFETY: `product` checked the sizes, and the matrix has as many words as its tiles. Rows are whole
+            // blocks, so fours of activations too.
+            unsafe {
+                on_client!(self, client, R => product_on_matrix_units::launch_unchecked::<R>(
+                    client,
+                    cubes,
+                    CubeDim::new_2d(N_LANES, N_PLANES),
+                    words.array(),
+                    ArrayArg::from_raw_parts(x.handle.clone(), x.len() / 4),
                     bias.array(),
                     out.array(),
                     n_in as u32,
@@ -315,6 +383,8 @@ impl Device {
                     n as u32,
                     rows.first as u32,
                     n_chunks as u32,
+                    f32::INFINITY,
+                    f32::NAN,
                     has_tokens,
                 ));
             }
@@ -367,44 +437,75 @@ impl Buffer {
     }
 }
 
-/// Bytes of the matrices that speeds are measured on: more than caches hold, and little.
-const MEASURED_BYTES: [usize; 2] = [96 << 20, 1 << 20];
+/// How a device's speeds are measured: on how much, and how often before it is waited for.
+#[derive(Clone, Copy)]
+struct MeasuredWork {
+    /// More than caches hold.
+    read_bytes: usize,
+    n_launches: usize,
+}
 
 impl Device {
-    /// Bytes per second that a product reads of a matrix that is in no cache.
+    fn measured_work(&self) -> MeasuredWork {
+        match self.info().is_software {
+            true => MeasuredWork { read_bytes: 96 << 20, n_launches: 1 },
+            false => MeasuredWork { read_bytes: 1 << 30, n_launches: 8 },
+        }
+    }
+
+    /// Bytes per second of a kernel that reads memory that is in no cache, and does nothing else.
     ///
     /// # Errors
     /// [`GpuError`].
     pub fn read_bandwidth(&self) -> Result<f64, GpuError> {
-        let n_in = 4096;
-        let n_out = MEASURED_BYTES[0].min(self.max_buffer_bytes()) / (4 * n_in) / 16 * 16;
-        let seconds = self.product_seconds(n_out, n_in, 1)?;
-        Ok((4 * n_out * n_in) as f64 / seconds)
+        let MeasuredWork { read_bytes, n_launches } = self.measured_work();
+        let memory = self.empty(read_bytes.min(self.max_buffer_bytes()) / 16 * 4)?;
+        let out = self.empty(READ_UNITS)?;
+        let seconds = self.shortest(&out, n_launches, || {
+            let n = memory.len() / 4;
+            // SAFETY: the buffer has as many vectors of four, and the output a number for each unit.
+            unsafe {
+                on_client!(self, client, R => read_through::launch_unchecked::<R>(
+                    client,
+                    CubeCount::Static((READ_UNITS / ROW_UNITS as usize) as u32, 1, 1),
+                    CubeDim::new_1d(ROW_UNITS),
+                    ArrayArg::from_raw_parts(memory.handle.clone(), n),
+                    out.array(),
+                    n as u32,
+                ));
+            }
+        })?;
+        Ok((4 * memory.len()) as f64 / seconds)
     }
 
-    /// Multiply-adds per second of products with many rows on a matrix that stays in caches.
+    /// Multiply-adds per second of products with many rows on 4-bit weights that stay in caches.
     ///
     /// # Errors
     /// [`GpuError`].
     pub fn product_throughput(&self) -> Result<f64, GpuError> {
-        let (n_in, n_rows) = (1024, 64);
-        let n_out = MEASURED_BYTES[1] / (4 * n_in);
-        let seconds = self.product_seconds(n_out, n_in, n_rows)?;
+        let (n_out, n_in, n_rows) = (4096, 1024, 64);
+        let layout = WeightLayout::Quantized { bits: 4, centre: 8, scales: ScaleLayout::Block };
+        let n_bytes = 4 * layout.tile_words(n_in) * n_out / TILE as usize;
+        let matrix = self.matrix(layout, n_out, n_in, &vec![0; n_bytes])?;
+        let x = self.upload_f32(&vec![0.0; n_rows * n_in])?;
+        let out = self.empty(n_rows * n_out)?;
+        let seconds = self.shortest(&out, self.measured_work().n_launches, || {
+            let rows = RowRange { first: 0, n: n_rows };
+            self.product(&matrix, None, &x, rows, &out, ProductExtent::default());
+        })?;
         Ok((n_out * n_in * n_rows) as f64 / seconds)
     }
 
-    /// Time of a product of numbers, the shortest of some.
-    fn product_seconds(&self, n_out: usize, n_in: usize, n_rows: usize) -> Result<f64, GpuError> {
-        let matrix = self.matrix(WeightLayout::F32, n_out, n_in, &vec![0; 4 * n_out * n_in])?;
-        let x = self.upload_f32(&vec![0.0; n_rows * n_in])?;
-        let out = self.empty(n_rows * n_out)?;
+    /// Seconds of a launch, the shortest of some, over so many of which one waits for `out`.
+    fn shortest(&self, out: &Buffer, n_launches: usize, launch: impl Fn()) -> Result<f64, GpuError> {
         let mut shortest = f64::INFINITY;
         for _ in 0..5 {
             let started = std::time::Instant::now();
-            let rows = RowRange { first: 0, n: n_rows };
-            self.product(&matrix, None, &x, rows, &out, ProductExtent::default());
-            self.read(&[(&out, 1)])?;
-            shortest = shortest.min(started.elapsed().as_secs_f64());
+            for _ in 0..n_launches {
+                launch();
+            }
+            self.read(&[(out, 1)])?;
+            shortest = shortest.min(started.elapsed().as_secs_f64() / n_launches as f64);
         }
         Ok(shortest)
     }

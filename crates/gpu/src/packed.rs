@@ -5,6 +5,7 @@
 //! own precision. Decoding them is exact, also on devices that flush small numbers or have no half precision.
 
 use cubecl::prelude::*;
+use ::half::f16;
 
 /// Output rows in a tile.
 pub const TILE: u32 = 16;
@@ -97,10 +98,17 @@ pub(crate) fn half(bits: u32) -> f32 {
     select((bits & 0x8000u32) != 0u32, -magnitude, magnitude)
 }
 
-/// The `idx`th number in half precision behind word `start`.
+/// The `idx`th number in half precision behind word `start`. Where the device `has_half` precision and flushes
+/// nothing, it converts it itself.
 #[cube]
-fn half_at(words: &Array<u32>, start: u32, idx: u32) -> f32 {
-    half((words[(start + idx / 2u32) as usize] >> ((idx % 2u32) * 16u32)) & 0xffffu32)
+fn half_at(words: &Array<u32>, start: u32, idx: u32, #[comptime] has_half: bool) -> f32 {
+    let bits = (words[(start + idx / 2u32) as usize] >> ((idx % 2u32) * 16u32)) & 0xffffu32;
+    if comptime!(has_half) {
+        let short = u16::cast_from(bits);
+        f32::cast_from(f16::reinterpret(short))
+    } else {
+        half(bits)
+    }
 }
 
 /// The `idx`th byte behind word `start`.
@@ -136,6 +144,7 @@ pub(crate) fn block_scales(
     row: u32,
     #[comptime] bits: u32,
     #[comptime] scales: ScaleLayout,
+    #[comptime] has_half: bool,
 ) -> BlockScales {
     let super_words = comptime!(super_words(scales));
     let block_words = comptime!(scale_words(scales) + code_words(bits));
@@ -148,22 +157,22 @@ pub(crate) fn block_scales(
     let codes = at + comptime!(scale_words(scales));
     match comptime!(scales) {
         ScaleLayout::Block => {
-            let scale = half_at(words, at, row);
+            let scale = half_at(words, at, row, has_half);
             BlockScales { scale, second_scale: scale, offset: 0.0f32, second_offset: 0.0f32, codes }
         }
         ScaleLayout::BlockMin => {
-            let scale = half_at(words, at, row);
-            let offset = half_at(words, at + TILE / 2u32, row);
+            let scale = half_at(words, at, row, has_half);
+            let offset = half_at(words, at + TILE / 2u32, row, has_half);
             BlockScales { scale, second_scale: scale, offset, second_offset: offset, codes }
         }
         ScaleLayout::Super => {
-            let scale = half_at(words, supers, row) * f32::cast_from(byte_at(words, at, row));
-            let offset = -(half_at(words, supers + TILE / 2u32, row)
+            let scale = half_at(words, supers, row, has_half) * f32::cast_from(byte_at(words, at, row));
+            let offset = -(half_at(words, supers + TILE / 2u32, row, has_half)
                 * f32::cast_from(byte_at(words, at + TILE / 4u32, row)));
             BlockScales { scale, second_scale: scale, offset, second_offset: offset, codes }
         }
         ScaleLayout::SuperHalf => {
-            let d = half_at(words, supers, row);
+            let d = half_at(words, supers, row, has_half);
             BlockScales {
                 scale: d * signed(byte_at(words, at, row)),
                 second_scale: d * signed(byte_at(words, at + TILE / 4u32, row)),
@@ -173,8 +182,8 @@ pub(crate) fn block_scales(
             }
         }
         ScaleLayout::SuperHalfMin => {
-            let d = half_at(words, supers, row);
-            let min = half_at(words, supers + TILE / 2u32, row);
+            let d = half_at(words, supers, row, has_half);
+            let min = half_at(words, supers + TILE / 2u32, row, has_half);
             let first = byte_at(words, at, row);
             let second = byte_at(words, at + TILE / 4u32, row);
             BlockScales {

@@ -7,12 +7,12 @@ pub const N_RANKED: u32 = 8;
 /// Units of a cube.
 pub(crate) const RANK_UNITS: u32 = 256;
 /// Logits of a cube.
-pub(crate) const RANK_CHUNK: u32 = 4096;
+pub(crate) const RANK_CHUNK: u32 = 2048;
 
 /// Of `n` entries of each row, the largest [`N_RANKED`] of each chunk: their logits into `largest`, their tokens into
 /// `tokens`, `[n_rows, n_chunks, N_RANKED]`. A cube has a chunk of a row. Where a logit is NaN, so is the first of its
 /// chunk. With `has_tokens` the entries are those of an earlier run, whose tokens are in `entry_tokens`; otherwise
-/// they are the tokens in order.
+/// they are the tokens in order. `infinity` and `nan` are these: CUDA C++ has no word for them.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn rank(
@@ -24,6 +24,8 @@ pub(crate) fn rank(
     n: u32,
     first_row: u32,
     n_chunks: u32,
+    infinity: f32,
+    nan: f32,
     #[comptime] has_tokens: bool,
 ) {
     let chunk = CUBE_POS_X;
@@ -36,11 +38,11 @@ pub(crate) fn rank(
     let mut shared_nan = SharedMemory::<u32>::new(comptime!(RANK_UNITS as usize));
     let mut is_nan = 0u32;
     // The entry that was named before: what follows comes behind it.
-    let mut last_logit = f32::INFINITY.runtime();
+    let mut last_logit = infinity;
     let mut last_token = 0u32;
     let mut has_last = false;
     for place in 0..N_RANKED {
-        let mut best_logit = f32::NEG_INFINITY.runtime();
+        let mut best_logit = -infinity;
         let mut best_token = 0xffff_ffffu32;
         let mut i = start + unit;
         while i < end {
@@ -88,7 +90,7 @@ pub(crate) fn rank(
             largest[at] = last_logit;
             tokens[at] = last_token;
             if place == 0u32 && shared_nan[0] == 1u32 {
-                largest[at] = f32::reinterpret(0x7fc0_0000u32.runtime());
+                largest[at] = nan;
             }
         }
         sync_cube();

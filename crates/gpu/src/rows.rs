@@ -6,6 +6,8 @@ use crate::packed::{BLOCK, TILE, WeightLayout, block_scales, dense_weight, group
 
 /// Units of a cube that works on one row.
 pub(crate) const ROW_UNITS: u32 = 256;
+/// Numbers that a unit asks of memory at once.
+const AT_ONCE: u32 = 4;
 /// Units whose sums are added first.
 const SHARE: u32 = 16;
 
@@ -61,28 +63,53 @@ pub(crate) fn normalise(
     };
     let start = row * width;
     let mut squares = 0.0f32;
+    let mut values = Array::<f32>::new(comptime!(AT_ONCE as usize));
     let mut i = UNIT_POS;
     while i < width {
-        let mut value = hidden[(start + i) as usize];
-        if comptime!(config.has_residual) {
-            value += residual[(start + i) as usize];
-            if comptime!(!config.selects) {
-                hidden[(start + i) as usize] = value;
+        // Asked of memory at once: what is written below would otherwise hold up the next.
+        #[unroll]
+        for j in 0..AT_ONCE {
+            let at = (start + u32::min(i + comptime!(j * ROW_UNITS), width - 1u32)) as usize;
+            let mut value = hidden[at];
+            if comptime!(config.has_residual) {
+                value += residual[at];
+            }
+            values[j as usize] = value;
+        }
+        #[unroll]
+        for j in 0..AT_ONCE {
+            let at = i + comptime!(j * ROW_UNITS);
+            let value = values[j as usize];
+            if at < width {
+                if comptime!(config.has_residual && !config.selects) {
+                    hidden[(start + at) as usize] = value;
+                }
+                squares = fma(value, value, squares);
             }
         }
-        squares = fma(value, value, squares);
-        i += ROW_UNITS;
+        i += comptime!(AT_ONCE * ROW_UNITS);
     }
     let mean = sum_of_units(squares) / f32::cast_from(width);
     let factor = 1.0f32 / f32::sqrt(mean + epsilon);
     let mut i = UNIT_POS;
     while i < width {
-        let mut value = hidden[(start + i) as usize];
-        if comptime!(config.selects && config.has_residual) {
-            value += residual[(start + i) as usize];
+        #[unroll]
+        for j in 0..AT_ONCE {
+            let at = u32::min(i + comptime!(j * ROW_UNITS), width - 1u32);
+            let mut value = hidden[(start + at) as usize];
+            if comptime!(config.selects && config.has_residual) {
+                value += residual[(start + at) as usize];
+            }
+            values[j as usize] = value * factor * weight[at as usize];
         }
-        out[(CUBE_POS_X * width + i) as usize] = value * factor * weight[i as usize];
-        i += ROW_UNITS;
+        #[unroll]
+        for j in 0..AT_ONCE {
+            let at = i + comptime!(j * ROW_UNITS);
+            if at < width {
+                out[(CUBE_POS_X * width + at) as usize] = values[j as usize];
+            }
+        }
+        i += comptime!(AT_ONCE * ROW_UNITS);
     }
 }
 
@@ -125,6 +152,26 @@ pub(crate) fn scale(rows: &mut Array<f32>, factor: f32, n: u32) {
     }
 }
 
+/// Units that read memory together.
+pub(crate) const READ_UNITS: usize = 1 << 18;
+
+/// Reads `n` vectors; `out` has a number for each of [`READ_UNITS`] units, so that none is left out.
+#[cube(launch_unchecked)]
+pub(crate) fn read_through(memory: &Array<Vector<f32, Const<4>>>, out: &mut Array<f32>, n: u32) {
+    let n_units = comptime!(READ_UNITS as u32);
+    let mut largest = 0.0f32;
+    let mut i = ABSOLUTE_POS as u32;
+    while i < n {
+        #[unroll]
+        for j in 0..AT_ONCE {
+            let numbers = memory[u32::min(i + comptime!(j * n_units), n - 1u32) as usize];
+            largest = f32::max(largest, numbers[0usize] + numbers[1usize] + numbers[2usize] + numbers[3usize]);
+        }
+        i += comptime!(AT_ONCE * n_units);
+    }
+    out[ABSOLUTE_POS] = largest;
+}
+
 /// Embeddings of the rows of a pass, a cube for each: of a token its row of the table, where this part of it has it;
 /// of an adaptive token its row of `slots`. What a row is comes from the plan, see [`crate::plan`].
 #[cube(launch_unchecked)]
@@ -157,7 +204,7 @@ pub(crate) fn embed(
             WeightLayout::Quantized { bits, centre, scales } => {
                 let mut block = UNIT_POS;
                 while block < width / BLOCK {
-                    let of_block = block_scales(words, tile, block, lane, bits, scales);
+                    let of_block = block_scales(words, tile, block, lane, bits, scales, false);
                     for group in 0..comptime!(BLOCK / 4) {
                         let codes = group_codes(words, of_block.codes, lane, group, bits);
                         let is_first = group < comptime!(BLOCK / 8);

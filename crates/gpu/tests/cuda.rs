@@ -1,0 +1,126 @@
+//! Every kernel is CUDA C++ that NVIDIA's compiler takes. There is no GPU for it here: the compiler is the real one, the
+//! driver a double (`cuda/driver.c`), whose kernels do nothing. What they compute is tested where they run.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{layout_of, random_file};
+use gpu::{
+    Api, AttentionSizes, CacheNumber, Device, DeviceInfo, PassRows, ProductExtent, ROW_WORDS, RotaryTables,
+    RotationConfig, RowRange,
+};
+use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
+
+/// Where `make cuda` puts the compiler and its headers.
+fn toolkit() -> PathBuf {
+    let folder = std::env::var_os("SATEEN_CUDA").map(PathBuf::from).expect("SATEEN_CUDA: run `make test`");
+    assert!(folder.join("lib/libnvrtc.so").exists(), "no compiler in {}: run `make cuda`", folder.display());
+    folder
+}
+
+#[test]
+fn every_kernel_compiles_for_cuda() {
+    let toolkit = toolkit();
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/driver.c");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(folder.path().join("libcuda.so"));
+    assert!(compiled.arg(source).status().expect("a C compiler").success());
+    let libraries = std::env::join_paths([folder.path(), &toolkit.join("lib")]).expect("paths without colons");
+    let child = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--ignored", "--exact", "with_the_double"])
+        .env("LD_LIBRARY_PATH", libraries)
+        .env("CUDA_PATH", &toolkit)
+        .output()
+        .expect("this test runs");
+    let output = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success(), "{output}{}", String::from_utf8_lossy(&child.stderr));
+    assert!(output.contains("1 passed"), "{output}");
+}
+
+/// Run by the test above, in a process that finds the double.
+#[test]
+#[ignore = "needs the double of the driver"]
+fn with_the_double() {
+    let info = DeviceInfo::find("cuda:0").expect("the double");
+    assert_eq!((info.api, info.name.as_str()), (Api::Cuda, "double"));
+    let device = Device::open(&info).expect("it opens");
+    linear_layers(&device);
+    rows(&device);
+    for number in [CacheNumber::F32, CacheNumber::F16] {
+        for (head_dim, halves) in [(6, false), (64, true), (128, false), (256, true)] {
+            attention(&device, number, head_dim, halves);
+        }
+    }
+}
+
+fn linear_layers(device: &Device) {
+    let pool = Pool::new(1);
+    let quantized = QuantizedFormat::ALL.into_iter().map(WeightFormat::from);
+    let formats = quantized.chain(DenseFormat::ALL.into_iter().map(WeightFormat::from));
+    let (n_out, n_in) = (48, 512);
+    for format in formats {
+        let packed = PackedMatrix::pack(format, n_out, n_in, &random_file(format, n_out, n_in), &pool);
+        let packed = packed.expect("finite");
+        let matrix = device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory");
+        let (bias, x) = (device.empty(n_out).expect("memory"), device.empty(40 * n_in).expect("memory"));
+        let out = device.empty(40 * n_out).expect("memory");
+        for n in [1, 2, 4, 9, 40] {
+            let (rows, extent) = (RowRange { first: 0, n }, ProductExtent::default());
+            device.product(&matrix, None, &x, rows, &out, extent);
+            device.product(&matrix, Some(&bias), &x, rows, &out, ProductExtent { accumulates: true, ..extent });
+        }
+        let plan = device.upload_u32(&[0; ROW_WORDS as usize]).expect("memory");
+        device.embed(&matrix, Some(&x), &plan, 1, &x);
+        // A kernel that does not compile fails what is read next.
+        device.read_f32(&out).expect("kernels of linear layers");
+    }
+    device.read_bandwidth().expect("the kernel that reads");
+}
+
+fn rows(device: &Device) {
+    let n = 256;
+    let [a, b, out] = [(); 3].map(|()| device.empty(n).expect("memory"));
+    let selection = device.upload_u32(&[0]).expect("memory");
+    for residual in [None, Some(&b)] {
+        for selection in [None, Some((&selection, 0))] {
+            device.normalise(residual, &a, &b, 1e-5, selection, 1, &out);
+        }
+    }
+    let weight = device.empty(64).expect("memory");
+    device.normalise_heads(&a, 4, &weight, 1e-5);
+    device.swiglu(&a, &b, n);
+    device.scale(&a, 2.0, n);
+    let ranking = device.ranking(1, n).expect("memory");
+    device.rank(&a, n, n, RowRange { first: 0, n: 1 }, &ranking);
+    device.read_f32(&ranking.logits).expect("kernels of rows");
+}
+
+fn attention(device: &Device, number: CacheNumber, head_dim: usize, halves: bool) {
+    let (n_heads, n_kv_heads, n_rows) = (4, 2, 2);
+    let (width, kv_width) = (n_heads * head_dim, n_kv_heads * head_dim);
+    let mut cache = device.cache(1, 8, kv_width, number).expect("memory");
+    let other = device.cache(1, 8, kv_width, number).expect("memory");
+    let [queries, keys, values, rotated, out] =
+        [width, kv_width, kv_width, width, width].map(|width| device.empty(n_rows * width).expect("memory"));
+    let rope_dim = head_dim as u32;
+    let tables = RotaryTables {
+        config: RotationConfig { head_dim: rope_dim, rope_dim, halves },
+        cos: device.empty(8 * head_dim / 2).expect("memory"),
+        sin: device.empty(8 * head_dim / 2).expect("memory"),
+    };
+    let plan = device.upload_u32(&[0; 2 * ROW_WORDS as usize]).expect("memory");
+    let pass = PassRows { plan: &plan, n_rows, n_committed: 2 };
+    device.set_aside(&mut cache, 2..4).expect("memory");
+    for is_aside in [false, true] {
+        let sources = [&queries, &keys, &values];
+        device.rotate_and_store(pass, sources, width, &tables, &rotated, &cache, 0, is_aside);
+    }
+    device.turn(&cache, &tables, 4);
+    device.copy_prefix(&other, 4, &cache);
+    device.compact(&cache, 2, &[1, 3]).expect("memory");
+    let sizes = AttentionSizes { n_heads, n_kv_heads, head_dim, scale: 1.0 };
+    device.attend(pass, sizes, &rotated, &cache, 0, &out);
+    device.read_f32(&out).expect("kernels of attention");
+}
