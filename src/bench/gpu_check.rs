@@ -4,8 +4,8 @@
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use engine::{
-    CompletionRequest, CostTable, DeviceChoice, Engine, EngineConfig, Extent, RandomModelConfig, Speculation,
-    TensorType, measure_cost, write_random_model,
+    CompletionRequest, CostTable, DeviceChoice, Engine, EngineConfig, Extent, PromptBudget,
+    RandomModelConfig, Speculation, TensorType, measure_cost, write_random_model,
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,16 +17,19 @@ const NATIVE_SAT: (u32, usize) = (32_011, 5);
 /// Drafts that the published 7B model has accepted of a group: it is said to be three times as fast in passes of which
 /// two make `2 + a` tokens.
 const PUBLISHED_ACCEPTED: f64 = 4.0;
-/// Types of a model that people run.
-const TYPES: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_K, TensorType::F16];
 /// Tokens that each way of decoding writes.
 const N_TOKENS: usize = 48;
+/// Tokens before the cursor at least, where the first token is waited for.
+const N_WARM_TOKENS: usize = 1000;
 
 #[derive(Args)]
 pub(crate) struct GpuCheckArguments {
     /// The GPU, like cuda:0 or vulkan:0
     #[arg(long)]
     device: DeviceChoice,
+    /// Types of the weights, as in `Q4_K`
+    #[arg(long = "type", value_delimiter = ',', default_value = "Q4_0,Q4_K,F16")]
+    tensor_types: Vec<String>,
     /// A small shape instead of the 7B's, to see that the check itself works
     #[arg(long)]
     dry_run: bool,
@@ -52,10 +55,20 @@ pub(crate) struct TypeReport {
     /// Tokens that every way of decoding has written alike.
     pub(crate) n_identical: usize,
     pub(crate) cost: CostTable,
+    pub(crate) first_token: FirstToken,
     /// Tokens per second from the cost of passes and the published acceptance, not from a model that drafts well.
     pub(crate) ordinary_tokens_per_s: f64,
     pub(crate) two_pass_tokens_per_s: f64,
     pub(crate) fused_tokens_per_s: f64,
+}
+
+/// What one waits for the first token after a keystroke, when what stands before is in the cache.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct FirstToken {
+    pub(crate) n_prompt_tokens: usize,
+    pub(crate) n_reused_tokens: usize,
+    /// The median of some keystrokes.
+    pub(crate) median_ms: f64,
 }
 
 pub(crate) fn run(arguments: &GpuCheckArguments) -> anyhow::Result<()> {
@@ -63,7 +76,8 @@ pub(crate) fn run(arguments: &GpuCheckArguments) -> anyhow::Result<()> {
         bail!("`--device` must name a GPU, like cuda:0 or vulkan:0. Given: {}", arguments.device);
     }
     let mut report = None;
-    for tensor_type in TYPES {
+    for name in &arguments.tensor_types {
+        let tensor_type = super::random_model::tensor_type(name)?;
         let (device, of_type) = check(arguments, tensor_type)?;
         if !arguments.json {
             print(&device, &of_type);
@@ -125,6 +139,7 @@ fn check(arguments: &GpuCheckArguments, tensor_type: TensorType) -> anyhow::Resu
         let tokens = complete(speculation)?.tokens;
         ensure!(tokens == ordinary, "{} writes other tokens than ordinary decoding", speculation.name());
     }
+    let first_token = first_token(&engine)?;
     let cost = measure_cost(&model, usize::from(arguments.repetitions))?;
     let ms = |n_rows: usize| milliseconds(&cost, n_rows);
     let n_slots = NATIVE_SAT.1;
@@ -139,8 +154,40 @@ fn check(arguments: &GpuCheckArguments, tensor_type: TensorType) -> anyhow::Resu
         // The drafts, and a group behind the node where the walk is likeliest to stop.
         fused_tokens_per_s: per_s(1.0 + PUBLISHED_ACCEPTED, ms(1 + 2 * n_slots)),
         cost,
+        first_token,
     };
     Ok((loaded.device, report))
+}
+
+fn first_token(engine: &Engine) -> anyhow::Result<FirstToken> {
+    let complete = |prompt: &str| {
+        let request = CompletionRequest {
+            max_tokens: 1,
+            speculation: Speculation::Off,
+            extent: Extent::Raw,
+            budget: PromptBudget { prefix_tokens: 2 * N_WARM_TOKENS, ..PromptBudget::default() },
+            ..CompletionRequest::new(prompt, "")
+        };
+        engine.complete(request, |_| ())
+    };
+    let mut prompt = "total += width * height\n".repeat(40);
+    // How many tokens that is depends on the model's tokenizer.
+    while complete(&prompt)?.n_prompt_tokens < N_WARM_TOKENS {
+        ensure!(prompt.len() < 64 * N_WARM_TOKENS, "no prompt of {N_WARM_TOKENS} tokens fits in the context");
+        prompt = prompt.repeat(2);
+    }
+    let mut keystrokes = Vec::new();
+    for letter in "abcdefg".chars() {
+        prompt.push(letter);
+        keystrokes.push(complete(&prompt)?);
+    }
+    keystrokes.sort_by(|a, b| a.ttft_ms.total_cmp(&b.ttft_ms));
+    let median = &keystrokes[keystrokes.len() / 2];
+    Ok(FirstToken {
+        n_prompt_tokens: median.n_prompt_tokens,
+        n_reused_tokens: median.n_reused_tokens,
+        median_ms: median.ttft_ms,
+    })
 }
 
 /// What a pass of so many rows takes, between those that were measured.
@@ -155,13 +202,17 @@ fn milliseconds(cost: &CostTable, n_rows: usize) -> f64 {
 }
 
 fn print(device: &str, report: &TypeReport) {
-    let TypeReport { tensor_type, file_bytes, n_identical, cost, .. } = report;
+    let TypeReport { tensor_type, file_bytes, n_identical, cost, first_token, .. } = report;
     println!("{tensor_type}, {:.2} GB, on {device}", *file_bytes as f64 / 1e9);
     println!("  {n_identical} tokens, identical in every way of decoding");
     let first = cost.passes[0].median_ms;
     for pass in &cost.passes {
         println!("  {:>3} rows {:>9.2} ms {:>6.2}", pass.n_rows, pass.median_ms, pass.median_ms / first);
     }
+    let FirstToken { n_prompt_tokens, n_reused_tokens, median_ms } = first_token;
+    println!(
+        "  first token {median_ms:.1} ms after a keystroke behind {n_prompt_tokens} tokens, {n_reused_tokens} reused"
+    );
     println!(
         "  one row reads at {:.0} % of the {:.1} GB/s that the device reads at best",
         100.0 * cost.roofline.bandwidth_share,

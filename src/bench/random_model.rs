@@ -32,13 +32,7 @@ pub(crate) struct RandomModelArguments {
 }
 
 pub(crate) fn run(arguments: &RandomModelArguments) -> anyhow::Result<()> {
-    let name = |tensor_type: &TensorType| format!("{tensor_type:?}");
-    let wanted = arguments.tensor_type.to_uppercase();
-    let Some(tensor_type) = TensorType::ALL.into_iter().find(|tensor_type| name(tensor_type) == wanted)
-    else {
-        let known: Vec<String> = TensorType::ALL.iter().map(name).collect();
-        bail!("no type `{}`; there are {}", arguments.tensor_type, known.join(", "));
-    };
+    let tensor_type = tensor_type(&arguments.tensor_type)?;
     let Some(family) = Family::named(&arguments.family) else {
         let known = Family::ALL.map(Family::name).join(", ");
         bail!("no family `{}`; there are {known}", arguments.family);
@@ -55,4 +49,12 @@ pub(crate) fn run(arguments: &RandomModelArguments) -> anyhow::Result<()> {
     };
     write_random_model(&config, &arguments.file)
         .with_context(|| format!("cannot write {}", arguments.file.display()))
+}
+
+/// The type of that name, as in `Q4_K`.
+pub(super) fn tensor_type(wanted: &str) -> anyhow::Result<TensorType> {
+    let name = |tensor_type: &TensorType| format!("{tensor_type:?}");
+    let found = TensorType::ALL.into_iter().find(|tensor_type| name(tensor_type) == wanted.to_uppercase());
+    let known = || TensorType::ALL.iter().map(name).collect::<Vec<_>>().join(", ");
+    found.with_context(|| format!("no type `{wanted}`; there are {}", known()))
 }

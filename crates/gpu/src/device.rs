@@ -6,8 +6,8 @@ use cubecl::cuda::{CudaDevice, CudaRuntime, install};
 use cubecl::ir::features::MmaConfig;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
-use cubecl::stream_id::StreamId;
 use cubecl::server::Handle;
+use cubecl::stream_id::StreamId;
 use cubecl::wgpu::{WgpuDevice, WgpuRuntime};
 
 use crate::GpuError;

@@ -22,7 +22,7 @@ pub use cache::RotationConfig;
 pub use context::{AttentionSizes, CacheNumber, KvCache, PassRows, RotaryTables};
 pub use device::{Api, Buffer, Device, DeviceInfo};
 pub use error::GpuError;
-pub use operations::{Matrix, ProductExtent, Ranking, RowRange};
+pub use operations::{LinearLayer, Matrix, ProductExtent, Ranking, RowRange};
 pub use packed::{BLOCK, ScaleLayout, TILE, WeightLayout};
 pub use plan::{ADAPTIVE, ROW_WORDS};
 pub use rank::N_RANKED;

@@ -42,6 +42,11 @@ pub(crate) struct MatrixUnitConfig {
 }
 
 impl MatrixUnitConfig {
+    /// Numbers that planes share.
+    const fn n_shared(self) -> usize {
+        (N_PLANES * TILE * self.n_tiles * ROW_TILE * self.n_row_tiles) as usize
+    }
+
     /// Blocks that a plane asks of memory at once: as many as registers allow.
     const fn n_blocks(self) -> u32 {
         match self.n_row_tiles {
@@ -52,23 +57,166 @@ impl MatrixUnitConfig {
     }
 }
 
+/// Sizes of a product.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub(crate) struct ProductSizes {
+    pub(crate) n_in: u32,
+    pub(crate) tile_words: u32,
+    /// Outputs of the part of the matrix that is at hand, and which is its first.
+    pub(crate) n_out: u32,
+    pub(crate) first_output: u32,
+    /// Outputs of the whole matrix.
+    pub(crate) width_out: u32,
+    pub(crate) n_rows: u32,
+    /// The first rows of the input and of the output.
+    pub(crate) first_x: u32,
+    pub(crate) first_out: u32,
+}
+
 /// [`crate::linear::product`] for quantized weights; `x` is counted in fours. What is only read is not said to be so:
 /// compilers would move loads of it to where they are needed, one wait after the other (see [`add_blocks`]).
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn product_on_matrix_units(
     words: &mut Array<u32>,
     x: &mut Array<Vector<f32, Const<4>>>,
     bias: &Array<f32>,
     out: &mut Array<f32>,
-    n_in: u32,
-    tile_words: u32,
-    n_out: u32,
-    first_output: u32,
-    width_out: u32,
-    n_rows: u32,
-    first_x: u32,
-    first_out: u32,
+    sizes: ProductSizes,
+    #[comptime] config: MatrixUnitConfig,
+) {
+    let mut shared = SharedMemory::<f32>::new(comptime!(config.n_shared()));
+    finish_product(words, x, bias, out, &mut shared, sizes, CUBE_POS_X, config);
+}
+
+/// Three products of the same rows in one launch: cubes of the first matrix, then of the second, then of the third.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn three_products_on_matrix_units(
+    words_0: &mut Array<u32>,
+    words_1: &mut Array<u32>,
+    words_2: &mut Array<u32>,
+    x: &mut Array<Vector<f32, Const<4>>>,
+    bias_0: &Array<f32>,
+    bias_1: &Array<f32>,
+    bias_2: &Array<f32>,
+    out_0: &mut Array<f32>,
+    out_1: &mut Array<f32>,
+    out_2: &mut Array<f32>,
+    sizes_0: ProductSizes,
+    sizes_1: ProductSizes,
+    sizes_2: ProductSizes,
+    #[comptime] config_0: MatrixUnitConfig,
+    #[comptime] config_1: MatrixUnitConfig,
+    #[comptime] config_2: MatrixUnitConfig,
+) {
+    let mut shared = SharedMemory::<f32>::new(comptime!(config_0.n_shared()));
+    let n_outputs = comptime!(TILE * config_0.n_tiles);
+    let cubes_0 = sizes_0.n_out.div_ceil(n_outputs);
+    let cubes_1 = cubes_0 + sizes_1.n_out.div_ceil(n_outputs);
+    if CUBE_POS_X < cubes_0 {
+        finish_product(words_0, x, bias_0, out_0, &mut shared, sizes_0, CUBE_POS_X, config_0);
+    } else if CUBE_POS_X < cubes_1 {
+        finish_product(words_1, x, bias_1, out_1, &mut shared, sizes_1, CUBE_POS_X - cubes_0, config_1);
+    } else {
+        finish_product(words_2, x, bias_2, out_2, &mut shared, sizes_2, CUBE_POS_X - cubes_1, config_2);
+    }
+}
+
+/// `out = silu(gate x) * (up x)` in one launch.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn swiglu_on_matrix_units(
+    gate: &mut Array<u32>,
+    up: &mut Array<u32>,
+    x: &mut Array<Vector<f32, Const<4>>>,
+    out: &mut Array<f32>,
+    gate_sizes: ProductSizes,
+    up_sizes: ProductSizes,
+    #[comptime] gate_config: MatrixUnitConfig,
+    #[comptime] up_config: MatrixUnitConfig,
+) {
+    let mut shared = SharedMemory::<f32>::new(comptime!(gate_config.n_shared()));
+    let n_outputs = comptime!(TILE * gate_config.n_tiles);
+    let n_numbers = comptime!(n_outputs * ROW_TILE * gate_config.n_row_tiles);
+    let n_of_unit = comptime!(n_numbers.div_ceil(N_PLANES * N_LANES));
+    let unit = UNIT_POS_Y * N_LANES + UNIT_POS_X;
+    let mut gates = Array::<f32>::new(comptime!(n_of_unit as usize));
+    share_product(gate, x, &mut shared, gate_sizes, CUBE_POS_X, gate_config);
+    #[unroll]
+    for i in 0..n_of_unit {
+        let at = unit + comptime!(i * N_PLANES * N_LANES);
+        gates[i as usize] = sum_of_planes(&shared, u32::min(at, n_numbers - 1u32), gate_config);
+    }
+    sync_cube();
+    share_product(up, x, &mut shared, up_sizes, CUBE_POS_X, up_config);
+    #[unroll]
+    for i in 0..n_of_unit {
+        let at = unit + comptime!(i * N_PLANES * N_LANES);
+        let row = CUBE_POS_Y * comptime!(ROW_TILE * gate_config.n_row_tiles) + at / n_outputs;
+        let output = CUBE_POS_X * n_outputs + at % n_outputs;
+        if at < n_numbers && row < gate_sizes.n_rows && output < gate_sizes.n_out {
+            let value = gates[i as usize];
+            let to = row * gate_sizes.width_out + output;
+            let up_value = sum_of_planes(&shared, at, up_config);
+            out[to as usize] = value / (1.0f32 + f32::exp(-value)) * up_value;
+        }
+    }
+}
+
+/// A product, from where [`share_product`] leaves it.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn finish_product(
+    words: &Array<u32>,
+    x: &Array<Vector<f32, Const<4>>>,
+    bias: &Array<f32>,
+    out: &mut Array<f32>,
+    shared: &mut SharedMemory<f32>,
+    sizes: ProductSizes,
+    cube: u32,
+    #[comptime] config: MatrixUnitConfig,
+) {
+    share_product(words, x, shared, sizes, cube, config);
+    let n_outputs = comptime!(TILE * config.n_tiles);
+    let mut at = UNIT_POS_Y * N_LANES + UNIT_POS_X;
+    while at < comptime!(n_outputs * ROW_TILE * config.n_row_tiles) {
+        let row = CUBE_POS_Y * comptime!(ROW_TILE * config.n_row_tiles) + at / n_outputs;
+        let output = cube * n_outputs + at % n_outputs;
+        if row < sizes.n_rows && output < sizes.n_out {
+            let mut sum = sum_of_planes(shared, at, config);
+            if comptime!(config.has_bias) {
+                sum += bias[(sizes.first_output + output) as usize];
+            }
+            let to = ((sizes.first_out + row) * sizes.width_out + sizes.first_output + output) as usize;
+            if comptime!(config.accumulates) {
+                out[to] += sum;
+            } else {
+                out[to] = sum;
+            }
+        }
+        at += comptime!(N_PLANES * N_LANES);
+    }
+}
+
+/// The sum of what the planes have of a number, in their order.
+#[cube]
+fn sum_of_planes(shared: &SharedMemory<f32>, at: u32, #[comptime] config: MatrixUnitConfig) -> f32 {
+    let mut sum = 0.0f32;
+    #[unroll]
+    for plane in 0..N_PLANES {
+        sum += shared[(comptime!(plane * config.n_shared() as u32 / N_PLANES) + at) as usize];
+    }
+    sum
+}
+
+/// What each plane has of the outputs of a cube, `[N_PLANES, rows, outputs]`, for all of them.
+#[cube]
+fn share_product(
+    words: &Array<u32>,
+    x: &Array<Vector<f32, Const<4>>>,
+    shared: &mut SharedMemory<f32>,
+    sizes: ProductSizes,
+    cube: u32,
     #[comptime] config: MatrixUnitConfig,
 ) {
     let n_tiles = comptime!(config.n_tiles);
@@ -86,24 +234,23 @@ pub(crate) fn product_on_matrix_units(
     #[unroll]
     for r in 0..n_row_tiles {
         let row = first_row + comptime!(ROW_TILE * r) + lane / 4u32;
-        starts[r as usize] = (first_x + u32::min(row, n_rows - 1u32)) * (n_in / 4u32) + lane % 4u32;
+        let row = sizes.first_x + u32::min(row, sizes.n_rows - 1u32);
+        starts[r as usize] = row * (sizes.n_in / 4u32) + lane % 4u32;
     }
-    let last_tile = (n_out - 1u32) / TILE;
+    let last_tile = (sizes.n_out - 1u32) / TILE;
     let mut tiles = Array::<u32>::new(comptime!(n_tiles as usize));
     #[unroll]
     for t in 0..n_tiles {
-        tiles[t as usize] = u32::min(CUBE_POS_X * n_tiles + t, last_tile) * tile_words;
+        tiles[t as usize] = u32::min(cube * n_tiles + t, last_tile) * sizes.tile_words;
     }
-    let n_blocks = n_in / BLOCK;
+    let n_blocks = sizes.n_in / BLOCK;
     let mut block = plane;
     while block < n_blocks {
         add_blocks(words, x, &mut sums, &starts, &tiles, block, n_blocks, lane, config);
         block += comptime!(config.n_blocks() * N_PLANES);
     }
-
     let n_outputs = comptime!(TILE * n_tiles);
     let n_columns = comptime!(ROW_TILE * n_row_tiles);
-    let mut shared = SharedMemory::<f32>::new(comptime!((N_PLANES * n_outputs * n_columns) as usize));
     #[unroll]
     for t in 0..n_tiles {
         #[unroll]
@@ -118,28 +265,6 @@ pub(crate) fn product_on_matrix_units(
         }
     }
     sync_cube();
-    let mut at = plane * N_LANES + lane;
-    while at < comptime!(n_outputs * n_columns) {
-        let row = first_row + at / n_outputs;
-        let output = CUBE_POS_X * n_outputs + at % n_outputs;
-        if row < n_rows && output < n_out {
-            let mut sum = 0.0f32;
-            #[unroll]
-            for part in 0..N_PLANES {
-                sum += shared[(comptime!(part * n_outputs * n_columns) + at) as usize];
-            }
-            if comptime!(config.has_bias) {
-                sum += bias[(first_output + output) as usize];
-            }
-            let to = ((first_out + row) * width_out + first_output + output) as usize;
-            if comptime!(config.accumulates) {
-                out[to] += sum;
-            } else {
-                out[to] = sum;
-            }
-        }
-        at += comptime!(N_PLANES * N_LANES);
-    }
 }
 
 /// Adds the products of some blocks of inputs, every [`N_PLANES`]th from `block` on, to `sums`, `[n_tiles,

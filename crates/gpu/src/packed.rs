@@ -4,8 +4,8 @@
 //! The bytes are those of the CPU's packed form, which keeps what a file has: codes, scales and minima in the file's
 //! own precision. Decoding them is exact, also on devices that flush small numbers or have no half precision.
 
-use cubecl::prelude::*;
 use ::half::f16;
+use cubecl::prelude::*;
 
 /// Output rows in a tile.
 pub const TILE: u32 = 16;

@@ -165,7 +165,8 @@ pub(crate) fn read_through(memory: &Array<Vector<f32, Const<4>>>, out: &mut Arra
         #[unroll]
         for j in 0..AT_ONCE {
             let numbers = memory[u32::min(i + comptime!(j * n_units), n - 1u32) as usize];
-            largest = f32::max(largest, numbers[0usize] + numbers[1usize] + numbers[2usize] + numbers[3usize]);
+            largest =
+                f32::max(largest, numbers[0usize] + numbers[1usize] + numbers[2usize] + numbers[3usize]);
         }
         i += comptime!(AT_ONCE * n_units);
     }

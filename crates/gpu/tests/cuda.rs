@@ -8,8 +8,8 @@ use std::process::Command;
 
 use common::{layout_of, random_file};
 use gpu::{
-    Api, AttentionSizes, CacheNumber, Device, DeviceInfo, PassRows, ProductExtent, ROW_WORDS, RotaryTables,
-    RotationConfig, RowRange,
+    Api, AttentionSizes, CacheNumber, Device, DeviceInfo, LinearLayer, PassRows, ProductExtent, ROW_WORDS,
+    RotaryTables, RotationConfig, RowRange,
 };
 use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
 
@@ -25,9 +25,11 @@ fn every_kernel_compiles_for_cuda() {
     let toolkit = toolkit();
     let folder = tempfile::tempdir().expect("a folder");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/driver.c");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(folder.path().join("libcuda.so"));
-    assert!(compiled.arg(source).status().expect("a C compiler").success());
-    let libraries = std::env::join_paths([folder.path(), &toolkit.join("lib")]).expect("paths without colons");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path().join("libcuda.so")).arg(source);
+    assert!(compiler.status().expect("a C compiler").success());
+    let libraries =
+        std::env::join_paths([folder.path(), &toolkit.join("lib")]).expect("paths without colons");
     let child = Command::new(std::env::current_exe().expect("this test"))
         .args(["--ignored", "--exact", "with_the_double"])
         .env("LD_LIBRARY_PATH", libraries)
@@ -66,11 +68,18 @@ fn linear_layers(device: &Device) {
         let matrix = device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory");
         let (bias, x) = (device.empty(n_out).expect("memory"), device.empty(40 * n_in).expect("memory"));
         let out = device.empty(40 * n_out).expect("memory");
-        for n in [1, 2, 4, 9, 40] {
-            let (rows, extent) = (RowRange { first: 0, n }, ProductExtent::default());
-            device.product(&matrix, None, &x, rows, &out, extent);
-            device.product(&matrix, Some(&bias), &x, rows, &out, ProductExtent { accumulates: true, ..extent });
+        let (nine, extent) = (RowRange { first: 0, n: 9 }, ProductExtent::default());
+        device.product(&matrix, Some(&bias), &x, nine, &out, ProductExtent { accumulates: true, ..extent });
+        // How many rows are at hand is the same in all formats.
+        if matches!(format, WeightFormat::Quantized(QuantizedFormat::Q4_K) | WeightFormat::Dense(_)) {
+            for n in [1, 2, 4, 9, 40] {
+                device.product(&matrix, None, &x, RowRange { first: 0, n }, &out, extent);
+            }
         }
+        let layer = LinearLayer { matrix: &matrix, bias: Some(&bias), out: &out };
+        device.products(&[layer, layer, LinearLayer { bias: None, ..layer }], &x, 9);
+        let is_quantized = matches!(format, WeightFormat::Quantized(_));
+        assert_eq!(device.swiglu_products([&matrix, &matrix], &x, 9, &out), is_quantized);
         let plan = device.upload_u32(&[0; ROW_WORDS as usize]).expect("memory");
         device.embed(&matrix, Some(&x), &plan, 1, &x);
         // A kernel that does not compile fails what is read next.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{devices, layout_of, random_file, values};
-use gpu::{ProductExtent, RowRange};
+use gpu::{LinearLayer, Matrix, ProductExtent, RowRange};
 use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
 
 fn formats() -> Vec<WeightFormat> {
@@ -71,6 +71,52 @@ fn a_rows_result_depends_on_the_row_alone() {
                 let together = product(0, n);
                 let equal = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(equal, "{format:?}, {n} rows on {device:?}");
+            }
+        }
+    }
+}
+
+/// Where a device does several products in one launch, they are to the bit what it does one after the other.
+#[test]
+fn products_in_one_launch_are_those_of_several() {
+    let pool = Pool::new(1);
+    let n_in = 512;
+    for device in devices() {
+        for format in formats() {
+            let upload = |n_out: usize| {
+                let file = random_file(format, n_out, n_in);
+                let packed = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
+                device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory")
+            };
+            let matrices = [37, 64, 48, 64].map(upload);
+            for n_rows in [1, 11, 40] {
+                let x = device.upload_f32(&values(n_rows * n_in, 3)).expect("memory");
+                let bias = device.upload_f32(&values(37, 4)).expect("memory");
+                let empty = |matrix: &Matrix| device.empty(n_rows * matrix.n_out()).expect("memory");
+                let (together, apart) = (matrices.each_ref().map(empty), matrices.each_ref().map(empty));
+                let layer = |i: usize| LinearLayer {
+                    matrix: &matrices[i],
+                    bias: (i == 0).then_some(&bias),
+                    out: &together[i],
+                };
+                device.products(&[layer(0), layer(1), layer(2)], &x, n_rows);
+                let rows = RowRange { first: 0, n: n_rows };
+                for (i, matrix) in matrices.iter().enumerate() {
+                    let bias = (i == 0).then_some(&bias);
+                    device.product(matrix, bias, &x, rows, &apart[i], ProductExtent::default());
+                }
+                let bits = |buffer| {
+                    let numbers = device.read_f32(buffer).expect("the device works");
+                    numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                let what = || format!("{format:?}, {n_rows} rows on {device:?}");
+                for i in 0..3 {
+                    assert_eq!(bits(&together[i]), bits(&apart[i]), "matrix {i}, {}", what());
+                }
+                if device.swiglu_products([&matrices[1], &matrices[3]], &x, n_rows, &together[3]) {
+                    device.swiglu(&apart[1], &apart[3], n_rows * 64);
+                    assert_eq!(bits(&together[3]), bits(&apart[1]), "SwiGLU, {}", what());
+                }
             }
         }
     }

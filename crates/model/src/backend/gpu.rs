@@ -4,14 +4,16 @@
 use std::ops::Range;
 
 use gpu::{
-    ADAPTIVE, AttentionSizes, Buffer, CacheNumber, Device, DeviceInfo, GpuError, Matrix, PassRows,
-    ProductExtent, ROW_WORDS, Ranking, RotaryTables, RotationConfig, RowRange, ScaleLayout, WeightLayout,
+    ADAPTIVE, AttentionSizes, Buffer, CacheNumber, Device, DeviceInfo, GpuError, LinearLayer, Matrix,
+    PassRows, ProductExtent, ROW_WORDS, Ranking, RotaryTables, RotationConfig, RowRange, ScaleLayout,
+    WeightLayout,
 };
 use kernels::{AttentionShape, CacheType, DenseFormat, PackedMatrix, Pool, WeightFormat};
 use speculate::{Layout, Logits, N_RANKED, RowInput, RowPlan, Wanted};
 
 use super::{
-    Backend, Buffers, DRAFT_VOCABULARY, MatrixSource, Norm, Pass, Projection, RopeTables, VocabularyHead,
+    Backend, Buffers, DRAFT_VOCABULARY, Linear, MatrixSource, Norm, Pass, Projection, RopeTables,
+    VocabularyHead,
 };
 use crate::ModelError;
 use crate::architecture::{Architecture, RopeLayout};
@@ -42,22 +44,12 @@ impl Gpu {
         Ok(self.device.matrix(layout, packed.n_out(), packed.n_in(), packed.bytes())?)
     }
 
-    /// One layer for all rows of the pass, and its delta for the adaptive ones.
-    fn project_one(
-        &self,
-        pass: Pass<'_, Self>,
-        projection: Projection<'_, Self>,
-        input: &Buffer,
-        out: &Buffer,
-    ) {
-        let Projection { linear, delta } = projection;
-        let n_rows = pass.plan.rows().len();
-        let all = RowRange { first: 0, n: n_rows };
-        let whole = ProductExtent::default();
-        self.device.product(&linear.matrix, linear.bias.as_ref(), input, all, out, whole);
+    /// Adds the delta of a layer, where it has one, for the adaptive rows of the pass.
+    fn add_delta(&self, pass: Pass<'_, Self>, delta: Option<&LowRank>, input: &Buffer, out: &Buffer) {
         let Some(LowRank { a, b }) = delta else { return };
+        let whole = ProductExtent::default();
         let first = pass.plan.n_token_rows();
-        let adaptive = RowRange { first, n: n_rows - first };
+        let adaptive = RowRange { first, n: pass.plan.rows().len() - first };
         let inner = &pass.on_device.inner;
         self.device.product(a, None, input, adaptive, inner, whole);
         let added = ProductExtent { accumulates: true, first_row: first, ..whole };
@@ -375,13 +367,23 @@ impl Backend for Gpu {
         pass: Pass<'_, Self>,
         layers: [Projection<'_, Self>; N],
         input: &mut Buffer,
-        outs: [&mut Buffer; N],
+        mut outs: [&mut Buffer; N],
     ) -> Result<(), ModelError> {
-        layers.into_iter().zip(outs).try_for_each(|(layer, out)| {
-            self.reserve(out, pass.plan.rows().len() * layer.linear.matrix.n_out())?;
-            self.project_one(pass, layer, input, out);
-            Ok(())
-        })
+        let n_rows = pass.plan.rows().len();
+        for (layer, out) in layers.iter().zip(&mut outs) {
+            self.reserve(out, n_rows * layer.linear.matrix.n_out())?;
+        }
+        let linear_layers: Vec<LinearLayer<'_>> = (layers.iter().zip(&outs))
+            .map(|(layer, out)| {
+                let linear = layer.linear;
+                LinearLayer { matrix: &linear.matrix, bias: linear.bias.as_ref(), out }
+            })
+            .collect();
+        self.device.products(&linear_layers, input, n_rows);
+        for (layer, out) in layers.iter().zip(&outs) {
+            self.add_delta(pass, layer.delta, input, out);
+        }
+        Ok(())
     }
 
     fn project_swiglu(
@@ -394,9 +396,21 @@ impl Backend for Gpu {
     ) -> Result<(), ModelError> {
         let n = pass.plan.rows().len() * gate.linear.matrix.n_out();
         self.reserve(out, n)?;
-        self.project_one(pass, gate, input, out);
-        self.project_one(pass, up, input, &pass.on_device.up);
-        self.device.swiglu(out, &pass.on_device.up, n);
+        let n_rows = pass.plan.rows().len();
+        let is_plain = |layer: &Projection<'_, Self>| layer.linear.bias.is_none() && layer.delta.is_none();
+        if is_plain(&gate) && is_plain(&up) {
+            let matrices = [&gate.linear.matrix, &up.linear.matrix];
+            if self.device.swiglu_products(matrices, input, n_rows, out) {
+                return Ok(());
+            }
+        }
+        let upper = &pass.on_device.up;
+        for (layer, out) in [(gate, &*out), (up, upper)] {
+            let Linear { matrix, bias } = layer.linear;
+            self.device.products(&[LinearLayer { matrix, bias: bias.as_ref(), out }], input, n_rows);
+            self.add_delta(pass, layer.delta, input, out);
+        }
+        self.device.swiglu(out, upper, n);
         Ok(())
     }
 
