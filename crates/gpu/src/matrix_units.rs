@@ -73,8 +73,8 @@ pub(crate) struct ProductSizes {
     pub(crate) first_out: u32,
 }
 
-/// [`crate::linear::product`] for quantized weights; `x` is counted in fours. What is only read is not said to be so:
-/// compilers would move loads of it to where they are needed, one wait after the other (see [`add_blocks`]).
+/// What `linear` does, for quantized weights; `x` is counted in fours. What is only read is not said to be so:
+/// compilers would move loads of it to where they are needed, one wait after the other (see `add_blocks`).
 #[cube(launch_unchecked)]
 pub(crate) fn product_on_matrix_units(
     words: &mut Array<u32>,
@@ -163,7 +163,7 @@ pub(crate) fn swiglu_on_matrix_units(
     }
 }
 
-/// A product, from where [`share_product`] leaves it.
+/// A product, from where `share_product` leaves it.
 #[cube]
 #[allow(clippy::too_many_arguments)]
 fn finish_product(

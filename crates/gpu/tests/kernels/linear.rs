@@ -1,8 +1,6 @@
 //! Linear layers on every device of this machine: the values of the file, and the same bits for any number of rows.
 
-mod common;
-
-use common::{devices, layout_of, random_file, values};
+use crate::common::{devices, layout_of, random_file, values};
 use gpu::{LinearLayer, Matrix, ProductExtent, RowRange};
 use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
 
@@ -81,8 +79,10 @@ fn a_rows_result_depends_on_the_row_alone() {
 fn products_in_one_launch_are_those_of_several() {
     let pool = Pool::new(1);
     let n_in = 512;
+    let quantized = [QuantizedFormat::Q8_0, QuantizedFormat::Q4_K, QuantizedFormat::Q6_K];
+    let formats = quantized.map(WeightFormat::from).into_iter().chain([DenseFormat::F16.into()]);
     for device in devices() {
-        for format in formats() {
+        for format in formats.clone() {
             let upload = |n_out: usize| {
                 let file = random_file(format, n_out, n_in);
                 let packed = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");

@@ -1,0 +1,153 @@
+// CUDA C++ on the processor: a block's threads are fibers that take turns, and wait where the language says so. It has
+// what CubeCL writes and no more: what is missing does not compile.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <ucontext.h>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __shared__
+#define __restrict__
+#define __launch_bounds__(...)
+#define __grid_constant__
+#undef __align__
+#define __align__(n) __attribute__((aligned(n)))
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct Fiber {
+    ucontext_t context;
+    uint3 thread;
+    unsigned warp, lane;
+    bool is_done;
+    std::vector<char> stack;
+};
+struct Barrier {
+    unsigned n_expected, n_arrived, generation;
+};
+
+inline Fiber *current;
+inline ucontext_t scheduler;
+inline Barrier block_barrier;
+inline std::vector<Barrier> warp_barriers;
+inline uint3 blockIdx, blockDim, gridDim;
+#define threadIdx (current->thread)
+
+inline void wait(Barrier &barrier) {
+    unsigned generation = barrier.generation;
+    if (++barrier.n_arrived == barrier.n_expected) {
+        barrier.n_arrived = 0;
+        barrier.generation++;
+    }
+    while (barrier.generation == generation) swapcontext(&current->context, &scheduler);
+}
+inline void __syncthreads() { wait(block_barrier); }
+inline void __syncwarp() { wait(warp_barriers[current->warp]); }
+inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
+
+using std::exp, std::fma, std::max, std::min, std::sqrt;
+
+inline float float_of_bf16(uint16_t bits) {
+    uint32_t wide = uint32_t(bits) << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+struct alignas(2) __nv_bfloat16 {
+    uint16_t bits;
+    __nv_bfloat16() = default;
+    explicit __nv_bfloat16(float value) {
+        uint32_t wide;
+        memcpy(&wide, &value, sizeof wide);
+        bits = uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16); // to the nearest, of two the even one
+    }
+    operator float() const { return float_of_bf16(bits); }
+};
+struct alignas(4) __nv_bfloat162 {
+    __nv_bfloat16 x, y;
+};
+inline __nv_bfloat162 operator-(__nv_bfloat162 a, __nv_bfloat162 b) {
+    return {__nv_bfloat16(float(a.x) - float(b.x)), __nv_bfloat16(float(a.y) - float(b.y))};
+}
+struct alignas(2) __half {
+    _Float16 value;
+    __half() = default;
+    explicit __half(float value) : value(_Float16(value)) {}
+    operator float() const { return float(value); }
+};
+
+// mma.m16n8k16, row by column: which lane has what of the matrices is in the PTX ISA.
+struct Fragments {
+    uint32_t a[32][4], b[32][2];
+};
+inline std::vector<Fragments> warp_fragments;
+inline void multiply_small_matrices(const uint32_t a[4], const uint32_t b[2], const float c[4], float d[4]) {
+    Fragments &fragments = warp_fragments[current->warp];
+    memcpy(fragments.a[current->lane], a, sizeof fragments.a[0]);
+    memcpy(fragments.b[current->lane], b, sizeof fragments.b[0]);
+    __syncwarp();
+    float sums[4];
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = current->lane / 4 + 8 * (i / 2), column = current->lane % 4 * 2 + i % 2;
+        sums[i] = c[i];
+        for (unsigned k = 0; k < 16; k++) {
+            uint32_t of_a = fragments.a[row % 8 * 4 + k % 8 / 2][row / 8 + 2 * (k / 8)];
+            uint32_t of_b = fragments.b[column * 4 + k % 8 / 2][k / 8];
+            unsigned shift = 16 * (k % 2);
+            sums[i] += float_of_bf16(uint16_t(of_a >> shift)) * float_of_bf16(uint16_t(of_b >> shift));
+        }
+    }
+    __syncwarp();
+    memcpy(d, sums, sizeof sums);
+}
+
+typedef void (*Kernel)(void **);
+inline Kernel running;
+inline void **arguments;
+inline void run_fiber() {
+    running(arguments);
+    current->is_done = true;
+    swapcontext(&current->context, &scheduler);
+}
+
+// One block after the other.
+inline void run_grid(Kernel kernel, void **parameters, uint3 grid, uint3 block) {
+    running = kernel;
+    arguments = parameters;
+    gridDim = grid;
+    blockDim = block;
+    unsigned n = block.x * block.y * block.z, n_warps = (n + 31) / 32;
+    std::vector<Fiber> fibers(n);
+    for (Fiber &fiber : fibers) fiber.stack.resize(96 << 10);
+    for (unsigned at = 0; at < grid.x * grid.y * grid.z; at++) {
+        blockIdx = {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
+        block_barrier = {n, 0, 0};
+        warp_barriers.assign(n_warps, {32, 0, 0});
+        warp_barriers.back().n_expected = n - 32 * (n_warps - 1);
+        warp_fragments.resize(n_warps);
+        for (unsigned i = 0; i < n; i++) {
+            Fiber &fiber = fibers[i];
+            fiber.thread = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+            fiber.warp = i / 32;
+            fiber.lane = i % 32;
+            fiber.is_done = false;
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.data();
+            fiber.context.uc_stack.ss_size = fiber.stack.size();
+            makecontext(&fiber.context, run_fiber, 0);
+        }
+        for (unsigned n_left = n; n_left > 0;) {
+            for (Fiber &fiber : fibers) {
+                if (fiber.is_done) continue;
+                current = &fiber;
+                swapcontext(&scheduler, &fiber.context);
+                n_left -= fiber.is_done;
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Kernels on every device of this machine, and on a double of one that it lacks.
+
+mod common;
+mod cuda;
+mod linear;
