@@ -15,14 +15,17 @@ mod matrix_units;
 mod operations;
 mod packed;
 mod plan;
+mod products;
 mod rank;
 mod rows;
+mod speed;
 
 pub use cache::RotationConfig;
 pub use context::{AttentionSizes, CacheNumber, KvCache, PassRows, RotaryTables};
 pub use device::{Api, Buffer, Device, DeviceInfo};
 pub use error::GpuError;
-pub use operations::{LinearLayer, Matrix, ProductExtent, Ranking, RowRange};
+pub use operations::Ranking;
 pub use packed::{BLOCK, ScaleLayout, TILE, WeightLayout};
 pub use plan::{ADAPTIVE, ROW_WORDS};
+pub use products::{LinearLayer, Matrix, ProductExtent, RowRange};
 pub use rank::N_RANKED;

@@ -89,7 +89,9 @@ fn products_in_one_launch_are_those_of_several() {
                 device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory")
             };
             let matrices = [37, 64, 48, 64].map(upload);
-            for n_rows in [1, 11, 40] {
+            // How rows are cut is the same in all formats.
+            let widths: &[usize] = if format == QuantizedFormat::Q4_K.into() { &[1, 11, 40] } else { &[11] };
+            for &n_rows in widths {
                 let x = device.upload_f32(&values(n_rows * n_in, 3)).expect("memory");
                 let bias = device.upload_f32(&values(37, 4)).expect("memory");
                 let empty = |matrix: &Matrix| device.empty(n_rows * matrix.n_out()).expect("memory");
