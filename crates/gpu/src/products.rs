@@ -43,6 +43,13 @@ impl Matrix {
 }
 
 impl Matrix {
+    /// Its parts that have some of the first `n_outputs`: the first of a part, how many, and the part.
+    fn parts_of(&self, n_outputs: usize) -> impl Iterator<Item = (usize, usize, &Buffer)> {
+        let of_part = self.tiles_per_part * TILE as usize;
+        let starts = (0..n_outputs).step_by(of_part);
+        starts.zip(&self.parts).map(move |(first, part)| (first, of_part.min(n_outputs - first), part))
+    }
+
     /// Whether matrix units take it as it is.
     fn is_for_units(&self) -> bool {
         matches!(self.layout, WeightLayout::Quantized { .. }) && self.parts.len() == 1
@@ -204,12 +211,7 @@ impl Device {
         let n_rows = (rows.n as u32).next_power_of_two().min(MAX_ROWS);
         let config =
             ProductConfig { layout, n_rows, has_bias: bias.is_some(), accumulates: extent.accumulates };
-        for (part, words) in matrix.parts.iter().enumerate() {
-            let first_output = part * matrix.tiles_per_part * TILE as usize;
-            if first_output >= n_outputs {
-                break;
-            }
-            let n_out = (n_outputs - first_output).min(matrix.tiles_per_part * TILE as usize);
+        for (first_output, n_out, words) in matrix.parts_of(n_outputs) {
             let cubes =
                 CubeCount::Static(n_out.div_ceil(TILE as usize) as u32, (rows.n as u32).div_ceil(n_rows), 1);
             let bias = bias.unwrap_or(words);
@@ -252,12 +254,7 @@ impl Device {
         if n_outputs >= WIDE_OUTPUTS && config.n_row_tiles < MAX_ROW_TILES {
             config.n_tiles *= 2;
         }
-        for (part, words) in matrix.parts.iter().enumerate() {
-            let first_output = part * matrix.tiles_per_part * TILE as usize;
-            if first_output >= n_outputs {
-                break;
-            }
-            let n_out = (n_outputs - first_output).min(matrix.tiles_per_part * TILE as usize);
+        for (first_output, n_out, words) in matrix.parts_of(n_outputs) {
             let sizes = MatrixUnitSizes {
                 n_out,
                 first_output,
