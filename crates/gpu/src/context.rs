@@ -6,10 +6,13 @@ use crate::GpuError;
 use crate::attention::{AttentionConfig, attend};
 use crate::cache::{RotationConfig, compact, copy, rotate_and_store, turn};
 use crate::device::{Buffer, Device, on_client};
+use crate::packed::BLOCK;
 use crate::plan::ROW_WORDS;
 
 /// Units of a cube that works on a row.
 const UNITS: u32 = 128;
+/// Rows that share the loads of attention at most.
+const ROWS_OF_ATTENTION: u32 = 4;
 
 /// How the numbers of a cache are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,10 +281,12 @@ impl Device {
         Ok(())
     }
 
-    /// Each row attends to what it sees; `queries` are rotated, `out` is `[n_rows, n_heads * head_dim]`.
+    /// Each row attends to what it sees; `queries` are rotated, `out` is `[n_rows, n_heads * head_dim]`. With
+    /// `packed` they are left there, packed, and `out` is room for them.
     ///
     /// # Panics
     /// When a buffer is too small.
+    #[allow(clippy::too_many_arguments)]
     pub fn attend(
         &self,
         pass: PassRows<'_>,
@@ -290,6 +295,7 @@ impl Device {
         cache: &KvCache,
         layer: usize,
         out: &Buffer,
+        packed: Option<&Buffer>,
     ) {
         let PassRows { plan, n_rows, n_committed } = pass;
         let AttentionSizes { n_heads, n_kv_heads, head_dim, scale } = sizes;
@@ -303,17 +309,26 @@ impl Device {
             "the cache"
         );
         let [keys, values] = &cache.layers[layer];
+        let n_together = [4, 2].into_iter().find(|n| head_dim.is_multiple_of(*n)).unwrap_or(1) as u32;
+        let n_vectors = head_dim as u32 / n_together;
+        // A device in software does one unit after the other.
+        let n_units = if self.info().is_software { 128 } else { 512 };
         let config = AttentionConfig {
-            // A device in software does one unit after the other.
-            n_units: if self.info().is_software { 128 } else { 512 },
+            n_units: n_vectors.next_power_of_two().max(n_units),
+            n_rows: (n_rows as u32).next_power_of_two().min(ROWS_OF_ATTENTION),
             head_dim: head_dim as u32,
-            n_together: if head_dim.is_multiple_of(4) { 4 } else { 1 },
+            n_together,
+            packs: packed.is_some() && head_dim.is_multiple_of(BLOCK as usize),
         };
+        assert!(
+            packed.is_none_or(|packed| packed.len() >= self.packed_words(n_rows, n_heads * head_dim)),
+            "packed rows"
+        );
         // SAFETY: the sizes were checked above; the plan's lists name slots of the pass.
         unsafe {
             with_number!(cache, N => on_client!(self, client, R => attend::launch_unchecked::<N, R>(
                 client,
-                CubeCount::Static(n_heads as u32, n_rows as u32, 1),
+                CubeCount::Static(n_heads as u32, (n_rows as u32).div_ceil(config.n_rows), 1),
                 CubeDim::new_1d(config.n_units),
                 config.n_together as usize,
                 queries.array(),
@@ -321,6 +336,8 @@ impl Device {
                 cache.array(values),
                 plan.array(),
                 out.array(),
+                packed.unwrap_or(out).array(),
+                n_rows as u32,
                 n_heads as u32,
                 cache.kv_width as u32,
                 (n_heads / n_kv_heads) as u32,
@@ -328,6 +345,9 @@ impl Device {
                 scale,
                 config,
             )));
+        }
+        if let Some(packed) = packed.filter(|_| !config.packs) {
+            self.pack(None, out, None, None, n_rows, n_heads * head_dim, packed);
         }
     }
 }

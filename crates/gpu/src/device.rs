@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cubecl::cuda::{CudaDevice, CudaRuntime, install};
 use cubecl::ir::features::MmaConfig;
-use cubecl::ir::{ElemType, FloatKind};
+use cubecl::ir::{ElemType, IntKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::stream_id::StreamId;
@@ -373,9 +373,9 @@ fn on_one_stream<R: Runtime>(mut client: ComputeClient<R>) -> ComputeClient<R> {
 
 /// What [`crate::matrix_units`] needs.
 fn matrix_instruction() -> MmaConfig {
-    let bf16 = ElemType::Float(FloatKind::BF16).into();
-    let f32 = ElemType::Float(FloatKind::F32).into();
-    MmaConfig { a_type: bf16, b_type: bf16, cd_type: f32, m: 16, n: 8, k: 16 }
+    let i8 = ElemType::Int(IntKind::I8).into();
+    let i32 = ElemType::Int(IntKind::I32).into();
+    MmaConfig { a_type: i8, b_type: i8, cd_type: i32, m: 16, n: 8, k: 32 }
 }
 
 /// A panic's message.

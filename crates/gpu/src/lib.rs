@@ -6,6 +6,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod attention;
+mod block_products;
 mod cache;
 mod context;
 mod device;
@@ -14,11 +15,14 @@ mod linear;
 mod matrix_units;
 mod operations;
 mod packed;
+mod packed_rows;
 mod plan;
 mod products;
 mod rank;
 mod rows;
 mod speed;
+mod tiles;
+mod unit_products;
 
 pub use cache::RotationConfig;
 pub use context::{AttentionSizes, CacheNumber, KvCache, PassRows, RotaryTables};
@@ -27,5 +31,5 @@ pub use error::GpuError;
 pub use operations::Ranking;
 pub use packed::{BLOCK, ScaleLayout, TILE, WeightLayout};
 pub use plan::{ADAPTIVE, ROW_WORDS};
-pub use products::{LinearLayer, Matrix, ProductExtent, RowRange};
+pub use products::{Activations, LinearLayer, Matrix, ProductExtent, RowRange};
 pub use rank::N_RANKED;

@@ -233,6 +233,12 @@ impl Buffer {
         unsafe { ArrayArg::from_raw_parts(self.handle.clone(), self.len() / 4) }
     }
 
+    /// For a kernel that counts in twos.
+    pub(crate) fn array_of_twos<R: Runtime>(&self) -> ArrayArg<R> {
+        // SAFETY: the buffer has as many whole twos.
+        unsafe { ArrayArg::from_raw_parts(self.handle.clone(), self.len() / 2) }
+    }
+
     /// For a kernel.
     pub(crate) fn array<R: Runtime>(&self) -> ArrayArg<R> {
         // SAFETY: the buffer has as many numbers as it says.

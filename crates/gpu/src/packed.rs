@@ -68,11 +68,16 @@ impl WeightLayout {
     }
 }
 
+/// Words from a block to that `n` blocks further, which is in the same place of its super-block.
+pub(crate) const fn words_of_blocks(n: u32, bits: u32, scales: ScaleLayout) -> u32 {
+    n * (scale_words(scales) + code_words(bits)) + n / SUPER * super_words(scales)
+}
+
 const fn code_words(bits: u32) -> u32 {
     TILE * BLOCK * bits / 32
 }
 
-const fn scale_words(scales: ScaleLayout) -> u32 {
+pub(crate) const fn scale_words(scales: ScaleLayout) -> u32 {
     match scales {
         ScaleLayout::BlockMin => TILE,
         _ => TILE / 2,
@@ -135,6 +140,34 @@ pub(crate) struct BlockScales {
     pub(crate) codes: u32,
 }
 
+/// Where a block of a tile begins.
+#[derive(CubeType)]
+pub(crate) struct BlockStart {
+    /// The word where the numbers of its super-block begin, if it has one.
+    pub(crate) supers: u32,
+    /// The word where its own scales begin.
+    pub(crate) at: u32,
+}
+
+/// Where block `block` of the tile that begins at word `tile` is.
+#[cube]
+pub(crate) fn block_start(
+    tile: u32,
+    block: u32,
+    #[comptime] bits: u32,
+    #[comptime] scales: ScaleLayout,
+) -> BlockStart {
+    let super_words = comptime!(super_words(scales));
+    let block_words = comptime!(scale_words(scales) + code_words(bits));
+    let supers = tile + (block / SUPER) * comptime!(super_words + SUPER * block_words);
+    let at = if comptime!(super_words > 0) {
+        supers + super_words + (block % SUPER) * block_words
+    } else {
+        tile + block * block_words
+    };
+    BlockStart { supers, at }
+}
+
 /// The scales of block `block` of row `row` of the tile that begins at word `tile`.
 #[cube]
 pub(crate) fn block_scales(
@@ -146,14 +179,8 @@ pub(crate) fn block_scales(
     #[comptime] scales: ScaleLayout,
     #[comptime] has_half: bool,
 ) -> BlockScales {
-    let super_words = comptime!(super_words(scales));
-    let block_words = comptime!(scale_words(scales) + code_words(bits));
-    let supers = tile + (block / SUPER) * comptime!(super_words + SUPER * block_words);
-    let at = if comptime!(super_words > 0) {
-        supers + super_words + (block % SUPER) * block_words
-    } else {
-        tile + block * block_words
-    };
+    let start = block_start(tile, block, bits, scales);
+    let (supers, at) = (start.supers, start.at);
     let codes = at + comptime!(scale_words(scales));
     match comptime!(scales) {
         ScaleLayout::Block => {

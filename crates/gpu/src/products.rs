@@ -5,14 +5,8 @@ use cubecl::prelude::*;
 use crate::GpuError;
 use crate::device::{Buffer, Device, on_client};
 use crate::linear::{MAX_ROWS, N_SPLITS, ProductConfig, product};
-use crate::matrix_units::{
-    MAX_ROW_TILES, MatrixUnitConfig, N_LANES, N_PLANES, ProductSizesLaunch, ROW_TILE,
-    product_on_matrix_units, swiglu_on_matrix_units, three_products_on_matrix_units,
-};
 use crate::packed::{TILE, WeightLayout};
-
-/// A matrix of so many outputs keeps a device busy with cubes of 64 outputs; others are cut smaller.
-const WIDE_OUTPUTS: usize = 8192;
+use crate::packed_rows::packed_words;
 
 /// Weights `[n_out, n_in]` on a device, in as many parts as its buffers need.
 #[derive(Debug)]
@@ -44,72 +38,39 @@ impl Matrix {
 
 impl Matrix {
     /// Its parts that have some of the first `n_outputs`: the first of a part, how many, and the part.
-    fn parts_of(&self, n_outputs: usize) -> impl Iterator<Item = (usize, usize, &Buffer)> {
+    pub(crate) fn parts_of(&self, n_outputs: usize) -> impl Iterator<Item = (usize, usize, &Buffer)> {
         let of_part = self.tiles_per_part * TILE as usize;
         let starts = (0..n_outputs).step_by(of_part);
         starts.zip(&self.parts).map(move |(first, part)| (first, of_part.min(n_outputs - first), part))
     }
 
-    /// Whether matrix units take it as it is.
-    fn is_for_units(&self) -> bool {
-        matches!(self.layout, WeightLayout::Quantized { .. }) && self.parts.len() == 1
+    /// Whether it multiplies rows that [`Device::pack`] has packed.
+    pub fn takes_packed_rows(&self) -> bool {
+        matches!(self.layout, WeightLayout::Quantized { .. })
     }
+}
 
-    fn sizes(&self, n_rows: usize) -> MatrixUnitSizes {
-        MatrixUnitSizes {
-            n_in: self.n_in,
-            tile_words: self.tile_words,
-            n_out: self.n_out,
-            first_output: 0,
-            width_out: self.n_out,
-            n_rows,
-            first_x: 0,
-            first_out: 0,
+/// Rows of activations as linear layers read them, `n_in` numbers each.
+#[derive(Clone, Copy, Debug)]
+pub enum Activations<'a> {
+    /// As they are.
+    Plain(&'a Buffer),
+    /// As [`Device::pack`] leaves them; with an epsilon, they are divided by the root of the mean of their squares.
+    Packed {
+        /// The rows.
+        rows: &'a Buffer,
+        /// Of a norm.
+        epsilon: Option<f32>,
+    },
+}
+
+impl Activations<'_> {
+    /// Whether there are `n_rows` rows of `n_in` numbers.
+    fn has(self, n_rows: usize, n_in: usize) -> bool {
+        match self {
+            Self::Plain(rows) => rows.len() >= n_rows * n_in,
+            Self::Packed { rows, .. } => rows.len() >= packed_words(n_rows, n_in),
         }
-    }
-}
-
-/// [`crate::matrix_units::ProductSizes`] on the host.
-#[derive(Clone, Copy)]
-struct MatrixUnitSizes {
-    n_in: usize,
-    tile_words: usize,
-    n_out: usize,
-    first_output: usize,
-    width_out: usize,
-    n_rows: usize,
-    first_x: usize,
-    first_out: usize,
-}
-
-impl MatrixUnitSizes {
-    fn arguments<R: Runtime>(self) -> ProductSizesLaunch<R> {
-        ProductSizesLaunch::new(
-            self.n_in as u32,
-            self.tile_words as u32,
-            self.n_out as u32,
-            self.first_output as u32,
-            self.width_out as u32,
-            self.n_rows as u32,
-            self.first_x as u32,
-            self.first_out as u32,
-        )
-    }
-}
-
-impl MatrixUnitConfig {
-    fn new(layout: WeightLayout, n_rows: usize, has_bias: bool) -> Self {
-        let n_row_tiles = (n_rows as u32).div_ceil(ROW_TILE).next_power_of_two().min(MAX_ROW_TILES);
-        Self { layout, n_tiles: 2, n_row_tiles, has_bias, accumulates: false }
-    }
-
-    /// Cubes beside each other for so many outputs.
-    fn n_cubes(self, n_outputs: usize) -> u32 {
-        (n_outputs as u32).div_ceil(TILE * self.n_tiles)
-    }
-
-    fn cubes(self, n_beside: u32, n_rows: usize) -> CubeCount {
-        CubeCount::Static(n_beside, (n_rows as u32).div_ceil(ROW_TILE * self.n_row_tiles), 1)
     }
 }
 
@@ -125,9 +86,9 @@ pub struct LinearLayer<'a> {
 }
 
 impl LinearLayer<'_> {
-    fn check(&self, x: &Buffer, n_rows: usize) {
+    pub(crate) fn check(&self, x: Activations<'_>, n_rows: usize) {
         let Self { matrix, bias, out } = self;
-        assert!(n_rows * matrix.n_in <= x.len(), "rows of the input");
+        assert!(x.has(n_rows, matrix.n_in), "rows of the input");
         assert!(n_rows * matrix.n_out <= out.len(), "rows of the output");
         assert!(bias.is_none_or(|bias| bias.len() == matrix.n_out), "a bias for each output");
     }
@@ -183,31 +144,34 @@ impl Device {
         Ok(Matrix { layout, n_out, n_in, tile_words, parts, tiles_per_part })
     }
 
-    /// `out = W x + bias` for the rows of `x` that `rows` names, `[_, n_in]` each; `out` is `[_, n_out]`. `extent` says which
+    /// `out = W x + bias` for the rows of `x` that `rows` names; `out` is `[_, n_out]`. `extent` says which
     /// outputs, where they go, and whether they are added to what is there.
     ///
     /// # Panics
-    /// When a buffer is too small.
+    /// When a buffer is too small, or rows are packed that the matrix does not take.
     pub fn product(
         &self,
         matrix: &Matrix,
         bias: Option<&Buffer>,
-        x: &Buffer,
+        x: Activations<'_>,
         rows: RowRange,
         out: &Buffer,
         extent: ProductExtent,
     ) {
         let Matrix { layout, n_in, tile_words, .. } = *matrix;
         let n_outputs = extent.n_outputs.min(matrix.n_out);
-        assert!((rows.first + rows.n) * n_in <= x.len(), "rows of the input");
+        assert!(x.has(rows.first + rows.n, n_in), "rows of the input");
         assert!((extent.first_row + rows.n) * matrix.n_out <= out.len(), "rows of the output");
         assert!(bias.is_none_or(|bias| bias.len() == matrix.n_out), "a bias for each output");
         if rows.n == 0 {
             return;
         }
-        if self.has_matrix_units() && matches!(layout, WeightLayout::Quantized { .. }) {
-            return self.product_on_matrix_units(matrix, bias, x, rows, out, extent);
-        }
+        let x = match x {
+            Activations::Plain(x) => x,
+            Activations::Packed { rows: x, epsilon } => {
+                return self.product_on_matrix_units(matrix, bias, x, epsilon, rows, out, extent);
+            }
+        };
         let n_rows = (rows.n as u32).next_power_of_two().min(MAX_ROWS);
         let config =
             ProductConfig { layout, n_rows, has_bias: bias.is_some(), accumulates: extent.accumulates };
@@ -239,133 +203,21 @@ impl Device {
         }
     }
 
-    fn product_on_matrix_units(
-        &self,
-        matrix: &Matrix,
-        bias: Option<&Buffer>,
-        x: &Buffer,
-        rows: RowRange,
-        out: &Buffer,
-        extent: ProductExtent,
-    ) {
-        let n_outputs = extent.n_outputs.min(matrix.n_out);
-        let mut config = MatrixUnitConfig::new(matrix.layout, rows.n, bias.is_some());
-        config.accumulates = extent.accumulates;
-        if n_outputs >= WIDE_OUTPUTS && config.n_row_tiles < MAX_ROW_TILES {
-            config.n_tiles *= 2;
-        }
-        for (first_output, n_out, words) in matrix.parts_of(n_outputs) {
-            let sizes = MatrixUnitSizes {
-                n_out,
-                first_output,
-                first_x: rows.first,
-                first_out: extent.first_row,
-                ..matrix.sizes(rows.n)
-            };
-            let bias = bias.unwrap_or(words);
-            // SAFETY: `product` checked the sizes, and the matrix has as many words as its tiles. Rows are whole
-            // blocks, so fours of activations too.
-            unsafe {
-                on_client!(self, client, R => product_on_matrix_units::launch_unchecked::<R>(
-                    client,
-                    config.cubes(config.n_cubes(n_out), rows.n),
-                    CubeDim::new_2d(N_LANES, N_PLANES),
-                    words.array(),
-                    x.array_of_fours(),
-                    bias.array(),
-                    out.array(),
-                    sizes.arguments(),
-                    config,
-                ));
-            }
-        }
-    }
-
     /// Products of the same `n_rows` rows of `x` from the first on: in one launch where the device can.
     ///
     /// # Panics
-    /// When a buffer is too small.
-    pub fn products(&self, layers: &[LinearLayer<'_>], x: &Buffer, n_rows: usize) {
-        let are_one_launch =
-            self.has_matrix_units() && n_rows > 0 && layers.iter().all(|layer| layer.matrix.is_for_units());
-        let &[a, b, c] = layers else {
-            return self.product_each(layers, x, n_rows);
-        };
-        if !are_one_launch {
-            return self.product_each(layers, x, n_rows);
+    /// As [`product`](Self::product).
+    pub fn products(&self, layers: &[LinearLayer<'_>], x: Activations<'_>, n_rows: usize) {
+        if let (&[a, b, c], Activations::Packed { rows, epsilon }) = (layers, x)
+            && layers.iter().all(|layer| layer.matrix.parts.len() == 1)
+            && n_rows > 0
+        {
+            layers.iter().for_each(|layer| layer.check(x, n_rows));
+            return self.three_products_on_matrix_units([a, b, c], rows, epsilon, n_rows);
         }
-        let layers = [a, b, c];
-        for layer in layers {
-            layer.check(x, n_rows);
-        }
-        let configs = layers.map(|LinearLayer { matrix, bias, .. }| {
-            MatrixUnitConfig::new(matrix.layout, n_rows, bias.is_some())
-        });
-        let [words_0, words_1, words_2] = layers.map(|layer| &layer.matrix.parts[0]);
-        let [bias_0, bias_1, bias_2] = layers.map(|layer| layer.bias.unwrap_or(&layer.matrix.parts[0]));
-        let [sizes_0, sizes_1, sizes_2] = layers.map(|layer| layer.matrix.sizes(n_rows));
-        let n_cubes = layers.iter().map(|layer| configs[0].n_cubes(layer.matrix.n_out)).sum();
-        // SAFETY: the sizes were checked above; for the rest see `product_on_matrix_units`.
-        unsafe {
-            on_client!(self, client, R => three_products_on_matrix_units::launch_unchecked::<R>(
-                client,
-                configs[0].cubes(n_cubes, n_rows),
-                CubeDim::new_2d(N_LANES, N_PLANES),
-                words_0.array(),
-                words_1.array(),
-                words_2.array(),
-                x.array_of_fours(),
-                bias_0.array(),
-                bias_1.array(),
-                bias_2.array(),
-                a.out.array(),
-                b.out.array(),
-                c.out.array(),
-                sizes_0.arguments(),
-                sizes_1.arguments(),
-                sizes_2.arguments(),
-                configs[0],
-                configs[1],
-                configs[2],
-            ));
-        }
-    }
-
-    fn product_each(&self, layers: &[LinearLayer<'_>], x: &Buffer, n_rows: usize) {
         for LinearLayer { matrix, bias, out } in layers {
             let rows = RowRange { first: 0, n: n_rows };
             self.product(matrix, *bias, x, rows, out, ProductExtent::default());
         }
-    }
-
-    /// `out = silu(gate x) * (up x)` for `n_rows` rows in one launch, where the device can: says whether it did.
-    ///
-    /// # Panics
-    /// When a buffer is too small.
-    pub fn swiglu_products(&self, [gate, up]: [&Matrix; 2], x: &Buffer, n_rows: usize, out: &Buffer) -> bool {
-        if !self.has_matrix_units() || n_rows == 0 || !gate.is_for_units() || !up.is_for_units() {
-            return false;
-        }
-        assert!(gate.n_out == up.n_out && gate.n_in == up.n_in, "matrices of one shape");
-        LinearLayer { matrix: gate, bias: None, out }.check(x, n_rows);
-        let [gate_config, up_config] =
-            [gate, up].map(|matrix| MatrixUnitConfig::new(matrix.layout, n_rows, false));
-        // SAFETY: the sizes were checked above; for the rest see `product_on_matrix_units`.
-        unsafe {
-            on_client!(self, client, R => swiglu_on_matrix_units::launch_unchecked::<R>(
-                client,
-                gate_config.cubes(gate_config.n_cubes(gate.n_out), n_rows),
-                CubeDim::new_2d(N_LANES, N_PLANES),
-                gate.parts[0].array(),
-                up.parts[0].array(),
-                x.array_of_fours(),
-                out.array(),
-                gate.sizes(n_rows).arguments(),
-                up.sizes(n_rows).arguments(),
-                gate_config,
-                up_config,
-            ));
-        }
-        true
     }
 }

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use crate::GpuError;
 use crate::device::{Buffer, Device, on_client};
 use crate::packed::{ScaleLayout, TILE, WeightLayout};
-use crate::products::{ProductExtent, RowRange};
+use crate::products::{Activations, ProductExtent, RowRange};
 use crate::rows::{READ_UNITS, ROW_UNITS, read_through};
 
 /// How a device's speeds are measured: on how much, and how often before it is waited for.
@@ -58,11 +58,16 @@ impl Device {
         let layout = WeightLayout::Quantized { bits: 4, centre: 8, scales: ScaleLayout::Block };
         let n_bytes = 4 * layout.tile_words(n_in) * n_out / TILE as usize;
         let matrix = self.matrix(layout, n_out, n_in, &vec![0; n_bytes])?;
+        // Zeros, packed or not.
         let x = self.upload_f32(&vec![0.0; n_rows * n_in])?;
+        let activations = match self.packs_rows() {
+            true => Activations::Packed { rows: &x, epsilon: None },
+            false => Activations::Plain(&x),
+        };
         let out = self.empty(n_rows * n_out)?;
         let seconds = self.shortest(&out, self.measured_work().n_launches, || {
             let rows = RowRange { first: 0, n: n_rows };
-            self.product(&matrix, None, &x, rows, &out, ProductExtent::default());
+            self.product(&matrix, None, activations, rows, &out, ProductExtent::default());
         })?;
         Ok((n_out * n_in * n_rows) as f64 / seconds)
     }

@@ -244,6 +244,21 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
         input: &mut Self::Input,
         outs: [&mut Self::Rows; N],
     ) -> Result<(), ModelError>;
+    /// `hidden += layer(input)`, then `out = rms_norm(hidden) * weight`. `projected` is room for what is added.
+    #[allow(clippy::too_many_arguments)]
+    fn project_residual(
+        &self,
+        pass: Pass<'_, Self>,
+        layer: Projection<'_, Self>,
+        input: &mut Self::Input,
+        projected: &mut Self::Rows,
+        hidden: &mut Self::Rows,
+        norm: Norm<'_, Self>,
+        out: &mut Self::Input,
+    ) -> Result<(), ModelError> {
+        self.project(pass, [layer], input, [&mut *projected])?;
+        self.normalise(pass, Some(projected), hidden, norm, out)
+    }
     /// `out = silu(gate(input)) * up(input)`
     fn project_swiglu(
         &self,

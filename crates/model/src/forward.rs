@@ -142,14 +142,16 @@ impl<B: Backend> Llama<B> {
         if architecture.embedding_multiplier() != 1.0 {
             backend.scale(hidden, architecture.embedding_multiplier())?;
         }
-        let mut residual = None;
-        for (layer_idx, layer) in weights.layers.iter().enumerate() {
+        let layers = weights.layers.as_slice();
+        if let Some(first) = layers.first() {
+            backend.normalise(pass, None, hidden, norm(&first.attention_norm), normed)?;
+        }
+        for (layer_idx, layer) in layers.iter().enumerate() {
             let deltas = trained.and_then(|trained| trained.deltas.get(layer_idx));
             let with_delta =
                 |linear, idx: usize| Projection { linear, delta: deltas.map(|deltas| &deltas[idx]) };
-            backend.normalise(pass, residual, hidden, norm(&layer.attention_norm), normed)?;
-            let layers = [with_delta(&layer.q, 0), with_delta(&layer.k, 1), with_delta(&layer.v, 2)];
-            backend.project(pass, layers, normed, [&mut *queries, &mut *keys, &mut *values])?;
+            let of_attention = [with_delta(&layer.q, 0), with_delta(&layer.k, 1), with_delta(&layer.v, 2)];
+            backend.project(pass, of_attention, normed, [&mut *queries, &mut *keys, &mut *values])?;
             if let Some([of_queries, of_keys]) = &layer.head_norms {
                 let norm = |weight| Norm { weight, epsilon: architecture.norm_epsilon };
                 backend.normalise_heads(pass, architecture.n_heads, queries, norm(of_queries))?;
@@ -157,14 +159,20 @@ impl<B: Backend> Llama<B> {
             }
             backend.rotate_and_store(pass, &self.rope, queries, keys, values, cache, layer_idx)?;
             backend.attend(pass, cache, layer_idx, shape, queries, attended)?;
-            backend.project(pass, [with_delta(&layer.o, 3)], attended, [&mut *projected])?;
-
+            let o = with_delta(&layer.o, 3);
             let feed_forward_norm = norm(&layer.feed_forward_norm);
-            backend.normalise(pass, Some(projected), hidden, feed_forward_norm, normed)?;
+            backend.project_residual(pass, o, attended, projected, hidden, feed_forward_norm, normed)?;
             let [gate, up] = [with_delta(&layer.gate, 4), with_delta(&layer.up, 5)];
             backend.project_swiglu(pass, gate, up, normed, activated)?;
-            backend.project(pass, [with_delta(&layer.down, 6)], activated, [&mut *projected])?;
-            residual = Some(&*projected);
+            let down = with_delta(&layer.down, 6);
+            match layers.get(layer_idx + 1) {
+                Some(next) => {
+                    let norm = norm(&next.attention_norm);
+                    backend.project_residual(pass, down, activated, projected, hidden, norm, normed)?;
+                }
+                // Of the last, only the rows that are wanted go on.
+                None => backend.project(pass, [down], activated, [&mut *projected])?,
+            }
         }
         logits.vocabulary = architecture.vocabulary;
         if plan.logit_rows().is_empty() {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gpu::{
-    Api, AttentionSizes, CacheNumber, Device, DeviceInfo, LinearLayer, PassRows, ProductExtent, ROW_WORDS,
-    RotaryTables, RotationConfig, RowRange,
+    Activations, Api, AttentionSizes, CacheNumber, Device, DeviceInfo, LinearLayer, PassRows, ProductExtent,
+    ROW_WORDS, RotaryTables, RotationConfig, RowRange,
 };
 use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
 
@@ -66,6 +66,7 @@ fn linear_layers_compute_on_cuda_what_they_do_elsewhere() {
     let tests = [
         "linear::products_are_those_of_the_files_values",
         "linear::products_in_one_launch_are_those_of_several",
+        "linear::norms_of_packed_rows_come_last",
     ];
     on_the_double(Kernels::Run, &tests);
 }
@@ -95,7 +96,7 @@ fn linear_layers(device: &Device) {
     let pool = Pool::new(1);
     let quantized = QuantizedFormat::ALL.into_iter().map(WeightFormat::from);
     let formats = quantized.chain(DenseFormat::ALL.into_iter().map(WeightFormat::from));
-    let (n_out, n_in) = (48, 512);
+    let (n_out, n_in) = (64, 512);
     for format in formats {
         let packed = PackedMatrix::pack(format, n_out, n_in, &random_file(format, n_out, n_in), &pool);
         let packed = packed.expect("finite");
@@ -103,17 +104,26 @@ fn linear_layers(device: &Device) {
         let (bias, x) = (device.empty(n_out).expect("memory"), device.empty(40 * n_in).expect("memory"));
         let out = device.empty(40 * n_out).expect("memory");
         let (nine, extent) = (RowRange { first: 0, n: 9 }, ProductExtent::default());
-        device.product(&matrix, Some(&bias), &x, nine, &out, ProductExtent { accumulates: true, ..extent });
-        // How many rows are at hand is the same in all formats.
-        if matches!(format, WeightFormat::Quantized(QuantizedFormat::Q4_K) | WeightFormat::Dense(_)) {
-            for n in [1, 2, 4, 9, 40] {
-                device.product(&matrix, None, &x, RowRange { first: 0, n }, &out, extent);
-            }
-        }
-        let layer = LinearLayer { matrix: &matrix, bias: Some(&bias), out: &out };
-        device.products(&[layer, layer, LinearLayer { bias: None, ..layer }], &x, 9);
+        let adding = ProductExtent { accumulates: true, ..extent };
         let is_quantized = matches!(format, WeightFormat::Quantized(_));
-        assert_eq!(device.swiglu_products([&matrix, &matrix], &x, 9, &out), is_quantized);
+        let packed = Activations::Packed { rows: &x, epsilon: None };
+        let normed = Activations::Packed { rows: &x, epsilon: Some(1e-5) };
+        let forms = if is_quantized { vec![packed, normed] } else { vec![Activations::Plain(&x)] };
+        let layer = LinearLayer { matrix: &matrix, bias: Some(&bias), out: &out };
+        for x in forms {
+            device.product(&matrix, Some(&bias), x, nine, &out, adding);
+            // How many rows are at hand is the same in all formats.
+            if matches!(format, WeightFormat::Quantized(QuantizedFormat::Q4_K) | WeightFormat::Dense(_)) {
+                for n in [1, 2, 4, 9, 40] {
+                    device.product(&matrix, None, x, RowRange { first: 0, n }, &out, extent);
+                }
+            }
+            device.products(&[layer, layer, LinearLayer { bias: None, ..layer }], x, 9);
+        }
+        let blocks = LinearLayer { bias: None, ..layer };
+        assert_eq!(device.swiglu_products([&matrix, &matrix], normed, 9, &x), is_quantized);
+        assert_eq!(device.residual_product(blocks, packed, 9, &bias, &x), is_quantized);
+        device.product(&matrix, None, Activations::Plain(&x), nine, &out, adding);
         let plan = device.upload_u32(&[0; ROW_WORDS as usize]).expect("memory");
         device.embed(&matrix, Some(&x), &plan, 1, &x);
         // A kernel that does not compile fails what is read next.
@@ -129,6 +139,9 @@ fn rows(device: &Device) {
     for residual in [None, Some(&b)] {
         for selection in [None, Some((&selection, 0))] {
             device.normalise(residual, &a, &b, 1e-5, selection, 1, &out);
+            for gain in [None, Some(&b)] {
+                device.pack(residual, &a, gain, selection, 1, n, &out);
+            }
         }
     }
     let weight = device.empty(64).expect("memory");
@@ -141,10 +154,10 @@ fn rows(device: &Device) {
 }
 
 fn attention(device: &Device, number: CacheNumber, head_dim: usize, halves: bool) {
-    let (n_heads, n_kv_heads, n_rows) = (4, 2, 2);
+    let (n_heads, n_kv_heads, n_rows) = (4, 2, 4);
     let (width, kv_width) = (n_heads * head_dim, n_kv_heads * head_dim);
-    let mut cache = device.cache(1, 8, kv_width, number).expect("memory");
-    let other = device.cache(1, 8, kv_width, number).expect("memory");
+    let mut cache = device.cache(1, 16, kv_width, number).expect("memory");
+    let other = device.cache(1, 16, kv_width, number).expect("memory");
     let [queries, keys, values, rotated, out] =
         [width, kv_width, kv_width, width, width].map(|width| device.empty(n_rows * width).expect("memory"));
     let rope_dim = head_dim as u32;
@@ -153,9 +166,9 @@ fn attention(device: &Device, number: CacheNumber, head_dim: usize, halves: bool
         cos: device.empty(8 * head_dim / 2).expect("memory"),
         sin: device.empty(8 * head_dim / 2).expect("memory"),
     };
-    let plan = device.upload_u32(&[0; 2 * ROW_WORDS as usize]).expect("memory");
+    let plan = device.upload_u32(&[0; 4 * ROW_WORDS as usize]).expect("memory");
     let pass = PassRows { plan: &plan, n_rows, n_committed: 2 };
-    device.set_aside(&mut cache, 2..4).expect("memory");
+    device.set_aside(&mut cache, 2..6).expect("memory");
     for is_aside in [false, true] {
         let sources = [&queries, &keys, &values];
         device.rotate_and_store(pass, sources, width, &tables, &rotated, &cache, 0, is_aside);
@@ -164,6 +177,14 @@ fn attention(device: &Device, number: CacheNumber, head_dim: usize, halves: bool
     device.copy_prefix(&other, 4, &cache);
     device.compact(&cache, 2, &[1, 3]).expect("memory");
     let sizes = AttentionSizes { n_heads, n_kv_heads, head_dim, scale: 1.0 };
-    device.attend(pass, sizes, &rotated, &cache, 0, &out);
+    // A row alone, and rows that share loads.
+    for n_rows in [1, 2, n_rows] {
+        let pass = PassRows { n_rows, ..pass };
+        device.attend(pass, sizes, &rotated, &cache, 0, &out, None);
+        if width.is_multiple_of(32) {
+            let packed = device.empty(device.packed_words(n_rows, width)).expect("memory");
+            device.attend(pass, sizes, &rotated, &cache, 0, &out, Some(&packed));
+        }
+    }
     device.read_f32(&out).expect("kernels of attention");
 }

@@ -1,12 +1,37 @@
 //! Linear layers on every device of this machine: the values of the file, and the same bits for any number of rows.
 
 use crate::common::{devices, layout_of, random_file, values};
-use gpu::{LinearLayer, Matrix, ProductExtent, RowRange};
+use gpu::{Activations, Buffer, Device, LinearLayer, Matrix, ProductExtent, RowRange};
 use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
 
 fn formats() -> Vec<WeightFormat> {
     let quantized = QuantizedFormat::ALL.into_iter().map(WeightFormat::from);
     quantized.chain(DenseFormat::ALL.into_iter().map(WeightFormat::from)).collect()
+}
+
+/// Rows on a device in every form that a matrix of this format takes there: as they are, and packed.
+struct Rows {
+    plain: Buffer,
+    packed: Option<Buffer>,
+}
+
+impl Rows {
+    fn new(device: &Device, format: WeightFormat, x: &[f32], width: usize) -> Self {
+        let plain = device.upload_f32(x).expect("memory");
+        let packs = device.packs_rows() && matches!(format, WeightFormat::Quantized(_));
+        let packed = packs.then(|| {
+            let n_rows = x.len() / width;
+            let packed = device.empty(device.packed_words(n_rows, width)).expect("memory");
+            device.pack(None, &plain, None, None, n_rows, width, &packed);
+            packed
+        });
+        Self { plain, packed }
+    }
+
+    fn forms(&self) -> impl Iterator<Item = Activations<'_>> {
+        let packed = self.packed.as_ref().map(|rows| Activations::Packed { rows, epsilon: None });
+        [Activations::Plain(&self.plain)].into_iter().chain(packed)
+    }
 }
 
 /// Against sums in f64 of the weights as the CPU has them.
@@ -21,12 +46,16 @@ fn products_are_those_of_the_files_values() {
             let packed = packed.expect("finite");
             let matrix = device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory");
             let bias = values(n_out, 2);
-            let (x_there, bias_there) =
-                (device.upload_f32(&x).expect("memory"), device.upload_f32(&bias).expect("memory"));
-            let out = device.empty(n_rows * n_out).expect("memory");
+            let bias_there = device.upload_f32(&bias).expect("memory");
+            let rows = Rows::new(&device, format, &x, n_in);
             let all = RowRange { first: 0, n: n_rows };
-            device.product(&matrix, Some(&bias_there), &x_there, all, &out, ProductExtent::default());
-            let got = device.read_f32(&out).expect("the device works");
+            let got: Vec<Vec<f32>> = (rows.forms())
+                .map(|x| {
+                    let out = device.empty(n_rows * n_out).expect("memory");
+                    device.product(&matrix, Some(&bias_there), x, all, &out, ProductExtent::default());
+                    device.read_f32(&out).expect("the device works")
+                })
+                .collect();
             let mut weights = vec![0.0f32; n_in];
             for output in 0..n_out {
                 packed.dequantize_row(output, &mut weights);
@@ -35,12 +64,14 @@ fn products_are_those_of_the_files_values() {
                         x[row * n_in..].iter().zip(&weights).map(|(x, w)| f64::from(*x) * f64::from(*w));
                     let (sum, size) =
                         terms.fold((f64::from(bias[output]), 0.0), |(s, z), t| (s + t, z + t.abs()));
-                    let got = f64::from(got[row * n_out + output]);
-                    let far = (got - sum).abs();
-                    assert!(
-                        far <= 1e-5 * size.max(1e-3),
-                        "{format:?} on {device:?}: {got}, not {sum}, of {size}"
-                    );
+                    for (form, got) in got.iter().enumerate() {
+                        let got = f64::from(got[row * n_out + output]);
+                        let far = (got - sum).abs();
+                        assert!(
+                            far <= 1e-5 * size.max(1e-3),
+                            "{format:?}, form {form}, on {device:?}: {got}, not {sum}, of {size}"
+                        );
+                    }
                 }
             }
         }
@@ -58,67 +89,136 @@ fn a_rows_result_depends_on_the_row_alone() {
             let file = random_file(format, n_out, n_in);
             let packed = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
             let matrix = device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory");
-            let x = device.upload_f32(&x).expect("memory");
-            let product = |first: usize, n: usize| {
-                let out = device.empty(n * n_out).expect("memory");
-                device.product(&matrix, None, &x, RowRange { first, n }, &out, ProductExtent::default());
-                device.read_f32(&out).expect("the device works")
-            };
-            let alone: Vec<f32> = (0..n_rows).flat_map(|row| product(row, 1)).collect();
-            for n in [2, 3, 4, 5, 8, 9, 16, 19] {
-                let together = product(0, n);
-                let equal = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(equal, "{format:?}, {n} rows on {device:?}");
+            for x in Rows::new(&device, format, &x, n_in).forms() {
+                let product = |first: usize, n: usize| {
+                    let out = device.empty(n * n_out).expect("memory");
+                    device.product(&matrix, None, x, RowRange { first, n }, &out, ProductExtent::default());
+                    device.read_f32(&out).expect("the device works")
+                };
+                let alone: Vec<f32> = (0..n_rows).flat_map(|row| product(row, 1)).collect();
+                for n in [2, 3, 4, 5, 8, 9, 16, 19] {
+                    let together = product(0, n);
+                    let equal = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(equal, "{format:?}, {n} rows on {device:?}");
+                }
             }
         }
     }
 }
 
-/// Where a device does several products in one launch, they are to the bit what it does one after the other.
+/// Where a device does several products in one launch, they are to the bit what it does one after the other: three of
+/// one input, behind a norm; gate, up and SwiGLU; a product that is added to the hidden rows, which are packed again.
 #[test]
 fn products_in_one_launch_are_those_of_several() {
-    let pool = Pool::new(1);
-    let n_in = 512;
     let quantized = [QuantizedFormat::Q8_0, QuantizedFormat::Q4_K, QuantizedFormat::Q6_K];
     let formats = quantized.map(WeightFormat::from).into_iter().chain([DenseFormat::F16.into()]);
     for device in devices() {
         for format in formats.clone() {
-            let upload = |n_out: usize| {
-                let file = random_file(format, n_out, n_in);
-                let packed = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
-                device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory")
-            };
-            let matrices = [37, 64, 48, 64].map(upload);
             // How rows are cut is the same in all formats.
             let widths: &[usize] = if format == QuantizedFormat::Q4_K.into() { &[1, 11, 40] } else { &[11] };
             for &n_rows in widths {
-                let x = device.upload_f32(&values(n_rows * n_in, 3)).expect("memory");
-                let bias = device.upload_f32(&values(37, 4)).expect("memory");
-                let empty = |matrix: &Matrix| device.empty(n_rows * matrix.n_out()).expect("memory");
-                let (together, apart) = (matrices.each_ref().map(empty), matrices.each_ref().map(empty));
-                let layer = |i: usize| LinearLayer {
-                    matrix: &matrices[i],
-                    bias: (i == 0).then_some(&bias),
-                    out: &together[i],
-                };
-                device.products(&[layer(0), layer(1), layer(2)], &x, n_rows);
-                let rows = RowRange { first: 0, n: n_rows };
-                for (i, matrix) in matrices.iter().enumerate() {
-                    let bias = (i == 0).then_some(&bias);
-                    device.product(matrix, bias, &x, rows, &apart[i], ProductExtent::default());
+                compare_launches(&device, format, n_rows);
+            }
+        }
+    }
+}
+
+fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize) {
+    let (pool, n_in) = (Pool::new(1), 512);
+    let upload = |n_out: usize| {
+        let file = random_file(format, n_out, n_in);
+        let packed = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
+        device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory")
+    };
+    let empty = |n: usize| device.empty(n).expect("memory");
+    let numbers = |n: usize, seed: u64| device.upload_f32(&values(n, seed)).expect("memory");
+    let bits = |buffer: &Buffer| {
+        let numbers = device.read_f32(buffer).expect("the device works");
+        numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let what = format!("{format:?}, {n_rows} rows on {device:?}");
+    let rows = Rows::new(device, format, &values(n_rows * n_in, 3), n_in);
+    for x in rows.forms() {
+        let normed = match x {
+            Activations::Packed { rows, .. } => Activations::Packed { rows, epsilon: Some(1e-5) },
+            plain => plain,
+        };
+        let matrices = [37, 64, 48, 64].map(upload);
+        let bias = numbers(37, 4);
+        let out = |matrix: &Matrix| empty(n_rows * matrix.n_out());
+        let (together, apart) = (matrices.each_ref().map(out), matrices.each_ref().map(out));
+        let layer = |i: usize| LinearLayer {
+            matrix: &matrices[i],
+            bias: (i == 0).then_some(&bias),
+            out: &together[i],
+        };
+        device.products(&[layer(0), layer(1), layer(2)], normed, n_rows);
+        let all = RowRange { first: 0, n: n_rows };
+        for (i, matrix) in matrices.iter().enumerate() {
+            let bias = (i == 0).then_some(&bias);
+            device.product(matrix, bias, normed, all, &apart[i], ProductExtent::default());
+        }
+        for i in 0..3 {
+            assert_eq!(bits(&together[i]), bits(&apart[i]), "matrix {i}, {what}");
+        }
+        let packed = [(); 2].map(|()| empty(device.packed_words(n_rows, 64)));
+        let [gate, up] = [&matrices[1], &matrices[3]];
+        if device.swiglu_products([gate, up], normed, n_rows, &packed[0]) {
+            device.swiglu(&apart[1], &apart[3], n_rows * 64);
+            device.pack(None, &apart[1], None, None, n_rows, 64, &packed[1]);
+            // The squares of what is behind no norm are nobody's.
+            let without_squares = |buffer: &Buffer| {
+                let words = bits(buffer);
+                words.into_iter().enumerate().filter(|(i, _)| i % 20 != 19).collect::<Vec<_>>()
+            };
+            assert_eq!(without_squares(&packed[0]), without_squares(&packed[1]), "SwiGLU, {what}");
+        }
+        let (hidden, gain) = ([(); 2].map(|()| numbers(n_rows * 64, 5)), numbers(64, 6));
+        let layer = LinearLayer { matrix: up, bias: None, out: &hidden[0] };
+        if device.residual_product(layer, x, n_rows, &gain, &packed[0]) {
+            device.product(up, None, x, all, &apart[3], ProductExtent::default());
+            device.pack(Some(&apart[3]), &hidden[1], Some(&gain), None, n_rows, 64, &packed[1]);
+            assert_eq!(bits(&hidden[0]), bits(&hidden[1]), "hidden rows, {what}");
+            assert_eq!(bits(&packed[0]), bits(&packed[1]), "packed rows, {what}");
+        }
+    }
+}
+
+/// A norm that products apply at their end, against one in f64; a number that is none stays none.
+#[test]
+fn norms_of_packed_rows_come_last() {
+    let (pool, n_out, n_in, n_rows) = (Pool::new(1), 48, 256, 3);
+    let format = QuantizedFormat::Q8_0.into();
+    for device in devices().iter().filter(|device| device.packs_rows()) {
+        let file = random_file(format, n_out, n_in);
+        let packed_matrix = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
+        let matrix = device.matrix(layout_of(format), n_out, n_in, packed_matrix.bytes()).expect("memory");
+        let (mut x, gain) = (values(n_rows * n_in, 1), values(n_in, 2));
+        x[2 * n_in + 5] = f32::NAN;
+        let rows = device.empty(device.packed_words(n_rows, n_in)).expect("memory");
+        let [x_there, gain_there] = [&x, &gain].map(|values| device.upload_f32(values).expect("memory"));
+        device.pack(None, &x_there, Some(&gain_there), None, n_rows, n_in, &rows);
+        let out = device.empty(n_rows * n_out).expect("memory");
+        let normed = Activations::Packed { rows: &rows, epsilon: Some(1e-2) };
+        let all = RowRange { first: 0, n: n_rows };
+        device.product(&matrix, None, normed, all, &out, ProductExtent::default());
+        let got = device.read_f32(&out).expect("the device works");
+        let mut weights = vec![0.0f32; n_in];
+        for output in 0..n_out {
+            packed_matrix.dequantize_row(output, &mut weights);
+            for (row, x) in x.chunks_exact(n_in).enumerate() {
+                let got = f64::from(got[row * n_out + output]);
+                if row == 2 {
+                    assert!(got.is_nan(), "{got}");
+                    continue;
                 }
-                let bits = |buffer| {
-                    let numbers = device.read_f32(buffer).expect("the device works");
-                    numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>()
-                };
-                let what = || format!("{format:?}, {n_rows} rows on {device:?}");
-                for i in 0..3 {
-                    assert_eq!(bits(&together[i]), bits(&apart[i]), "matrix {i}, {}", what());
-                }
-                if device.swiglu_products([&matrices[1], &matrices[3]], &x, n_rows, &together[3]) {
-                    device.swiglu(&apart[1], &apart[3], n_rows * 64);
-                    assert_eq!(bits(&together[3]), bits(&apart[1]), "SwiGLU, {}", what());
-                }
+                let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / n_in as f64;
+                let factor = 1.0 / (mean + 1e-2).sqrt();
+                let terms = (x.iter().zip(&gain).zip(&weights)).map(|((x, gain), weight)| {
+                    f64::from(*x) * f64::from(*gain) * f64::from(*weight) * factor
+                });
+                let (sum, size) = terms.fold((0.0, 0.0), |(s, z): (f64, f64), t| (s + t, z + t.abs()));
+                assert!((got - sum).abs() <= 1e-5 * size.max(1e-3), "{got}, not {sum}, of {size}");
             }
         }
     }

@@ -1,11 +1,12 @@
 //! A GPU: the kernels of the `gpu` crate. Weights are packed on the host as the CPU's are, tensor by tensor, and brought
-//! over as they are. Activations stay f32.
+//! over as they are. Activations stay f32, but for what linear layers read on matrix units.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gpu::{
-    ADAPTIVE, AttentionSizes, Buffer, CacheNumber, Device, DeviceInfo, GpuError, LinearLayer, Matrix,
-    PassRows, ProductExtent, ROW_WORDS, Ranking, RotaryTables, RotationConfig, RowRange, ScaleLayout,
+    ADAPTIVE, Activations, AttentionSizes, Buffer, CacheNumber, Device, DeviceInfo, GpuError, LinearLayer,
+    Matrix, PassRows, ProductExtent, ROW_WORDS, Ranking, RotaryTables, RotationConfig, RowRange, ScaleLayout,
     WeightLayout,
 };
 use kernels::{AttentionShape, CacheType, DenseFormat, PackedMatrix, Pool, WeightFormat};
@@ -22,13 +23,44 @@ use crate::architecture::{Architecture, RopeLayout};
 pub(crate) struct Gpu {
     device: Device,
     pool: Pool,
+    /// Whether the device has matrix units, and all weights so far are for these.
+    packs: AtomicBool,
 }
 
 impl Gpu {
     /// # Errors
     /// When the device cannot be opened.
     pub(crate) fn new(info: &DeviceInfo, n_threads: usize) -> Result<Self, ModelError> {
-        Ok(Self { device: Device::open(info)?, pool: Pool::for_this_machine(n_threads) })
+        let device = Device::open(info)?;
+        let packs = AtomicBool::new(device.packs_rows());
+        Ok(Self { device, pool: Pool::for_this_machine(n_threads), packs })
+    }
+
+    /// Whether linear layers read packed rows. It does not change once a model is loaded.
+    fn packs(&self) -> bool {
+        self.packs.load(Ordering::Relaxed)
+    }
+
+    /// Makes room for rows that linear layers read, which are divided by the root of the mean of their squares if
+    /// there is an epsilon.
+    fn reserve_input(
+        &self,
+        input: &mut LinearInput,
+        n_rows: usize,
+        width: usize,
+        epsilon: Option<f32>,
+    ) -> Result<(), ModelError> {
+        input.epsilon = epsilon;
+        let n = if self.packs() { self.device.packed_words(n_rows, width) } else { n_rows * width };
+        self.reserve(&mut input.rows, n)
+    }
+
+    fn activations<'a>(&self, input: &'a LinearInput) -> Activations<'a> {
+        let LinearInput { rows, epsilon } = input;
+        match self.packs() {
+            true => Activations::Packed { rows, epsilon: *epsilon },
+            false => Activations::Plain(rows),
+        }
     }
 
     /// Makes room for `n` numbers.
@@ -44,15 +76,39 @@ impl Gpu {
         Ok(self.device.matrix(layout, packed.n_out(), packed.n_in(), packed.bytes())?)
     }
 
+    /// [`Backend::normalise`]; where rows are packed, the norm is what products do at their end. With a selection, these
+    /// rows are taken.
+    fn normalise_rows(
+        &self,
+        residual: Option<&Buffer>,
+        hidden: &Buffer,
+        norm: Norm<'_, Self>,
+        selection: Option<(&Buffer, usize)>,
+        n_rows: usize,
+        out: &mut LinearInput,
+    ) -> Result<(), ModelError> {
+        let Norm { weight, epsilon } = norm;
+        self.reserve_input(out, n_rows, weight.len(), Some(epsilon))?;
+        let out = &out.rows;
+        match self.packs() {
+            true => {
+                self.device.pack(residual, hidden, Some(weight), selection, n_rows, weight.len(), out);
+            }
+            false => self.device.normalise(residual, hidden, weight, epsilon, selection, n_rows, out),
+        }
+        Ok(())
+    }
+
     /// Adds the delta of a layer, where it has one, for the adaptive rows of the pass.
-    fn add_delta(&self, pass: Pass<'_, Self>, delta: Option<&LowRank>, input: &Buffer, out: &Buffer) {
+    fn add_delta(&self, pass: Pass<'_, Self>, delta: Option<&LowRank>, input: &LinearInput, out: &Buffer) {
         let Some(LowRank { a, b }) = delta else { return };
         let whole = ProductExtent::default();
         let first = pass.plan.n_token_rows();
         let adaptive = RowRange { first, n: pass.plan.rows().len() - first };
         let inner = &pass.on_device.inner;
-        self.device.product(a, None, input, adaptive, inner, whole);
+        self.device.product(a, None, self.activations(input), adaptive, inner, whole);
         let added = ProductExtent { accumulates: true, first_row: first, ..whole };
+        let inner = Activations::Plain(inner);
         self.device.product(b, None, inner, RowRange { first: 0, n: adaptive.n }, out, added);
     }
 }
@@ -91,6 +147,14 @@ struct Widths {
     feed_forward: usize,
 }
 
+/// Activations that linear layers read.
+pub(crate) struct LinearInput {
+    /// As they are, or packed.
+    rows: Buffer,
+    /// Where they are packed, that of the norm that is still to be applied.
+    epsilon: Option<f32>,
+}
+
 /// A row plan on the device, and room that its operations share.
 pub(crate) struct DevicePlan {
     widths: Widths,
@@ -101,15 +165,18 @@ pub(crate) struct DevicePlan {
     wanted_at: usize,
     /// Rotated queries.
     rotated: Buffer,
-    /// The second half of what the feed-forward layer widens.
+    /// What the feed-forward layer widens, before it is packed.
+    gate: Buffer,
     up: Buffer,
+    /// What attention gives, before it is packed.
+    attended: Buffer,
     /// Adaptive rows between the two factors of their delta.
     inner: Buffer,
 }
 
 /// What the vocabulary projection works on.
 pub(crate) struct WantedRows {
-    normed: Buffer,
+    normed: LinearInput,
     logits: Buffer,
     ranking: Ranking,
     n_ranked_rows: usize,
@@ -130,7 +197,7 @@ impl Backend for Gpu {
     type Rope = RotaryTables;
     type Plan = DevicePlan;
     type Rows = Buffer;
-    type Input = Buffer;
+    type Input = LinearInput;
     type Cache = gpu::KvCache;
     type Scratch = WantedRows;
 
@@ -153,7 +220,9 @@ impl Backend for Gpu {
     }
 
     fn matrix(&self, source: MatrixSource<'_>) -> Result<Matrix, ModelError> {
-        self.upload(&super::cpu::pack(source, &self.pool)?)
+        let matrix = self.upload(&super::cpu::pack(source, &self.pool)?)?;
+        self.packs.fetch_and(matrix.takes_packed_rows(), Ordering::Relaxed);
+        Ok(matrix)
     }
 
     fn matrix_bytes(&self, matrix: &Matrix) -> usize {
@@ -200,6 +269,7 @@ impl Backend for Gpu {
     fn buffers(&self, architecture: &Architecture) -> Result<Buffers<Self>, ModelError> {
         // They grow to what a pass needs.
         let none = || self.device.empty(0);
+        let input = || none().map(|rows| LinearInput { rows, epsilon: None });
         let widths = Widths { query: architecture.query_width(), feed_forward: architecture.feed_forward };
         let plan = DevicePlan {
             widths,
@@ -207,11 +277,13 @@ impl Backend for Gpu {
             buffer: none()?,
             wanted_at: 0,
             rotated: none()?,
+            gate: none()?,
             up: none()?,
+            attended: none()?,
             inner: none()?,
         };
         let vocabulary = WantedRows {
-            normed: none()?,
+            normed: input()?,
             logits: none()?,
             ranking: self.device.ranking(1, architecture.vocabulary)?,
             n_ranked_rows: 1,
@@ -219,12 +291,12 @@ impl Backend for Gpu {
         Ok(Buffers {
             plan,
             hidden: none()?,
-            normed: none()?,
+            normed: input()?,
             queries: none()?,
             keys: none()?,
             values: none()?,
-            attended: none()?,
-            activated: none()?,
+            attended: input()?,
+            activated: input()?,
             projected: none()?,
             vocabulary,
         })
@@ -254,7 +326,7 @@ impl Backend for Gpu {
         plan: &RowPlan,
         layout: &Layout,
     ) -> Result<(), ModelError> {
-        let DevicePlan { widths, words, buffer, wanted_at, rotated, up, inner } = on_device;
+        let DevicePlan { widths, words, buffer, wanted_at, rotated, gate, up, attended, inner } = on_device;
         let n_rows = plan.rows().len();
         words.clear();
         words.resize(n_rows * ROW_WORDS as usize, 0);
@@ -282,6 +354,10 @@ impl Backend for Gpu {
         *buffer = self.device.upload_u32(words)?;
         self.reserve(rotated, n_rows * widths.query)?;
         self.reserve(up, n_rows * widths.feed_forward)?;
+        if self.packs() {
+            self.reserve(gate, n_rows * widths.feed_forward)?;
+            self.reserve(attended, n_rows * widths.query)?;
+        }
         self.reserve(inner, (n_rows - plan.n_token_rows()) * MAX_RANK)
     }
 
@@ -326,12 +402,9 @@ impl Backend for Gpu {
         residual: Option<&Buffer>,
         hidden: &mut Buffer,
         norm: Norm<'_, Self>,
-        out: &mut Buffer,
+        out: &mut LinearInput,
     ) -> Result<(), ModelError> {
-        let n_rows = pass.plan.rows().len();
-        self.reserve(out, n_rows * norm.weight.len())?;
-        self.device.normalise(residual, hidden, norm.weight, norm.epsilon, None, n_rows, out);
-        Ok(())
+        self.normalise_rows(residual, hidden, norm, None, pass.plan.rows().len(), out)
     }
 
     fn normalise_wanted(
@@ -343,11 +416,8 @@ impl Backend for Gpu {
         scratch: &mut WantedRows,
     ) -> Result<(), ModelError> {
         let n_rows = pass.plan.logit_rows().len();
-        self.reserve(&mut scratch.normed, n_rows * norm.weight.len())?;
         let selection = Some((&pass.on_device.buffer, pass.on_device.wanted_at));
-        let out = &scratch.normed;
-        self.device.normalise(Some(residual), hidden, norm.weight, norm.epsilon, selection, n_rows, out);
-        Ok(())
+        self.normalise_rows(Some(residual), hidden, norm, selection, n_rows, &mut scratch.normed)
     }
 
     fn normalise_heads(
@@ -366,7 +436,7 @@ impl Backend for Gpu {
         &self,
         pass: Pass<'_, Self>,
         layers: [Projection<'_, Self>; N],
-        input: &mut Buffer,
+        input: &mut LinearInput,
         mut outs: [&mut Buffer; N],
     ) -> Result<(), ModelError> {
         let n_rows = pass.plan.rows().len();
@@ -379,11 +449,35 @@ impl Backend for Gpu {
                 LinearLayer { matrix: &linear.matrix, bias: linear.bias.as_ref(), out }
             })
             .collect();
-        self.device.products(&linear_layers, input, n_rows);
+        self.device.products(&linear_layers, self.activations(input), n_rows);
         for (layer, out) in layers.iter().zip(&outs) {
             self.add_delta(pass, layer.delta, input, out);
         }
         Ok(())
+    }
+
+    fn project_residual(
+        &self,
+        pass: Pass<'_, Self>,
+        layer: Projection<'_, Self>,
+        input: &mut LinearInput,
+        projected: &mut Buffer,
+        hidden: &mut Buffer,
+        norm: Norm<'_, Self>,
+        out: &mut LinearInput,
+    ) -> Result<(), ModelError> {
+        let Linear { matrix, bias } = layer.linear;
+        if layer.delta.is_none() {
+            let n_rows = pass.plan.rows().len();
+            self.reserve_input(out, n_rows, matrix.n_out(), Some(norm.epsilon))?;
+            let linear = LinearLayer { matrix, bias: bias.as_ref(), out: hidden };
+            let input = self.activations(input);
+            if self.device.residual_product(linear, input, n_rows, norm.weight, &out.rows) {
+                return Ok(());
+            }
+        }
+        self.project(pass, [layer], input, [&mut *projected])?;
+        self.normalise(pass, Some(projected), hidden, norm, out)
     }
 
     fn project_swiglu(
@@ -391,26 +485,30 @@ impl Backend for Gpu {
         pass: Pass<'_, Self>,
         gate: Projection<'_, Self>,
         up: Projection<'_, Self>,
-        input: &mut Buffer,
-        out: &mut Buffer,
+        input: &mut LinearInput,
+        out: &mut LinearInput,
     ) -> Result<(), ModelError> {
-        let n = pass.plan.rows().len() * gate.linear.matrix.n_out();
-        self.reserve(out, n)?;
-        let n_rows = pass.plan.rows().len();
+        let (n_rows, width) = (pass.plan.rows().len(), gate.linear.matrix.n_out());
+        self.reserve_input(out, n_rows, width, None)?;
+        let x = self.activations(input);
         let is_plain = |layer: &Projection<'_, Self>| layer.linear.bias.is_none() && layer.delta.is_none();
         if is_plain(&gate) && is_plain(&up) {
             let matrices = [&gate.linear.matrix, &up.linear.matrix];
-            if self.device.swiglu_products(matrices, input, n_rows, out) {
+            if self.device.swiglu_products(matrices, x, n_rows, &out.rows) {
                 return Ok(());
             }
         }
-        let upper = &pass.on_device.up;
-        for (layer, out) in [(gate, &*out), (up, upper)] {
+        let of_gate = if self.packs() { &pass.on_device.gate } else { &out.rows };
+        let of_up = &pass.on_device.up;
+        for (layer, out) in [(gate, of_gate), (up, of_up)] {
             let Linear { matrix, bias } = layer.linear;
-            self.device.products(&[LinearLayer { matrix, bias: bias.as_ref(), out }], input, n_rows);
+            self.device.products(&[LinearLayer { matrix, bias: bias.as_ref(), out }], x, n_rows);
             self.add_delta(pass, layer.delta, input, out);
         }
-        self.device.swiglu(out, upper, n);
+        self.device.swiglu(of_gate, of_up, n_rows * width);
+        if self.packs() {
+            self.device.pack(None, of_gate, None, None, n_rows, width, &out.rows);
+        }
         Ok(())
     }
 
@@ -438,12 +536,14 @@ impl Backend for Gpu {
         layer: usize,
         shape: AttentionShape,
         _: &Buffer,
-        out: &mut Buffer,
+        out: &mut LinearInput,
     ) -> Result<(), ModelError> {
         let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
         let sizes = AttentionSizes { n_heads, n_kv_heads, head_dim, scale };
-        self.reserve(out, pass.plan.rows().len() * n_heads * head_dim)?;
-        self.device.attend(rows_of(pass), sizes, &pass.on_device.rotated, cache, layer, out);
+        self.reserve_input(out, pass.plan.rows().len(), n_heads * head_dim, None)?;
+        let DevicePlan { rotated, attended, .. } = pass.on_device;
+        let (plain, packed) = if self.packs() { (attended, Some(&out.rows)) } else { (&out.rows, None) };
+        self.device.attend(rows_of(pass), sizes, rotated, cache, layer, plain, packed);
         Ok(())
     }
 
@@ -469,7 +569,7 @@ impl Backend for Gpu {
         let drafts = RowRange { first: first_draft, n: n_rows - first_draft };
         for (rows, n) in [(exact, vocabulary), (drafts, vocabulary.min(DRAFT_VOCABULARY))] {
             let extent = ProductExtent { n_outputs: n, first_row: rows.first, accumulates: false };
-            self.device.product(head.matrix, head.bias, normed, rows, all, extent);
+            self.device.product(head.matrix, head.bias, self.activations(normed), rows, all, extent);
             self.device.rank(all, vocabulary, n, rows, ranking);
         }
         let n_ranked = n_rows * N_RANKED;

@@ -24,10 +24,10 @@ template <typename Function> static Function real(const char *name) {
 static void replace_assembly(std::string &source) {
     size_t at;
     while ((at = source.find("asm volatile(\"mma.sync")) != std::string::npos) {
-        size_t end = source.find(");", source.find("\"f\"(reg_c_3)", at)) + 2;
+        size_t end = source.find(");", source.find("\"r\"(reg_c_3)", at)) + 2;
         source.replace(at, end - at,
                        "uint32 a[] = {reg_a_0, reg_a_1, reg_a_2, reg_a_3}, b[] = {reg_b_0, reg_b_1};"
-                       "float c[] = {reg_c_0, reg_c_1, reg_c_2, reg_c_3}, d[4];"
+                       "uint32 c[] = {reg_c_0, reg_c_1, reg_c_2, reg_c_3}, d[4];"
                        "multiply_small_matrices(a, b, c, d);"
                        "reg_d_0 = d[0]; reg_d_1 = d[1]; reg_d_2 = d[2]; reg_d_3 = d[3];");
     }

@@ -36,6 +36,7 @@ inline ucontext_t scheduler;
 inline Barrier block_barrier;
 inline std::vector<Barrier> warp_barriers;
 inline uint3 blockIdx, blockDim, gridDim;
+inline const unsigned warpSize = 32;
 #define threadIdx (current->thread)
 
 inline void wait(Barrier &barrier) {
@@ -50,30 +51,8 @@ inline void __syncthreads() { wait(block_barrier); }
 inline void __syncwarp() { wait(warp_barriers[current->warp]); }
 inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
 
-using std::exp, std::fma, std::max, std::min, std::sqrt;
+using std::exp, std::fma, std::max, std::min, std::round, std::sqrt;
 
-inline float float_of_bf16(uint16_t bits) {
-    uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    memcpy(&value, &wide, sizeof value);
-    return value;
-}
-struct alignas(2) __nv_bfloat16 {
-    uint16_t bits;
-    __nv_bfloat16() = default;
-    explicit __nv_bfloat16(float value) {
-        uint32_t wide;
-        memcpy(&wide, &value, sizeof wide);
-        bits = uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16); // to the nearest, of two the even one
-    }
-    operator float() const { return float_of_bf16(bits); }
-};
-struct alignas(4) __nv_bfloat162 {
-    __nv_bfloat16 x, y;
-};
-inline __nv_bfloat162 operator-(__nv_bfloat162 a, __nv_bfloat162 b) {
-    return {__nv_bfloat16(float(a.x) - float(b.x)), __nv_bfloat16(float(a.y) - float(b.y))};
-}
 struct alignas(2) __half {
     _Float16 value;
     __half() = default;
@@ -81,30 +60,42 @@ struct alignas(2) __half {
     operator float() const { return float(value); }
 };
 
-// mma.m16n8k16, row by column: which lane has what of the matrices is in the PTX ISA.
-struct Fragments {
+// What the lanes of a warp give each other.
+struct Exchange {
     uint32_t a[32][4], b[32][2];
 };
-inline std::vector<Fragments> warp_fragments;
-inline void multiply_small_matrices(const uint32_t a[4], const uint32_t b[2], const float c[4], float d[4]) {
-    Fragments &fragments = warp_fragments[current->warp];
-    memcpy(fragments.a[current->lane], a, sizeof fragments.a[0]);
-    memcpy(fragments.b[current->lane], b, sizeof fragments.b[0]);
+inline std::vector<Exchange> exchanges;
+
+// mma.m16n8k32 of signed bytes, row by column: which lane has what of the matrices is in the PTX ISA.
+inline void multiply_small_matrices(const uint32_t a[4], const uint32_t b[2], const uint32_t c[4], uint32_t d[4]) {
+    Exchange &exchange = exchanges[current->warp];
+    memcpy(exchange.a[current->lane], a, sizeof exchange.a[0]);
+    memcpy(exchange.b[current->lane], b, sizeof exchange.b[0]);
     __syncwarp();
-    float sums[4];
+    uint32_t sums[4];
     for (unsigned i = 0; i < 4; i++) {
         unsigned row = current->lane / 4 + 8 * (i / 2), column = current->lane % 4 * 2 + i % 2;
         sums[i] = c[i];
-        for (unsigned k = 0; k < 16; k++) {
-            uint32_t of_a = fragments.a[row % 8 * 4 + k % 8 / 2][row / 8 + 2 * (k / 8)];
-            uint32_t of_b = fragments.b[column * 4 + k % 8 / 2][k / 8];
-            unsigned shift = 16 * (k % 2);
-            sums[i] += float_of_bf16(uint16_t(of_a >> shift)) * float_of_bf16(uint16_t(of_b >> shift));
+        for (unsigned k = 0; k < 32; k++) {
+            uint32_t of_a = exchange.a[row % 8 * 4 + k % 16 / 4][row / 8 + 2 * (k / 16)];
+            uint32_t of_b = exchange.b[column * 4 + k % 16 / 4][k / 16];
+            unsigned shift = 8 * (k % 4);
+            sums[i] += uint32_t(int8_t(of_a >> shift) * int8_t(of_b >> shift));
         }
     }
     __syncwarp();
     memcpy(d, sums, sizeof sums);
 }
+template <typename Value> Value __shfl_xor_sync(unsigned, Value value, unsigned mask) {
+    static_assert(sizeof(Value) == 4);
+    Exchange &exchange = exchanges[current->warp];
+    memcpy(exchange.b[current->lane], &value, 4);
+    __syncwarp();
+    memcpy(&value, exchange.b[current->lane ^ mask], 4);
+    __syncwarp();
+    return value;
+}
+inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
 
 typedef void (*Kernel)(void **);
 inline Kernel running;
@@ -129,7 +120,7 @@ inline void run_grid(Kernel kernel, void **parameters, uint3 grid, uint3 block) 
         block_barrier = {n, 0, 0};
         warp_barriers.assign(n_warps, {32, 0, 0});
         warp_barriers.back().n_expected = n - 32 * (n_warps - 1);
-        warp_fragments.resize(n_warps);
+        exchanges.resize(n_warps);
         for (unsigned i = 0; i < n; i++) {
             Fiber &fiber = fibers[i];
             fiber.thread = {i % block.x, i / block.x % block.y, i / block.x / block.y};
