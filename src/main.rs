@@ -5,6 +5,7 @@
 mod bench;
 mod clipboard;
 mod complete;
+mod convert;
 mod models;
 mod speculation;
 mod terminal;
@@ -33,6 +34,8 @@ enum Command {
     Clipboard,
     /// Install, add, list and remove models
     Models(models::ModelsArguments),
+    /// Make a model file of a checkpoint as it is published
+    Convert(convert::ConvertArguments),
     /// Teach a model adaptive tokens of its own
     Train(train::TrainArguments),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Clipboard => clipboard::run(),
         Command::Models(arguments) => models::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
     };
     match result {

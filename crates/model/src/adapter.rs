@@ -6,7 +6,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::ModelError;
 use crate::architecture::{Architecture, RopeLayout};
-use crate::gguf::{GgufError, GgufFile};
+use crate::gguf::{GgufError, GgufFile, MetadataValue};
 
 /// Largest adapter file in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -33,21 +33,30 @@ pub(crate) type LayerDeltas = [Delta; LINEARS.len()];
 /// A checkpoint that was trained with a semantic adaptive token of its own (SDSAT, arXiv 2403.18647): an id of its
 /// vocabulary, repeated for every slot of a group. It is never a token of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NativeSat {
-    pub(crate) token: u32,
-    pub(crate) n_slots: usize,
+pub struct NativeSat {
+    /// The id.
+    pub token: u32,
+    /// How many of it make a group.
+    pub n_slots: usize,
 }
 
 impl NativeSat {
     /// The id, and how many of it make a group.
-    pub(crate) const TOKEN_KEY: &str = "sateen.sat.token_id";
-    pub(crate) const SLOTS_KEY: &str = "sateen.sat.n_tokens";
+    const TOKEN_KEY: &str = "sateen.sat.token_id";
+    const SLOTS_KEY: &str = "sateen.sat.n_tokens";
+
+    /// What a file says of it.
+    pub fn metadata(self) -> [(String, MetadataValue); 2] {
+        let Self { token, n_slots } = self;
+        [(Self::TOKEN_KEY, token), (Self::SLOTS_KEY, n_slots as u32)]
+            .map(|(key, value)| (key.to_owned(), MetadataValue::U32(value)))
+    }
 
     /// What the metadata of a file says of it.
-    pub(crate) fn from_gguf(
-        file: &GgufFile,
-        architecture: &Architecture,
-    ) -> Result<Option<Self>, ModelError> {
+    ///
+    /// # Errors
+    /// When the token is not one of the vocabulary, or the group too large.
+    pub fn from_gguf(file: &GgufFile, architecture: &Architecture) -> Result<Option<Self>, ModelError> {
         if !file.has(Self::TOKEN_KEY) {
             return Ok(None);
         }

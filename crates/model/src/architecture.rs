@@ -44,7 +44,7 @@ impl Family {
     }
 
     /// Which values of a head rotate together in its files.
-    fn rope_layout(self) -> RopeLayout {
+    pub fn rope_layout(self) -> RopeLayout {
         match self {
             Self::Llama | Self::Granite => RopeLayout::Interleaved,
             Self::Qwen2 | Self::Qwen3 => RopeLayout::Half,

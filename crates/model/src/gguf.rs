@@ -5,11 +5,13 @@
 //! claims. Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod file;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use file::GgufFile;
+pub use writer::{MetadataValue, TensorDescription, write_header, write_padding};
 
 /// Largest number of metadata entries, and of tensors.
 pub const MAX_ENTRIES: u64 = 65_536;

@@ -29,7 +29,7 @@ mod sequence;
 mod tokenizer;
 mod weights;
 
-pub use adapter::{AdapterSource, SatAdapter};
+pub use adapter::{AdapterSource, NativeSat, SatAdapter};
 pub use architecture::{Architecture, Family, Multipliers, RopeLayout};
 pub use backend::DRAFT_VOCABULARY;
 pub use error::ModelError;

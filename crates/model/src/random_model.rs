@@ -7,10 +7,9 @@ use std::path::Path;
 use crate::ModelError;
 use crate::adapter::NativeSat;
 use crate::architecture::Family;
-use crate::gguf::TensorType;
+use crate::gguf::MetadataValue as Value;
+use crate::gguf::{TensorDescription, TensorType, write_header, write_padding};
 
-/// Alignment of tensor data.
-const ALIGNMENT: u64 = 32;
 /// Tokens that every vocabulary has: unknown, start, end, and the 256 bytes.
 const N_FIXED_TOKENS: usize = 259;
 
@@ -71,16 +70,16 @@ impl RandomModelConfig {
         ("logit_scale", 8.0),
     ];
 
-    /// Name, shape (outermost first) and type of each tensor.
-    fn tensors(&self) -> Vec<(String, Vec<usize>, TensorType)> {
+    fn tensors(&self) -> Vec<TensorDescription> {
         let Self { hidden, feed_forward, vocabulary, tensor_type, .. } = *self;
         let kv = hidden / self.n_heads * self.n_kv_heads;
-        let mut tensors = vec![("token_embd.weight".to_owned(), vec![vocabulary, hidden], tensor_type)];
+        let describe = |name: &str, shape: Vec<usize>| {
+            let tensor_type = if shape.len() == 1 { TensorType::F32 } else { tensor_type };
+            TensorDescription { name: name.to_owned(), shape, tensor_type }
+        };
+        let mut tensors = vec![describe("token_embd.weight", vec![vocabulary, hidden])];
         for layer in 0..self.n_layers {
-            let mut add = |name: &str, shape: Vec<usize>| {
-                let tensor_type = if shape.len() == 1 { TensorType::F32 } else { tensor_type };
-                tensors.push((format!("blk.{layer}.{name}"), shape, tensor_type));
-            };
+            let mut add = |name: &str, shape| tensors.push(describe(&format!("blk.{layer}.{name}"), shape));
             add("attn_norm.weight", vec![hidden]);
             for (name, n_out) in [("q", hidden), ("k", kv), ("v", kv)] {
                 add(&format!("attn_{name}.weight"), vec![n_out, hidden]);
@@ -98,9 +97,9 @@ impl RandomModelConfig {
             add("ffn_up.weight", vec![feed_forward, hidden]);
             add("ffn_down.weight", vec![hidden, feed_forward]);
         }
-        tensors.push(("output_norm.weight".to_owned(), vec![hidden], TensorType::F32));
+        tensors.push(describe("output_norm.weight", vec![hidden]));
         if !self.is_tied {
-            tensors.push(("output.weight".to_owned(), vec![vocabulary, hidden], tensor_type));
+            tensors.push(describe("output.weight", vec![vocabulary, hidden]));
         }
         tensors
     }
@@ -145,55 +144,6 @@ fn is_divisor(divisor: usize, number: usize) -> bool {
     divisor > 0 && number > 0 && number.is_multiple_of(divisor)
 }
 
-enum Value<'a> {
-    String(&'a str),
-    U32(usize),
-    F32(f32),
-    Strings(Vec<String>),
-    F32s(Vec<f32>),
-    I32s(Vec<i32>),
-}
-
-fn write_string(out: &mut impl Write, text: &str) -> std::io::Result<()> {
-    out.write_all(&(text.len() as u64).to_le_bytes())?;
-    out.write_all(text.as_bytes())
-}
-
-fn write_value(out: &mut impl Write, value: &Value<'_>) -> std::io::Result<()> {
-    // Numbers of the types are those of the format.
-    let mut array = |element: u32, len: usize| {
-        out.write_all(&9u32.to_le_bytes())?;
-        out.write_all(&element.to_le_bytes())?;
-        out.write_all(&(len as u64).to_le_bytes())
-    };
-    match value {
-        Value::String(text) => {
-            out.write_all(&8u32.to_le_bytes())?;
-            write_string(out, text)
-        }
-        Value::U32(number) => {
-            out.write_all(&4u32.to_le_bytes())?;
-            out.write_all(&(*number as u32).to_le_bytes())
-        }
-        Value::F32(number) => {
-            out.write_all(&6u32.to_le_bytes())?;
-            out.write_all(&number.to_le_bytes())
-        }
-        Value::Strings(texts) => {
-            array(8, texts.len())?;
-            texts.iter().try_for_each(|text| write_string(out, text))
-        }
-        Value::F32s(numbers) => {
-            array(6, numbers.len())?;
-            numbers.iter().try_for_each(|number| out.write_all(&number.to_le_bytes()))
-        }
-        Value::I32s(numbers) => {
-            array(5, numbers.len())?;
-            numbers.iter().try_for_each(|number| out.write_all(&number.to_le_bytes()))
-        }
-    }
-}
-
 fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::Result<()> {
     let family = config.family.name();
     let fixed = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter();
@@ -209,21 +159,22 @@ fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::
     let key = |name: &str| format!("{family}.{name}");
     let multipliers = RandomModelConfig::GRANITE_MULTIPLIERS.into_iter();
     let multipliers = multipliers.filter(|_| config.family == Family::Granite);
-    let mut metadata: Vec<(String, Value<'_>)> = vec![
-        ("general.architecture".to_owned(), Value::String(family)),
-        ("general.name".to_owned(), Value::String("Random weights")),
-        (key("block_count"), Value::U32(config.n_layers)),
-        (key("embedding_length"), Value::U32(config.hidden)),
-        (key("feed_forward_length"), Value::U32(config.feed_forward)),
-        (key("attention.head_count"), Value::U32(config.n_heads)),
-        (key("attention.head_count_kv"), Value::U32(config.n_kv_heads)),
-        (key("context_length"), Value::U32(config.context_length)),
-        (key("attention.key_length"), Value::U32(config.hidden / config.n_heads)),
-        (key("attention.value_length"), Value::U32(config.hidden / config.n_heads)),
-        (key("rope.dimension_count"), Value::U32(config.hidden / config.n_heads)),
+    let count = |number: usize| Value::U32(number as u32);
+    let mut metadata: Vec<(String, Value)> = vec![
+        ("general.architecture".to_owned(), Value::String(family.to_owned())),
+        ("general.name".to_owned(), Value::String("Random weights".to_owned())),
+        (key("block_count"), count(config.n_layers)),
+        (key("embedding_length"), count(config.hidden)),
+        (key("feed_forward_length"), count(config.feed_forward)),
+        (key("attention.head_count"), count(config.n_heads)),
+        (key("attention.head_count_kv"), count(config.n_kv_heads)),
+        (key("context_length"), count(config.context_length)),
+        (key("attention.key_length"), count(config.hidden / config.n_heads)),
+        (key("attention.value_length"), count(config.hidden / config.n_heads)),
+        (key("rope.dimension_count"), count(config.hidden / config.n_heads)),
         (key("rope.freq_base"), Value::F32(10_000.0)),
         (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
-        ("tokenizer.ggml.model".to_owned(), Value::String("llama")),
+        ("tokenizer.ggml.model".to_owned(), Value::String("llama".to_owned())),
         ("tokenizer.ggml.tokens".to_owned(), Value::Strings(fixed.chain(bytes).chain(others).collect())),
         ("tokenizer.ggml.scores".to_owned(), Value::F32s(vec![0.0; config.vocabulary])),
         ("tokenizer.ggml.token_type".to_owned(), Value::I32s(kinds.collect())),
@@ -231,36 +182,14 @@ fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::
         ("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(2)),
     ];
     if let Some((token, n_slots)) = config.native_sat {
-        metadata.push((NativeSat::TOKEN_KEY.to_owned(), Value::U32(token as usize)));
-        metadata.push((NativeSat::SLOTS_KEY.to_owned(), Value::U32(n_slots)));
+        metadata.extend(NativeSat { token, n_slots }.metadata());
     }
     metadata.extend(multipliers.map(|(name, value)| (key(name), Value::F32(value))));
     let tensors = config.tensors();
-    out.write_all(b"GGUF")?;
-    out.write_all(&3u32.to_le_bytes())?;
-    out.write_all(&(tensors.len() as u64).to_le_bytes())?;
-    out.write_all(&(metadata.len() as u64).to_le_bytes())?;
-    for (key, value) in &metadata {
-        write_string(out, key)?;
-        write_value(out, value)?;
-    }
-    let n_bytes = |shape: &[usize], tensor_type: TensorType| {
-        let (block, block_bytes) = tensor_type.block();
-        (shape.iter().product::<usize>() / block * block_bytes) as u64
-    };
-    let mut offset = 0u64;
-    for (name, shape, tensor_type) in &tensors {
-        write_string(out, name)?;
-        out.write_all(&(shape.len() as u32).to_le_bytes())?;
-        shape.iter().rev().try_for_each(|&n| out.write_all(&(n as u64).to_le_bytes()))?;
-        out.write_all(&tensor_type.id().to_le_bytes())?;
-        out.write_all(&offset.to_le_bytes())?;
-        offset = (offset + n_bytes(shape, *tensor_type)).next_multiple_of(ALIGNMENT);
-    }
+    write_header(out, &metadata, &tensors)?;
     let mut random = Random(config.seed);
-    for (name, shape, tensor_type) in &tensors {
-        let position = out.stream_position()?;
-        out.write_all(&vec![0; (position.next_multiple_of(ALIGNMENT) - position) as usize])?;
+    for TensorDescription { name, shape, tensor_type } in &tensors {
+        write_padding(out)?;
         if shape.len() == 1 {
             // Norms near 1, biases near 0.
             let centre = if name.ends_with(".bias") { 0.0 } else { 1.0 };

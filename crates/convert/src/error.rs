@@ -1,0 +1,54 @@
+//! The errors of this crate.
+
+use std::path::{Path, PathBuf};
+
+use model::{ModelError, TokenizerError};
+
+/// Why a checkpoint cannot be converted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // The messages say what the fields are.
+pub enum ConvertError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{} is there already; remove it, or name another file", path.display())]
+    Exists { path: PathBuf },
+    #[error("{} cannot be read: {reason}", path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error("`{key}` of {} must be {bound}. There: {got}", path.display())]
+    Setting { path: PathBuf, key: &'static str, bound: &'static str, got: String },
+    #[error("{what} is not supported")]
+    Unsupported { what: String },
+    #[error("{} has no safetensors file", folder.display())]
+    NoWeights { folder: PathBuf },
+    #[error("the checkpoint lacks the tensor `{tensor}`")]
+    MissingTensor { tensor: String },
+    #[error("nobody knows what the tensor `{tensor}` is for")]
+    UnknownTensor { tensor: String },
+    #[error("the tensor `{tensor}` has the shape {got:?}, not {expected}")]
+    Shape { tensor: String, expected: String, got: Vec<usize> },
+    #[error("the tensor `{tensor}` has a value that is no number")]
+    NotFinite { tensor: String },
+    #[error("{} has neither `tokenizer.model` nor `tokenizer.json`", folder.display())]
+    NoVocabulary { folder: PathBuf },
+    #[error("no tokenizer here splits text as {} does", path.display())]
+    UnknownTokenizer { path: PathBuf },
+    #[error("quantizing: {0}")]
+    Quantize(#[from] candle_core::Error),
+    #[error("what was written cannot be used: {0}")]
+    Model(#[from] ModelError),
+    #[error("the tokenizer: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl ConvertError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn unreadable(path: &Path, reason: impl ToString) -> Self {
+        Self::Unreadable { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
