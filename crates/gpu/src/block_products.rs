@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use crate::matrix_units::{MatrixUnitConfig, N_PLANES, ProductSizes, ROW_TILE};
+use crate::matrix_units::{MatrixUnitConfig, ProductSizes, ROW_TILE};
 use crate::packed::{BLOCK, TILE};
 use crate::packed_rows::{CODE_WORDS, RECORD_WORDS};
 use crate::tiles::{decode_codes, decode_scales, load_tile};
@@ -10,8 +10,40 @@ use crate::tiles::{decode_codes, decode_scales, load_tile};
 type Two = Const<2>;
 type Four = Const<4>;
 
-/// What each plane has of the outputs of a cube, `[N_PLANES, rows, outputs]`, and of the squares of its rows,
-/// `[N_PLANES, rows]`, for all of them.
+/// What a lane has asked of memory of some blocks of inputs: so many turns, each with the tiles and the tiles of rows of
+/// its cube.
+#[derive(CubeType)]
+struct Loaded {
+    /// As [`load_tile`] leaves them.
+    codes: Array<Vector<u32, Two>>,
+    scales: Array<u32>,
+    /// Of rows, `[n_turns, n_row_tiles]`: codes, and squares of norms.
+    activations: Array<Vector<u32, Four>>,
+    squares: Array<u32>,
+    /// Of the two rows that the lane has sums of, `[n_turns, n_row_tiles, 2]`: scales beside sums of codes, and the sums
+    /// of the first half.
+    row_scales: Array<Vector<u32, Two>>,
+    first_sums: Array<u32>,
+}
+
+#[cube]
+impl Loaded {
+    fn new(#[comptime] config: MatrixUnitConfig) -> Self {
+        let tiles = comptime!(config.n_turns * config.all_tiles());
+        let rows = comptime!((config.n_turns * config.n_row_tiles) as usize);
+        Loaded {
+            codes: Array::<Vector<u32, Two>>::new(comptime!((tiles * config.layout.n_code_pairs()) as usize)),
+            scales: Array::<u32>::new(comptime!((tiles * config.layout.n_scale_words()) as usize)),
+            activations: Array::<Vector<u32, Four>>::new(rows),
+            squares: Array::<u32>::new(rows),
+            row_scales: Array::<Vector<u32, Two>>::new(comptime!(2 * rows)),
+            first_sums: Array::<u32>::new(comptime!(2 * rows)),
+        }
+    }
+}
+
+/// What each plane has of the outputs of a cube, `[n_planes, rows, outputs]`, and of the squares of its rows,
+/// `[n_planes, rows]`, for all of them.
 #[cube]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn share_products(
@@ -65,30 +97,20 @@ pub(crate) fn share_products(
             tiles[comptime!((m * n_tiles + t) as usize)] = tile * sizes.tile_words;
         }
     }
-    let mut block = plane;
-    while block + comptime!((config.n_turns - 1) * N_PLANES) < n_blocks {
-        add_blocks(
-            words,
-            pairs,
-            second_words,
-            second_pairs,
-            x,
-            x_pairs,
-            x_fours,
-            &mut sums,
-            &mut squares,
-            &starts,
-            &column_starts,
-            &tiles,
-            block,
-            lane,
-            config,
-        );
-        block += comptime!(config.n_turns * N_PLANES);
-    }
-    if comptime!(config.n_turns > 1) {
-        while block < n_blocks {
-            add_blocks(
+    // Groups of blocks that are whole, `n_turns` each.
+    let n_planes = comptime!(config.n_planes);
+    let step = comptime!(config.n_turns * config.n_planes);
+    let last_of_first = plane + comptime!((config.n_turns - 1) * config.n_planes);
+    let n_whole = if n_blocks > last_of_first {
+        (n_blocks - last_of_first - 1u32) / step + 1u32
+    } else {
+        0u32.runtime()
+    };
+    if n_whole > 0u32 {
+        let mut loaded = Loaded::new(config);
+        for i in 0..n_whole {
+            let block = plane + i * step;
+            load_blocks(
                 words,
                 pairs,
                 second_words,
@@ -96,16 +118,42 @@ pub(crate) fn share_products(
                 x,
                 x_pairs,
                 x_fours,
-                &mut sums,
-                &mut squares,
                 &starts,
                 &column_starts,
                 &tiles,
+                &mut loaded,
                 block,
                 lane,
-                comptime!(config.in_one_turn()),
+                config,
             );
-            block += N_PLANES;
+            sync_plane();
+            add_blocks(&loaded, &mut sums, &mut squares, lane, config);
+        }
+    }
+    if comptime!(config.n_turns > 1) {
+        let one = comptime!(config.in_one_turn());
+        let mut block = plane + n_whole * step;
+        while block < n_blocks {
+            let mut loaded = Loaded::new(one);
+            load_blocks(
+                words,
+                pairs,
+                second_words,
+                second_pairs,
+                x,
+                x_pairs,
+                x_fours,
+                &starts,
+                &column_starts,
+                &tiles,
+                &mut loaded,
+                block,
+                lane,
+                one,
+            );
+            sync_plane();
+            add_blocks(&loaded, &mut sums, &mut squares, lane, one);
+            block += n_planes;
         }
     }
     let n_outputs = comptime!(config.n_outputs());
@@ -133,12 +181,11 @@ pub(crate) fn share_products(
     sync_cube();
 }
 
-/// Adds the products of some blocks of inputs, every [`N_PLANES`]th from `block` on, to `sums`, `[tiles,
-/// n_row_tiles, 4]`. All that they need is asked of memory before anything is computed, and the barrier keeps it
-/// there.
+/// Asks for what the lane needs of block `block` of inputs, and of every `n_planes`th behind it. A barrier behind this
+/// keeps compilers from moving loads to where they are needed, one wait after the other.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn add_blocks(
+fn load_blocks(
     words: &Array<u32>,
     pairs: &Array<Vector<u32, Two>>,
     second_words: &Array<u32>,
@@ -146,37 +193,34 @@ fn add_blocks(
     x: &Array<u32>,
     x_pairs: &Array<Vector<u32, Two>>,
     x_fours: &Array<Vector<u32, Four>>,
-    sums: &mut Array<f32>,
-    squares: &mut Array<f32>,
     starts: &Array<u32>,
     column_starts: &Array<u32>,
     tiles: &Array<u32>,
+    loaded: &mut Loaded,
     block: u32,
     lane: u32,
     #[comptime] config: MatrixUnitConfig,
 ) {
     let n_row_tiles = comptime!(config.n_row_tiles);
     let n_turns = comptime!(config.n_turns);
-
     let layout = comptime!(config.layout);
-
-    let n_of_turns = comptime!(n_turns * config.all_tiles());
-    let mut codes = Array::<Vector<u32, Two>>::new(comptime!((n_of_turns * layout.n_code_pairs()) as usize));
-    let mut scales = Array::<u32>::new(comptime!((n_of_turns * layout.n_scale_words()) as usize));
-    // Of rows, `[n_turns, n_row_tiles]`: codes, and squares of norms.
-    let mut activations = Array::<Vector<u32, Four>>::new(comptime!((n_turns * n_row_tiles) as usize));
-    let mut of_squares = Array::<u32>::new(comptime!((n_turns * n_row_tiles) as usize));
-    // Of the two rows that the lane has sums of, `[n_turns, n_row_tiles, 2]`: scales beside sums of codes, and the sums
-    // of the first half.
-    let mut row_scales = Array::<Vector<u32, Two>>::new(comptime!((2 * n_turns * n_row_tiles) as usize));
-    let mut first_sums = Array::<u32>::new(comptime!((2 * n_turns * n_row_tiles) as usize));
     #[unroll]
     for t in 0..comptime!(config.all_tiles()) {
         let tile = tiles[t as usize];
         if comptime!(t < config.n_tiles) {
-            load_tile(words, pairs, tile, block, lane, &mut codes, &mut scales, t, config);
+            load_tile(words, pairs, tile, block, lane, &mut loaded.codes, &mut loaded.scales, t, config);
         } else {
-            load_tile(second_words, second_pairs, tile, block, lane, &mut codes, &mut scales, t, config);
+            load_tile(
+                second_words,
+                second_pairs,
+                tile,
+                block,
+                lane,
+                &mut loaded.codes,
+                &mut loaded.scales,
+                t,
+                config,
+            );
         }
     }
     #[unroll]
@@ -187,10 +231,10 @@ fn add_blocks(
         #[unroll]
         for turn in 0..n_turns {
             let at = comptime!((turn * n_row_tiles + r) as usize);
-            let further = comptime!((turn * N_PLANES * RECORD_WORDS) as usize);
-            activations[at] = x_fours[fours + comptime!(further / 4)];
+            let further = comptime!((turn * config.n_planes * RECORD_WORDS) as usize);
+            loaded.activations[at] = x_fours[fours + comptime!(further / 4)];
             if comptime!(config.is_normed) {
-                of_squares[at] = x[words_at + comptime!(further + CODE_WORDS as usize + 3)];
+                loaded.squares[at] = x[words_at + comptime!(further + CODE_WORDS as usize + 3)];
             }
         }
         #[unroll]
@@ -201,16 +245,29 @@ fn add_blocks(
             #[unroll]
             for turn in 0..n_turns {
                 let at = comptime!(2 * (turn * n_row_tiles + r) as usize + c);
-                let further = comptime!((turn * N_PLANES * RECORD_WORDS + CODE_WORDS) as usize);
-                row_scales[at] = x_pairs[pairs_at + comptime!(further / 2)];
+                let further = comptime!((turn * config.n_planes * RECORD_WORDS + CODE_WORDS) as usize);
+                loaded.row_scales[at] = x_pairs[pairs_at + comptime!(further / 2)];
                 if comptime!(layout.has_halves()) {
-                    first_sums[at] = x[words_at + comptime!(further + 2)];
+                    loaded.first_sums[at] = x[words_at + comptime!(further + 2)];
                 }
             }
         }
     }
+}
 
-    sync_plane();
+/// Adds the products of loaded blocks to `sums`, `[tiles, n_row_tiles, 4]`, and the squares of their activations to
+/// `squares`.
+#[cube]
+fn add_blocks(
+    loaded: &Loaded,
+    sums: &mut Array<f32>,
+    squares: &mut Array<f32>,
+    lane: u32,
+    #[comptime] config: MatrixUnitConfig,
+) {
+    let n_row_tiles = comptime!(config.n_row_tiles);
+    let n_turns = comptime!(config.n_turns);
+    let layout = comptime!(config.layout);
     #[unroll]
     for turn in 0..n_turns {
         // Of the two rows, `[n_row_tiles, 2]`: scales, and sums of activations, `[n_row_tiles, 2, 2 halves]`.
@@ -220,18 +277,18 @@ fn add_blocks(
         for r in 0..n_row_tiles {
             let at = comptime!((turn * n_row_tiles + r) as usize);
             if comptime!(config.is_normed) {
-                squares[r as usize] += f32::reinterpret(of_squares[at]);
+                squares[r as usize] += f32::reinterpret(loaded.squares[at]);
             }
             #[unroll]
             for c in 0..2usize {
-                let pair = row_scales[comptime!(2 * at + c)];
+                let pair = loaded.row_scales[comptime!(2 * at + c)];
                 let step = f32::reinterpret(pair[0usize]);
                 let to = comptime!(2 * r as usize + c);
                 steps[to] = step;
                 if comptime!(layout.has_offset()) {
                     let total = i32::reinterpret(pair[1usize]);
                     if comptime!(layout.has_halves()) {
-                        let first = i32::reinterpret(first_sums[comptime!(2 * at + c)]);
+                        let first = i32::reinterpret(loaded.first_sums[comptime!(2 * at + c)]);
                         totals[comptime!(2 * to)] = step * f32::cast_from(first);
                         totals[comptime!(2 * to + 1)] = step * f32::cast_from(total - first);
                     } else {
@@ -246,51 +303,56 @@ fn add_blocks(
             let mut weights = Array::<Vector<i8, Four>>::new(4usize);
             #[unroll]
             for i in 0..4u32 {
-                let four = decode_codes(&codes, lane, of_turn, comptime!(i / 2), comptime!(i % 2), layout);
+                let four =
+                    decode_codes(&loaded.codes, lane, of_turn, comptime!(i / 2), comptime!(i % 2), layout);
                 weights[i as usize] = Vector::<i8, Four>::reinterpret(four);
             }
             let n_halves = comptime!(if layout.has_halves() { 2u32 } else { 1u32 });
             #[unroll]
             for half in 0..n_halves {
-                let first = decode_scales(&scales, lane, of_turn, half, 0u32, layout);
-                let second = decode_scales(&scales, lane, of_turn, half, 1u32, layout);
+                let first = decode_scales(&loaded.scales, lane, of_turn, half, 0u32, layout);
+                let second = decode_scales(&loaded.scales, lane, of_turn, half, 1u32, layout);
                 #[unroll]
                 for r in 0..n_row_tiles {
                     let at = comptime!((turn * n_row_tiles + r) as usize);
-                    let mut products = Array::<Vector<i32, Two>>::new(2usize);
-                    products[0usize] = Vector::<i32, Two>::new(0i32);
-                    products[1usize] = Vector::<i32, Two>::new(0i32);
-                    multiply(&weights, activations[at], &mut products, 0u32, half, n_halves);
-                    let mut centres = Array::<i32>::new(2usize);
+                    let mut centres = Vector::<i32, Two>::empty();
                     #[unroll]
                     for c in 0..2usize {
-                        centres[c] = 0i32;
+                        let mut centre = 0i32;
                         if comptime!(layout.signed_centre() != 0) {
-                            let mut sum = i32::reinterpret(row_scales[comptime!(2 * at + c)][1usize]);
+                            let mut sum = i32::reinterpret(loaded.row_scales[comptime!(2 * at + c)][1usize]);
                             if comptime!(layout.has_halves()) {
-                                let first = i32::reinterpret(first_sums[comptime!(2 * at + c)]);
+                                let first = i32::reinterpret(loaded.first_sums[comptime!(2 * at + c)]);
                                 sum = if comptime!(half == 0) { first } else { sum - first };
                             }
-                            centres[c] = sum * comptime!(-(layout.signed_centre() as i32));
+                            centre = sum * comptime!(-(layout.signed_centre() as i32));
                         }
+                        centres[c] = centre;
                     }
+                    let mut upper = Array::<Vector<i32, Two>>::new(2usize);
+                    let mut products = Array::<Vector<i32, Two>>::new(2usize);
                     #[unroll]
                     for o in 0..2usize {
-                        let upper = products[o];
-                        let mut so_far = Vector::<i32, Two>::empty();
-                        #[unroll]
-                        for c in 0..2usize {
-                            so_far[c] = (upper[c] << 8i32) + centres[c];
-                        }
-                        products[o] = so_far;
+                        upper[o] = Vector::<i32, Two>::new(0i32);
+                        products[o] = centres;
                     }
-                    multiply(&weights, activations[at], &mut products, 2u32, half, n_halves);
+                    multiply(&weights, loaded.activations[at], &mut upper, 0u32, half, n_halves);
+                    // With one tile of rows neither instruction waits for the other; with more there is other work
+                    // meanwhile, and registers are dearer.
+                    if comptime!(n_row_tiles == 1) {
+                        multiply(&weights, loaded.activations[at], &mut products, 2u32, half, n_halves);
+                        add_upper(&upper, &mut products);
+                    } else {
+                        add_upper(&upper, &mut products);
+                        multiply(&weights, loaded.activations[at], &mut products, 2u32, half, n_halves);
+                    }
                     #[unroll]
                     for i in 0..4usize {
                         let c = comptime!(2 * r as usize + i % 2);
                         let of_output = if comptime!(i / 2 == 0) { first } else { second };
                         let to = comptime!((t * n_row_tiles + r) as usize * 4 + i);
-                        let product = f32::cast_from(products[comptime!(i / 2)][comptime!(i % 2)]);
+                        let (o, column) = comptime!((i / 2, i % 2));
+                        let product = f32::cast_from(products[o][column]);
                         sums[to] = fma(of_output.scale * steps[c], product, sums[to]);
                         if comptime!(layout.has_offset()) {
                             let total = totals[comptime!(2 * c + half as usize)];
@@ -300,6 +362,21 @@ fn add_blocks(
                 }
             }
         }
+    }
+}
+
+/// `products += 256 upper`.
+#[cube]
+fn add_upper(upper: &Array<Vector<i32, Two>>, products: &mut Array<Vector<i32, Two>>) {
+    #[unroll]
+    for o in 0..2usize {
+        let (of_upper, before) = (upper[o], products[o]);
+        let mut sum = Vector::<i32, Two>::empty();
+        #[unroll]
+        for c in 0..2usize {
+            sum[c] = (of_upper[c] << 8i32) + before[c];
+        }
+        products[o] = sum;
     }
 }
 

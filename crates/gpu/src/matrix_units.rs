@@ -16,8 +16,6 @@ use crate::packed::{BLOCK, TILE};
 use crate::packed_rows::{pack_group, squares_of};
 use crate::tiles::TileLayout;
 
-/// Planes that share the inputs of an output.
-pub(crate) const N_PLANES: u32 = 16;
 /// Lanes of a plane.
 pub(crate) const N_LANES: u32 = 32;
 /// Rows of an instruction.
@@ -36,6 +34,9 @@ pub(crate) struct MatrixUnitConfig {
     pub(crate) n_tiles: u32,
     /// Tiles of eight rows of a cube.
     pub(crate) n_row_tiles: u32,
+    /// Planes that share the inputs of an output, a multiple of the blocks of a super-block. The order of sums depends
+    /// on it, so that it is the same for any number of rows.
+    pub(crate) n_planes: u32,
     /// Blocks that a plane asks of memory at once.
     pub(crate) n_turns: u32,
     /// Whether rows are divided by the root of the mean of their squares.
@@ -58,11 +59,11 @@ impl MatrixUnitConfig {
 
     /// Numbers that planes share.
     pub(crate) const fn n_shared(self) -> usize {
-        (N_PLANES * self.n_outputs() * self.n_columns()) as usize
+        (self.n_planes * self.n_outputs() * self.n_columns()) as usize
     }
 
     pub(crate) const fn n_squares(self) -> usize {
-        (N_PLANES * self.n_columns()) as usize
+        (self.n_planes * self.n_columns()) as usize
     }
 
     pub(crate) const fn sums(self) -> u32 {
@@ -99,7 +100,7 @@ pub(crate) struct ProductSizes {
 
 /// What `linear` does, for quantized weights and packed rows. `words` and `pairs` are one buffer, and so are the three of
 /// `x`. What is only read is not said to be so:
-/// compilers would move loads of it to where they are needed, one wait after the other (see `add_blocks`).
+/// compilers would move loads of it to where they are needed, one wait after the other (see `load_blocks`).
 #[cube(launch_unchecked, address_type = "u64")]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn product_on_matrix_units(
@@ -258,7 +259,7 @@ pub(crate) fn swiglu_on_matrix_units(
         let value = sum_of_planes(&shared, row, output, config) * factor;
         let of_up = sum_of_planes(&shared, row, BLOCK + output, config) * factor;
         finished[at as usize] = value / (1.0f32 + f32::exp(-value)) * of_up;
-        at += comptime!(N_PLANES * N_LANES);
+        at += comptime!(config.n_planes * N_LANES);
     }
     sync_cube();
     pack_finished(&finished, out, sizes, cube, config);
@@ -316,7 +317,7 @@ pub(crate) fn residual_on_matrix_units(
             hidden[to] = value;
             finished[at as usize] = value;
         }
-        at += comptime!(N_PLANES * N_LANES);
+        at += comptime!(config.n_planes * N_LANES);
     }
     sync_cube();
     let unit = UNIT_POS_Y * N_LANES + UNIT_POS_X;
@@ -394,7 +395,7 @@ fn finish_product(
                 out[to] = value;
             }
         }
-        at += comptime!(N_PLANES * N_LANES);
+        at += comptime!(config.n_planes * N_LANES);
     }
 }
 
@@ -409,7 +410,7 @@ fn sum_of_planes(
     let at = row * comptime!(config.n_outputs()) + output;
     let mut sum = 0.0f32;
     #[unroll]
-    for plane in 0..N_PLANES {
+    for plane in 0..comptime!(config.n_planes) {
         sum += shared[(comptime!(plane * config.n_outputs() * config.n_columns()) + at) as usize];
     }
     sum
@@ -426,7 +427,7 @@ fn factor_of(
     if comptime!(config.is_normed) {
         let mut sum = 0.0f32;
         #[unroll]
-        for plane in 0..N_PLANES {
+        for plane in 0..comptime!(config.n_planes) {
             sum += squares[(comptime!(plane * config.n_columns()) + row) as usize];
         }
         1.0f32 / f32::sqrt(sum / f32::cast_from(sizes.n_in) + sizes.epsilon)

@@ -7,7 +7,7 @@
 use ::half::f16;
 use cubecl::prelude::*;
 
-use crate::matrix_units::{MatrixUnitConfig, N_PLANES};
+use crate::matrix_units::MatrixUnitConfig;
 use crate::packed::{ScaleLayout, TILE, WeightLayout, block_start, scale_words, words_of_blocks};
 
 type Pair = Vector<u32, Const<2>>;
@@ -74,7 +74,7 @@ impl TileLayout {
     }
 }
 
-/// Asks for what a lane needs of block `block` of the tile that begins at word `tile`, and of every [`N_PLANES`]th behind
+/// Asks for what a lane needs of block `block` of the tile that begins at word `tile`, and of every `n_planes`th behind
 /// it, of as many turns as `config` says: pairs with codes to `codes`, words with scales to `scales`, as tile `t` of the
 /// `config`'s. `pairs` is `words`, counted in twos. Other turns are so many words further, which is part of an
 /// instruction.
@@ -108,7 +108,8 @@ pub(crate) fn load_tile(
         let of_turn = comptime!(turn * config.all_tiles() + t);
         let codes_at = comptime!((of_turn * layout.n_code_pairs()) as usize);
         let scales_at = comptime!((of_turn * layout.n_scale_words()) as usize);
-        let further = comptime!((turn * words_of_blocks(N_PLANES, layout.bits, layout.scales)) as usize);
+        let further =
+            comptime!((turn * words_of_blocks(config.n_planes, layout.bits, layout.scales)) as usize);
         codes[codes_at] = pairs[low_pair + comptime!(further / 2)];
         #[unroll]
         for i in 1..comptime!(layout.n_code_pairs()) {

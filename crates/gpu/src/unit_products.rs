@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use crate::device::{Buffer, Device, on_client};
 use crate::matrix_units::{
-    MatrixUnitConfig, N_LANES, N_PLANES, ProductSizesLaunch, ROW_TILE, product_on_matrix_units,
+    MatrixUnitConfig, N_LANES, ProductSizesLaunch, ROW_TILE, product_on_matrix_units,
     residual_on_matrix_units, swiglu_on_matrix_units, three_products_on_matrix_units,
 };
 use crate::packed::{BLOCK, TILE};
@@ -14,8 +14,10 @@ use crate::tiles::TileLayout;
 
 /// A matrix of so many outputs keeps a device busy with cubes of 64 outputs; others are cut smaller.
 const WIDE_OUTPUTS: usize = 8192;
-/// Cubes of fewer outputs leave room for twice the numbers on their way.
+/// Launches of fewer outputs have one cube for a multiprocessor, or less.
 const NARROW_OUTPUTS: usize = 6144;
+/// Shared memory that planes leave their sums in, at most: small cards have not much more for a cube.
+const MAX_SHARED_BYTES: usize = 64 << 10;
 /// Tiles of eight rows that share the loads of weights, at most.
 const MAX_ROW_TILES: u32 = 4;
 
@@ -74,6 +76,7 @@ impl MatrixUnitConfig {
             n_matrices: 1,
             n_tiles: 2,
             n_row_tiles,
+            n_planes: 8,
             n_turns: 1,
             is_normed: epsilon.is_some(),
             has_bias,
@@ -81,14 +84,22 @@ impl MatrixUnitConfig {
         }
     }
 
-    /// As many blocks at once as registers allow, for a launch with so many outputs.
-    fn with_turns(mut self, n_outputs: usize) -> Self {
-        self.n_turns = match (self.n_row_tiles, self.n_tiles * self.n_matrices) {
-            (1, 2) if n_outputs < NARROW_OUTPUTS => 4,
-            (1, _) | (2, 2) => 2,
-            _ => 1,
-        };
+    /// For matrices of so many outputs: what is said of a matrix must be the same in all launches that it is part of, since
+    /// the order of sums depends on the planes. Many cubes of few planes keep a device busy where there are enough outputs for
+    /// them; where there are not, a cube has as many planes as it can. What is on its way at once is what registers
+    /// allow. All of this was found by trying, on an H200.
+    fn of_outputs(mut self, n_outputs: usize) -> Self {
+        self.n_planes = if n_outputs < NARROW_OUTPUTS { 32 } else { 8 };
+        let tiles = self.n_tiles * self.n_matrices;
+        let of_row_tile = (self.n_planes * tiles * TILE * ROW_TILE * 4) as usize;
+        let most = if tiles > 2 { MAX_ROW_TILES / 2 } else { MAX_ROW_TILES };
+        self.n_row_tiles = self.n_row_tiles.min(most).min((MAX_SHARED_BYTES / of_row_tile).max(1) as u32);
+        self.n_turns = if self.n_row_tiles == 1 && tiles == 2 { 2 } else { 1 };
         self
+    }
+
+    fn dim(self) -> CubeDim {
+        CubeDim::new_2d(N_LANES, self.n_planes)
     }
 
     /// Cubes beside each other for so many outputs.
@@ -183,7 +194,7 @@ impl Device {
         if n_outputs >= WIDE_OUTPUTS && config.n_row_tiles < MAX_ROW_TILES {
             config.n_tiles *= 2;
         }
-        let config = config.with_turns(n_outputs);
+        let config = config.of_outputs(matrix.n_out);
         for (first_output, n_out, words) in matrix.parts_of(n_outputs) {
             let sizes = ProductSizes {
                 n_out,
@@ -197,7 +208,7 @@ impl Device {
                 on_client!(self, client, R => product_on_matrix_units::launch_unchecked::<R>(
                     client,
                     config.cubes(config.n_cubes(n_out), rows.n),
-                    CubeDim::new_2d(N_LANES, N_PLANES),
+                    config.dim(),
                     words.array(),
                     words.array_of_twos(),
                     x.array(),
@@ -222,7 +233,7 @@ impl Device {
     ) {
         let n_outputs = layers.iter().map(|layer| layer.matrix.n_out).sum();
         let configs = layers.map(|LinearLayer { matrix, bias, .. }| {
-            MatrixUnitConfig::new(matrix, n_rows, epsilon, bias.is_some()).with_turns(n_outputs)
+            MatrixUnitConfig::new(matrix, n_rows, epsilon, bias.is_some()).of_outputs(n_outputs)
         });
         let [words_0, words_1, words_2] = layers.map(|layer| &layer.matrix.parts[0]);
         let [bias_0, bias_1, bias_2] = layers.map(|layer| layer.bias.unwrap_or(&layer.matrix.parts[0]));
@@ -234,7 +245,7 @@ impl Device {
             on_client!(self, client, R => three_products_on_matrix_units::launch_unchecked::<R>(
                 client,
                 configs[0].cubes(n_cubes, n_rows),
-                CubeDim::new_2d(N_LANES, N_PLANES),
+                configs[0].dim(),
                 words_0.array(),
                 words_0.array_of_twos(),
                 words_1.array(),
@@ -280,15 +291,14 @@ impl Device {
         assert!(out.len() >= packed_words(n_rows, gate.n_out), "rows of the output");
         let mut config = MatrixUnitConfig::new(gate, n_rows, epsilon, false);
         config.n_matrices = 2;
-        config.n_row_tiles = config.n_row_tiles.min(MAX_ROW_TILES / 2);
-        let config = config.with_turns(2 * gate.n_out);
+        let config = config.of_outputs(gate.n_out);
         let [gate_words, up_words] = [&gate.parts[0], &up.parts[0]];
         // SAFETY: the sizes were checked above; for the rest see `product_on_matrix_units`.
         unsafe {
             on_client!(self, client, R => swiglu_on_matrix_units::launch_unchecked::<R>(
                 client,
                 config.cubes(config.n_cubes(gate.n_out), n_rows),
-                CubeDim::new_2d(N_LANES, N_PLANES),
+                config.dim(),
                 gate_words.array(),
                 gate_words.array_of_twos(),
                 up_words.array(),
@@ -325,14 +335,14 @@ impl Device {
         layer.check(x, n_rows);
         assert!(gain.len() == matrix.n_out, "a gain for each output");
         assert!(out.len() >= packed_words(n_rows, matrix.n_out), "rows of the output");
-        let config = MatrixUnitConfig::new(matrix, n_rows, epsilon, bias.is_some()).with_turns(matrix.n_out);
+        let config = MatrixUnitConfig::new(matrix, n_rows, epsilon, bias.is_some()).of_outputs(matrix.n_out);
         let words = &matrix.parts[0];
         // SAFETY: the sizes were checked above; for the rest see `product_on_matrix_units`.
         unsafe {
             on_client!(self, client, R => residual_on_matrix_units::launch_unchecked::<R>(
                 client,
                 config.cubes(config.n_cubes(matrix.n_out), n_rows),
-                CubeDim::new_2d(N_LANES, N_PLANES),
+                config.dim(),
                 words.array(),
                 words.array_of_twos(),
                 rows.array(),

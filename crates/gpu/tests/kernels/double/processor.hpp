@@ -1,6 +1,8 @@
 // CUDA C++ on the processor: a block's threads are fibers that take turns, and wait where the language says so. It has
 // what CubeCL writes and no more: what is missing does not compile.
-#pragma once
+// It lies there under several names, which a compiler takes for several files.
+#ifndef SATEEN_PROCESSOR
+#define SATEEN_PROCESSOR
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -142,3 +144,4 @@ inline void run_grid(Kernel kernel, void **parameters, uint3 grid, uint3 block) 
         }
     }
 }
+#endif
