@@ -1,8 +1,8 @@
 //! From a checkpoint as it is published, a folder with `config.json`, safetensors and a tokenizer, to a GGUF file.
 //!
-//! [`convert()`] reads the folder's description first ([`configuration`]), its vocabulary ([`vocabulary`]) and which
-//! tensors it has ([`checkpoint`]), and writes what a GGUF file says of them. Then tensors follow one after the other, a
-//! few rows at a time ([`quantize`]): memory does not grow with the model.
+//! [`convert()`] reads the folder's description first (`configuration`), its vocabulary (`vocabulary`) and which
+//! tensors it has (`checkpoint`), and writes what a GGUF file says of them. Then tensors follow one after the other, a
+//! few rows at a time (`quantize`): memory does not grow with the model.
 
 #![forbid(unsafe_code)]
 

@@ -357,7 +357,7 @@ fn add_scores<N: Float, S: Size>(
 }
 
 /// Sums, or largest, of the numbers that units have of each row, `[rows, n_units]`, in an order that is always the same:
-/// 16 neighbours first, then 16 of these. What is left is for [`reduction`].
+/// 16 neighbours first, then 16 of these. What is left is for `reduction`.
 #[cube]
 fn reduce(
     numbers: &SharedMemory<f32>,
@@ -395,7 +395,7 @@ fn reduce(
     }
 }
 
-/// What [`reduce`] found for a row. Every unit gets it.
+/// What `reduce` found for a row. Every unit gets it.
 #[cube]
 fn reduction(
     reduced: &SharedMemory<f32>,

@@ -14,7 +14,7 @@ type Four = Const<4>;
 /// its cube.
 #[derive(CubeType)]
 struct Loaded {
-    /// As [`load_tile`] leaves them.
+    /// As `load_tile` leaves them.
     codes: Array<Vector<u32, Two>>,
     scales: Array<u32>,
     /// Of rows, `[n_turns, n_row_tiles]`: codes, and squares of norms.

@@ -177,7 +177,7 @@ pub(crate) struct HalfScale {
     pub(crate) offset: f32,
 }
 
-/// Decodes what [`load_tile`] left as the `of_turn`th tile.
+/// Decodes what `load_tile` left as the `of_turn`th tile.
 #[cube]
 pub(crate) fn decode_scales(
     scales: &Array<u32>,
