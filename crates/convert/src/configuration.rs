@@ -95,6 +95,9 @@ impl Configuration {
         let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / heads);
         let is_even = (2..=1024).contains(&head_dim) && head_dim.is_multiple_of(2);
         setting("head_dim", "even, from 2 to 1024", is_even, head_dim.to_string())?;
+        let kv_heads = raw.num_key_value_heads.unwrap_or(heads);
+        let divides = (1..=heads).contains(&kv_heads) && heads.is_multiple_of(kv_heads);
+        setting("num_key_value_heads", "a divisor of the heads", divides, kv_heads.to_string())?;
         let act = raw.hidden_act.clone().unwrap_or_else(|| "silu".to_owned());
         setting("hidden_act", "silu", act == "silu", act.clone())?;
         if raw.use_sliding_window {

@@ -3,7 +3,7 @@
 //! `tokenizer.json` says how text is split in a language of its own, a GGUF file by the name of a tokenizer. Which name is
 //! right is found by trying: the tokenizer of each name here splits a text, and must do it as the checkpoint's does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -105,14 +105,14 @@ pub(crate) fn read(folder: &Path, n_tokens: usize) -> Result<Vec<(String, Metada
         _ if sentence_piece.exists() => {
             let model = SentencePieceModel::read(&sentence_piece)?;
             let added = json.map_or_else(Vec::new, |json| json.added_tokens);
-            of_sentence_piece(model, added)
+            of_sentence_piece(model, added, n_tokens)
         }
         Some(json) => {
             let kind = json.model.kind.clone().unwrap_or_else(|| "BPE".to_owned());
             if kind != "BPE" {
                 return Err(ConvertError::Unsupported { what: format!("a tokenizer of the type `{kind}`") });
             }
-            of_json(json)
+            of_json(json, n_tokens)
         }
         None => return Err(ConvertError::NoVocabulary { folder: folder.to_owned() }),
     };
@@ -120,7 +120,7 @@ pub(crate) fn read(folder: &Path, n_tokens: usize) -> Result<Vec<(String, Metada
         vocabulary.add(*id, content, CONTROL);
     }
     let has_json = json_path.exists();
-    let mut metadata = vocabulary.metadata(n_tokens);
+    let mut metadata = vocabulary.metadata();
     settings.add_to(&mut metadata, n_tokens, vocabulary.is_sentence_piece);
     if !has_json {
         return Ok(metadata);
@@ -173,7 +173,10 @@ fn splits_alike(
 
 /// Tokens by their ids.
 struct Vocabulary {
+    /// One for each row of the embedding table; a token behind these is none.
     entries: Vec<Option<Entry>>,
+    /// What they spell.
+    texts: HashSet<String>,
     /// Of byte-level vocabularies.
     merges: Vec<String>,
     is_sentence_piece: bool,
@@ -182,29 +185,27 @@ struct Vocabulary {
 
 impl Vocabulary {
     fn set(&mut self, id: usize, entry: Entry) {
-        if self.entries.len() <= id {
-            self.entries.resize(id + 1, None);
+        if let Some(place) = self.entries.get_mut(id) {
+            self.texts.insert(entry.text.clone());
+            *place = Some(entry);
         }
-        self.entries[id] = Some(entry);
     }
 
     /// A token that was added to the vocabulary: of what is there already it says what kind it is.
     fn add(&mut self, id: usize, content: &str, kind: i32) {
-        let is_known = self.entries.iter().flatten().any(|entry| entry.text == content);
+        let is_known = self.texts.contains(content);
         let is_there = matches!(self.entries.get(id), Some(Some(entry)) if entry.text == content);
         if is_there || !is_known {
             self.set(id, Entry { text: content.to_owned(), kind, score: 0.0 });
         }
     }
 
-    fn metadata(&self, n_tokens: usize) -> Vec<(String, MetadataValue)> {
+    fn metadata(&self) -> Vec<(String, MetadataValue)> {
         // Rows of the embedding table that are nobody's.
-        let entries: Vec<Entry> = (0..n_tokens)
-            .map(|id| {
-                let unused = || Entry { text: format!("[PAD{id}]"), kind: UNUSED, score: -1e6 };
-                self.entries.get(id).cloned().flatten().unwrap_or_else(unused)
-            })
-            .collect();
+        let unused = |id: usize| Entry { text: format!("[PAD{id}]"), kind: UNUSED, score: -1e6 };
+        let entries = self.entries.iter().enumerate();
+        let entries: Vec<Entry> =
+            entries.map(|(id, entry)| entry.clone().unwrap_or_else(|| unused(id))).collect();
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let model = if self.is_sentence_piece { "llama" } else { "gpt2" };
         let mut metadata = vec![
@@ -225,17 +226,17 @@ impl Vocabulary {
     }
 }
 
-fn of_sentence_piece(model: SentencePieceModel, added: Vec<AddedToken>) -> Vocabulary {
-    let entries = model
-        .pieces
-        .into_iter()
-        .map(|piece| Some(Entry { text: piece.text, kind: piece.kind, score: piece.score }));
+fn of_sentence_piece(model: SentencePieceModel, added: Vec<AddedToken>, n_tokens: usize) -> Vocabulary {
     let mut vocabulary = Vocabulary {
-        entries: entries.collect(),
+        entries: vec![None; n_tokens],
+        texts: HashSet::new(),
         merges: Vec::new(),
         is_sentence_piece: true,
         adds_space: model.adds_space,
     };
+    for (id, piece) in model.pieces.into_iter().enumerate() {
+        vocabulary.set(id, Entry { text: piece.text, kind: piece.kind, score: piece.score });
+    }
     for token in added {
         let is_known = matches!(vocabulary.entries.get(token.id), Some(Some(_)));
         if !is_known {
@@ -249,7 +250,7 @@ fn kind_of(token: &AddedToken) -> i32 {
     if token.special { CONTROL } else { USER_DEFINED }
 }
 
-fn of_json(json: TokenizerJson) -> Vocabulary {
+fn of_json(json: TokenizerJson, n_tokens: usize) -> Vocabulary {
     let TokenizerJson { model, added_tokens, normalizer, pre_tokenizer } = json;
     let is_sentence_piece = model.byte_fallback || model.vocab.contains_key("<0x0A>");
     // The best score is that of the first merge; pieces are merged in the order of their scores.
@@ -267,7 +268,8 @@ fn of_json(json: TokenizerJson) -> Vocabulary {
     };
     let adds_space = prepends(&normalizer) || prepends(&pre_tokenizer);
     let mut vocabulary = Vocabulary {
-        entries: Vec::new(),
+        entries: vec![None; n_tokens],
+        texts: HashSet::new(),
         merges: model.merges.iter().map(Merge::text).collect(),
         is_sentence_piece,
         adds_space,

@@ -392,11 +392,17 @@ fn what_is_wrong_is_said_and_nothing_is_left() {
         (json!({ "num_hidden_layers": 3 }), "lacks the tensor"),
         (json!({ "num_hidden_layers": 1 }), "nobody knows what the tensor"),
         (json!({ "num_attention_heads": 0 }), "`num_attention_heads`"),
+        (json!({ "num_key_value_heads": u64::MAX / 2 }), "`num_key_value_heads`"),
     ] {
         let published = Published::new("llama", &settings);
         let error = convert(&published.config(Mix::Q8_0), go_on).expect_err("refused").to_string();
         assert!(error.contains(wanted), "{error}");
     }
+
+    // A token whose id nobody has room for.
+    let far = Published::new("llama", &json!({}));
+    std::fs::write(far.path().join("added_tokens.json"), r#"{"<|far|>": 900000000000}"#).expect("writes");
+    far.convert(Mix::Q8_0);
 
     // A number that is none, and a file that is cut.
     let broken = Published::new("llama", &json!({}));
