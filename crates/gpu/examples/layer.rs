@@ -1,5 +1,5 @@
 //! The products of a layer of a 7B model, launched for 1, 8 and 16 rows, for a profiler to time:
-//! `ncu --metrics gpu__time_duration.sum cargo run --example layer cuda:0`.
+//! `ncu --metrics gpu__time_duration.sum cargo run -p sateen-gpu --example layer cuda:0`.
 //!
 //! Weights are any bits, in Q4_0's layout. Each launch comes twice; there is nothing to see but what a profiler says.
 
