@@ -2,8 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use ::convert::{ConvertConfig, ConvertReport, Mix, NativeSat, convert};
 use anyhow::Context;
@@ -36,9 +35,7 @@ fn mix(name: &str) -> Result<Mix, String> {
 
 pub(crate) fn run(arguments: &ConvertArguments) -> anyhow::Result<()> {
     let ConvertArguments { folder, out, mix, sat_token, sat_slots } = arguments;
-    let is_interrupted = Arc::new(AtomicBool::new(false));
-    let of_signal = is_interrupted.clone();
-    ctrlc::set_handler(move || of_signal.store(true, Ordering::Release)).context("listening for Ctrl-C")?;
+    let is_interrupted = crate::terminal::interrupt()?;
     let sat = sat_token.zip(*sat_slots).map(|(token, n_slots)| NativeSat { token, n_slots });
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
     let config = ConvertConfig { folder: folder.clone(), out: out.clone(), mix: *mix, sat, n_threads };

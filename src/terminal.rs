@@ -1,4 +1,17 @@
-//! What a terminal may be sent.
+//! What a terminal may be sent, and what comes from one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+
+/// What Ctrl-C sets from now on, instead of ending the program.
+pub(crate) fn interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    let is_interrupted = Arc::new(AtomicBool::new(false));
+    let of_signal = is_interrupted.clone();
+    ctrlc::set_handler(move || of_signal.store(true, Ordering::Release)).context("listening for Ctrl-C")?;
+    Ok(is_interrupted)
+}
 
 /// `text` with control characters other than newline and tab made visible: a model's output must
 /// not steer the terminal that shows it.

@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -164,9 +163,7 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
         n_evaluated: text.evaluated,
         ..defaults
     };
-    let is_stopped = Arc::new(AtomicBool::new(false));
-    let on_interrupt = is_stopped.clone();
-    ctrlc::set_handler(move || on_interrupt.store(true, Ordering::SeqCst)).context("the interrupt key")?;
+    let is_stopped = crate::terminal::interrupt()?;
     let open = |path: &PathBuf| {
         let file = File::options().create(true).append(true).open(path);
         file.with_context(|| format!("cannot write {}", path.display()))
@@ -198,7 +195,7 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
                 if bar.is_hidden() { println!("{words}") } else { bar.println(words) }
             }
         }
-        match is_stopped.load(Ordering::SeqCst) {
+        match is_stopped.load(Ordering::Acquire) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }

@@ -7,9 +7,9 @@ use model::{ModelError, TokenizerError};
 /// Why a checkpoint cannot be converted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // The messages say what the fields are.
+#[allow(missing_docs)] // The messages say what the fields are; sources say the rest.
 pub enum ConvertError {
-    #[error("{}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{} is there already; remove it, or name another file", path.display())]
     Exists { path: PathBuf },
@@ -33,11 +33,11 @@ pub enum ConvertError {
     NoVocabulary { folder: PathBuf },
     #[error("no tokenizer here splits text as {} does", path.display())]
     UnknownTokenizer { path: PathBuf },
-    #[error("quantizing: {0}")]
+    #[error("quantizing")]
     Quantize(#[from] candle_core::Error),
-    #[error("what was written cannot be used: {0}")]
+    #[error("what was written cannot be used")]
     Model(#[from] ModelError),
-    #[error("the tokenizer: {0}")]
+    #[error("the tokenizer")]
     Tokenizer(#[from] TokenizerError),
     #[error("cancelled")]
     Cancelled,

@@ -271,8 +271,8 @@ impl Device {
         &self.info
     }
 
-    /// Whether it multiplies small matrices in one instruction.
-    pub(crate) fn has_matrix_units(&self) -> bool {
+    /// Whether it has matrix units, which multiply small matrices in one instruction and take packed rows of activations.
+    pub fn packs_rows(&self) -> bool {
         self.has_matrix_units
     }
 

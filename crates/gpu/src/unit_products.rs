@@ -113,11 +113,6 @@ impl MatrixUnitConfig {
 }
 
 impl Device {
-    /// Whether it has matrix units, which take packed rows of activations.
-    pub fn packs_rows(&self) -> bool {
-        self.has_matrix_units()
-    }
-
     /// Words that a buffer of packed rows needs.
     pub fn packed_words(&self, n_rows: usize, width: usize) -> usize {
         packed_words(n_rows, width)
@@ -231,6 +226,7 @@ impl Device {
         epsilon: Option<f32>,
         n_rows: usize,
     ) {
+        // A model has these three in one launch always, or never: all their outputs may decide how they are cut.
         let n_outputs = layers.iter().map(|layer| layer.matrix.n_out).sum();
         let configs = layers.map(|LinearLayer { matrix, bias, .. }| {
             MatrixUnitConfig::new(matrix, n_rows, epsilon, bias.is_some()).of_outputs(n_outputs)

@@ -117,14 +117,20 @@ fn products_in_one_launch_are_those_of_several() {
             // How rows are cut is the same in all formats.
             let widths: &[usize] = if format == QuantizedFormat::Q4_K.into() { &[1, 11, 40] } else { &[11] };
             for &n_rows in widths {
-                compare_launches(&device, format, n_rows);
+                compare_launches(&device, format, n_rows, 512, [37, 64, 48]);
             }
+        }
+        // Many outputs are cut another way; two matrices that have many together only are not.
+        for widths in [[6161, 6176, 6160], [37, 3200, 48]] {
+            compare_launches(&device, QuantizedFormat::Q8_0.into(), 9, 64, widths);
         }
     }
 }
 
-fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize) {
-    let (pool, n_in) = (Pool::new(1), 512);
+/// Three matrices of so many outputs; the second's are whole blocks, and there is another of its shape.
+fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize, n_in: usize, widths: [usize; 3]) {
+    let [first, wide, third] = widths;
+    let pool = Pool::new(1);
     let upload = |n_out: usize| {
         let file = random_file(format, n_out, n_in);
         let packed = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
@@ -143,8 +149,8 @@ fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize) {
             Activations::Packed { rows, .. } => Activations::Packed { rows, epsilon: Some(1e-5) },
             plain => plain,
         };
-        let matrices = [37, 64, 48, 64].map(upload);
-        let bias = numbers(37, 4);
+        let matrices = [first, wide, third, wide].map(upload);
+        let bias = numbers(first, 4);
         let out = |matrix: &Matrix| empty(n_rows * matrix.n_out());
         let (together, apart) = (matrices.each_ref().map(out), matrices.each_ref().map(out));
         let layer = |i: usize| LinearLayer {
@@ -161,11 +167,11 @@ fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize) {
         for i in 0..3 {
             assert_eq!(bits(&together[i]), bits(&apart[i]), "matrix {i}, {what}");
         }
-        let packed = [(); 2].map(|()| empty(device.packed_words(n_rows, 64)));
+        let packed = [(); 2].map(|()| empty(device.packed_words(n_rows, wide)));
         let [gate, up] = [&matrices[1], &matrices[3]];
         if device.swiglu_products([gate, up], normed, n_rows, &packed[0]) {
-            device.swiglu(&apart[1], &apart[3], n_rows * 64);
-            device.pack(None, &apart[1], None, None, n_rows, 64, &packed[1]);
+            device.swiglu(&apart[1], &apart[3], n_rows * wide);
+            device.pack(None, &apart[1], None, None, n_rows, wide, &packed[1]);
             // The squares of what is behind no norm are nobody's.
             let without_squares = |buffer: &Buffer| {
                 let words = bits(buffer);
@@ -173,11 +179,11 @@ fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize) {
             };
             assert_eq!(without_squares(&packed[0]), without_squares(&packed[1]), "SwiGLU, {what}");
         }
-        let (hidden, gain) = ([(); 2].map(|()| numbers(n_rows * 64, 5)), numbers(64, 6));
+        let (hidden, gain) = ([(); 2].map(|()| numbers(n_rows * wide, 5)), numbers(wide, 6));
         let layer = LinearLayer { matrix: up, bias: None, out: &hidden[0] };
         if device.residual_product(layer, x, n_rows, &gain, &packed[0]) {
             device.product(up, None, x, all, &apart[3], ProductExtent::default());
-            device.pack(Some(&apart[3]), &hidden[1], Some(&gain), None, n_rows, 64, &packed[1]);
+            device.pack(Some(&apart[3]), &hidden[1], Some(&gain), None, n_rows, wide, &packed[1]);
             assert_eq!(bits(&hidden[0]), bits(&hidden[1]), "hidden rows, {what}");
             assert_eq!(bits(&packed[0]), bits(&packed[1]), "packed rows, {what}");
         }
