@@ -1,7 +1,7 @@
 //! The products of a layer of a 7B model, launched for 1, 8 and 16 rows, for a profiler to time:
-//! `ncu --metrics gpu__time_duration.sum cargo run -p sateen-gpu --example layer cuda:0`.
+//! `ncu --metrics gpu__time_duration.sum cargo run -p sateen-gpu --example layer cuda:0 q4_0`, or `f16`.
 //!
-//! Weights are any bits, in Q4_0's layout. Each launch comes twice; there is nothing to see but what a profiler says.
+//! Weights are any bits, in the layout of that type. Each launch comes twice; there is nothing to see but what a profiler says.
 
 use gpu::{Activations, Device, DeviceInfo, LinearLayer, Matrix, ScaleLayout, TILE, WeightLayout};
 
@@ -15,7 +15,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if !device.packs_rows() {
         return Err(format!("{id} has no matrix units").into());
     }
-    let layout = WeightLayout::Quantized { bits: 4, centre: 8, scales: ScaleLayout::Block };
+    let layout = match std::env::args().nth(2).as_deref() {
+        Some("q4_0") => WeightLayout::Quantized { bits: 4, centre: 8, scales: ScaleLayout::Block },
+        Some("f16") => WeightLayout::F16,
+        other => return Err(format!("{other:?} is neither q4_0 nor f16").into()),
+    };
     let mut random = fastrand::Rng::with_seed(1);
     let mut matrix = |n_out: usize, n_in: usize| -> Result<Matrix, gpu::GpuError> {
         let mut bytes = vec![0; 4 * layout.tile_words(n_in) * n_out / TILE as usize];

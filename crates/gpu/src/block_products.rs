@@ -3,9 +3,10 @@
 use cubecl::prelude::*;
 
 use crate::matrix_units::{MatrixUnitConfig, ProductSizes, ROW_TILE};
+use crate::number_products::{add_numbers, load_numbers};
 use crate::packed::{BLOCK, TILE};
 use crate::packed_rows::{CODE_WORDS, RECORD_WORDS};
-use crate::tiles::{decode_codes, decode_scales, load_tile};
+use crate::tiles::{CodeLayout, TileLayout, decode_codes, decode_scales, load_tile};
 
 type Two = Const<2>;
 type Four = Const<4>;
@@ -14,8 +15,8 @@ type Four = Const<4>;
 /// its cube.
 #[derive(CubeType)]
 struct Loaded {
-    /// As `load_tile` leaves them.
-    codes: Array<Vector<u32, Two>>,
+    /// As `load_tile` or `load_numbers` leaves them.
+    weights: Array<Vector<u32, Two>>,
     scales: Array<u32>,
     /// Of rows, `[n_turns, n_row_tiles]`: codes, and squares of norms.
     activations: Array<Vector<u32, Four>>,
@@ -32,8 +33,9 @@ impl Loaded {
         let tiles = comptime!(config.n_turns * config.all_tiles());
         let rows = comptime!((config.n_turns * config.n_row_tiles) as usize);
         Loaded {
-            codes: Array::<Vector<u32, Two>>::new(comptime!((tiles * config.layout.n_code_pairs()) as usize)),
-            scales: Array::<u32>::new(comptime!((tiles * config.layout.n_scale_words()) as usize)),
+            weights: Array::<Vector<u32, Two>>::new(comptime!((tiles * config.layout.n_pairs()) as usize)),
+            // No array is empty.
+            scales: Array::<u32>::new(comptime!((tiles * config.layout.n_scale_words()).max(1) as usize)),
             activations: Array::<Vector<u32, Four>>::new(rows),
             squares: Array::<u32>::new(rows),
             row_scales: Array::<Vector<u32, Two>>::new(comptime!(2 * rows)),
@@ -208,19 +210,9 @@ fn load_blocks(
     for t in 0..comptime!(config.all_tiles()) {
         let tile = tiles[t as usize];
         if comptime!(t < config.n_tiles) {
-            load_tile(words, pairs, tile, block, lane, &mut loaded.codes, &mut loaded.scales, t, config);
+            load_weights(words, pairs, tile, block, lane, loaded, t, config);
         } else {
-            load_tile(
-                second_words,
-                second_pairs,
-                tile,
-                block,
-                lane,
-                &mut loaded.codes,
-                &mut loaded.scales,
-                t,
-                config,
-            );
+            load_weights(second_words, second_pairs, tile, block, lane, loaded, t, config);
         }
     }
     #[unroll]
@@ -252,6 +244,28 @@ fn load_blocks(
                 }
             }
         }
+    }
+}
+
+/// `load_tile` or `load_numbers`.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn load_weights(
+    words: &Array<u32>,
+    pairs: &Array<Vector<u32, Two>>,
+    tile: u32,
+    block: u32,
+    lane: u32,
+    loaded: &mut Loaded,
+    #[comptime] t: u32,
+    #[comptime] config: MatrixUnitConfig,
+) {
+    let Loaded { weights, scales, .. } = loaded;
+    match comptime!(config.layout) {
+        TileLayout::Codes(layout) => {
+            load_tile(words, pairs, tile, block, lane, weights, scales, t, layout, config);
+        }
+        TileLayout::Numbers(_) => load_numbers(words, tile, block, lane, weights, t, config),
     }
 }
 
@@ -297,67 +311,112 @@ fn add_blocks(
                 }
             }
         }
-        #[unroll]
-        for t in 0..comptime!(config.all_tiles()) {
-            let of_turn = comptime!(turn * config.all_tiles() + t);
-            let mut weights = Array::<Vector<i8, Four>>::new(4usize);
-            #[unroll]
-            for i in 0..4u32 {
-                let four =
-                    decode_codes(&loaded.codes, lane, of_turn, comptime!(i / 2), comptime!(i % 2), layout);
-                weights[i as usize] = Vector::<i8, Four>::reinterpret(four);
+        match comptime!(config.layout) {
+            TileLayout::Codes(layout) => {
+                add_codes(loaded, &steps, &totals, sums, lane, turn, layout, config);
             }
-            let n_halves = comptime!(if layout.has_halves() { 2u32 } else { 1u32 });
-            #[unroll]
-            for half in 0..n_halves {
-                let first = decode_scales(&loaded.scales, lane, of_turn, half, 0u32, layout);
-                let second = decode_scales(&loaded.scales, lane, of_turn, half, 1u32, layout);
+            TileLayout::Numbers(format) =>
+            {
                 #[unroll]
-                for r in 0..n_row_tiles {
-                    let at = comptime!((turn * n_row_tiles + r) as usize);
-                    let mut centres = Vector::<i32, Two>::empty();
+                for t in 0..comptime!(config.all_tiles()) {
+                    let of_turn = comptime!(turn * config.all_tiles() + t);
                     #[unroll]
-                    for c in 0..2usize {
-                        let mut centre = 0i32;
-                        if comptime!(layout.signed_centre() != 0) {
-                            let mut sum = i32::reinterpret(loaded.row_scales[comptime!(2 * at + c)][1usize]);
-                            if comptime!(layout.has_halves()) {
-                                let first = i32::reinterpret(loaded.first_sums[comptime!(2 * at + c)]);
-                                sum = if comptime!(half == 0) { first } else { sum - first };
-                            }
-                            centre = sum * comptime!(-(layout.signed_centre() as i32));
+                    for r in 0..n_row_tiles {
+                        let rows = loaded.activations[comptime!((turn * n_row_tiles + r) as usize)];
+                        let first_sum = comptime!((t * n_row_tiles + r) * 4);
+                        let first_step = comptime!(2 * r);
+                        add_numbers(
+                            &loaded.weights,
+                            rows,
+                            &steps,
+                            sums,
+                            of_turn,
+                            first_step,
+                            first_sum,
+                            format,
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of the blocks of a turn to `sums`: whole numbers, which are multiplied by the `steps` of their rows and
+/// the scales of their outputs.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn add_codes(
+    loaded: &Loaded,
+    steps: &Array<f32>,
+    totals: &Array<f32>,
+    sums: &mut Array<f32>,
+    lane: u32,
+    #[comptime] turn: u32,
+    #[comptime] layout: CodeLayout,
+    #[comptime] config: MatrixUnitConfig,
+) {
+    let n_row_tiles = comptime!(config.n_row_tiles);
+    #[unroll]
+    for t in 0..comptime!(config.all_tiles()) {
+        let of_turn = comptime!(turn * config.all_tiles() + t);
+        let mut weights = Array::<Vector<i8, Four>>::new(4usize);
+        #[unroll]
+        for i in 0..4u32 {
+            let four =
+                decode_codes(&loaded.weights, lane, of_turn, comptime!(i / 2), comptime!(i % 2), layout);
+            weights[i as usize] = Vector::<i8, Four>::reinterpret(four);
+        }
+        let n_halves = comptime!(if layout.has_halves() { 2u32 } else { 1u32 });
+        #[unroll]
+        for half in 0..n_halves {
+            let first = decode_scales(&loaded.scales, lane, of_turn, half, 0u32, layout);
+            let second = decode_scales(&loaded.scales, lane, of_turn, half, 1u32, layout);
+            #[unroll]
+            for r in 0..n_row_tiles {
+                let at = comptime!((turn * n_row_tiles + r) as usize);
+                let mut centres = Vector::<i32, Two>::empty();
+                #[unroll]
+                for c in 0..2usize {
+                    let mut centre = 0i32;
+                    if comptime!(layout.signed_centre() != 0) {
+                        let mut sum = i32::reinterpret(loaded.row_scales[comptime!(2 * at + c)][1usize]);
+                        if comptime!(layout.has_halves()) {
+                            let first = i32::reinterpret(loaded.first_sums[comptime!(2 * at + c)]);
+                            sum = if comptime!(half == 0) { first } else { sum - first };
                         }
-                        centres[c] = centre;
+                        centre = sum * comptime!(-(layout.signed_centre() as i32));
                     }
-                    let mut upper = Array::<Vector<i32, Two>>::new(2usize);
-                    let mut products = Array::<Vector<i32, Two>>::new(2usize);
-                    #[unroll]
-                    for o in 0..2usize {
-                        upper[o] = Vector::<i32, Two>::new(0i32);
-                        products[o] = centres;
-                    }
-                    multiply(&weights, loaded.activations[at], &mut upper, 0u32, half, n_halves);
-                    // With one tile of rows neither instruction waits for the other; with more there is other work
-                    // meanwhile, and registers are dearer.
-                    if comptime!(n_row_tiles == 1) {
-                        multiply(&weights, loaded.activations[at], &mut products, 2u32, half, n_halves);
-                        add_upper(&upper, &mut products);
-                    } else {
-                        add_upper(&upper, &mut products);
-                        multiply(&weights, loaded.activations[at], &mut products, 2u32, half, n_halves);
-                    }
-                    #[unroll]
-                    for i in 0..4usize {
-                        let c = comptime!(2 * r as usize + i % 2);
-                        let of_output = if comptime!(i / 2 == 0) { first } else { second };
-                        let to = comptime!((t * n_row_tiles + r) as usize * 4 + i);
-                        let (o, column) = comptime!((i / 2, i % 2));
-                        let product = f32::cast_from(products[o][column]);
-                        sums[to] = fma(of_output.scale * steps[c], product, sums[to]);
-                        if comptime!(layout.has_offset()) {
-                            let total = totals[comptime!(2 * c + half as usize)];
-                            sums[to] = fma(of_output.offset, total, sums[to]);
-                        }
+                    centres[c] = centre;
+                }
+                let mut upper = Array::<Vector<i32, Two>>::new(2usize);
+                let mut products = Array::<Vector<i32, Two>>::new(2usize);
+                #[unroll]
+                for o in 0..2usize {
+                    upper[o] = Vector::<i32, Two>::new(0i32);
+                    products[o] = centres;
+                }
+                multiply(&weights, loaded.activations[at], &mut upper, 0u32, half, n_halves);
+                // With one tile of rows neither instruction waits for the other; with more there is other work
+                // meanwhile, and registers are dearer.
+                if comptime!(n_row_tiles == 1) {
+                    multiply(&weights, loaded.activations[at], &mut products, 2u32, half, n_halves);
+                    add_upper(&upper, &mut products);
+                } else {
+                    add_upper(&upper, &mut products);
+                    multiply(&weights, loaded.activations[at], &mut products, 2u32, half, n_halves);
+                }
+                #[unroll]
+                for i in 0..4usize {
+                    let c = comptime!(2 * r as usize + i % 2);
+                    let of_output = if comptime!(i / 2 == 0) { first } else { second };
+                    let to = comptime!((t * n_row_tiles + r) as usize * 4 + i);
+                    let (o, column) = comptime!((i / 2, i % 2));
+                    let product = f32::cast_from(products[o][column]);
+                    sums[to] = fma(of_output.scale * steps[c], product, sums[to]);
+                    if comptime!(layout.has_offset()) {
+                        let total = totals[comptime!(2 * c + half as usize)];
+                        sums[to] = fma(of_output.offset, total, sums[to]);
                     }
                 }
             }

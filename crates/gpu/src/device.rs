@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cubecl::cuda::{CudaDevice, CudaRuntime, install};
 use cubecl::ir::features::MmaConfig;
-use cubecl::ir::{ElemType, IntKind};
+use cubecl::ir::{ElemType, FloatKind, IntKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::stream_id::StreamId;
@@ -113,7 +113,11 @@ fn cuda_devices() -> Vec<DeviceInfo> {
 /// What this machine lacks, in words. Kernels are compiled where they run; without this the runtime would end in a panic
 /// of a thread of its own. Who lacks it uses Vulkan.
 fn missing_for_cuda() -> Option<String> {
+    // A program that is linked with them does not start without.
+    #[cfg(feature = "linked-cuda")]
+    let [has_driver, has_compiler] = [true; 2];
     // SAFETY: these load libraries of the system, which are trusted to be what they are called.
+    #[cfg(not(feature = "linked-cuda"))]
     let [has_driver, has_compiler] =
         unsafe { [cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()] };
     if !has_driver {
@@ -260,7 +264,10 @@ impl Device {
         };
         let max_buffer_bytes = usize::try_from(max_buffer_bytes).unwrap_or(usize::MAX);
         let has_matrix_units = match &client {
-            Client::Cuda(client) => client.features().matmul.mma.contains(&matrix_instruction()),
+            Client::Cuda(client) => {
+                let has = &client.features().matmul.mma;
+                matrix_instructions().iter().all(|instruction| has.contains(instruction))
+            }
             Client::Wgpu(_) => false,
         };
         Ok(Self { client, info: info.clone(), max_buffer_bytes, has_matrix_units })
@@ -372,10 +379,17 @@ fn on_one_stream<R: Runtime>(mut client: ComputeClient<R>) -> ComputeClient<R> {
 }
 
 /// What [`crate::matrix_units`] needs.
-fn matrix_instruction() -> MmaConfig {
-    let i8 = ElemType::Int(IntKind::I8).into();
-    let i32 = ElemType::Int(IntKind::I32).into();
-    MmaConfig { a_type: i8, b_type: i8, cd_type: i32, m: 16, n: 8, k: 32 }
+fn matrix_instructions() -> [MmaConfig; 3] {
+    let bytes = (ElemType::Int(IntKind::I8), ElemType::Int(IntKind::I32), 32);
+    let numbers = |kind| (ElemType::Float(kind), ElemType::Float(FloatKind::F32), 16);
+    [bytes, numbers(FloatKind::F16), numbers(FloatKind::BF16)].map(|(factor, sum, k)| MmaConfig {
+        a_type: factor.into(),
+        b_type: factor.into(),
+        cd_type: sum.into(),
+        m: 16,
+        n: 8,
+        k,
+    })
 }
 
 /// A panic's message.

@@ -1,9 +1,10 @@
-//! Linear layers over quantized weights on matrix units (NVIDIA's tensor cores), where eight rows of activations cost
-//! little more than one.
+//! Linear layers over weights in at most 16 bits on matrix units (NVIDIA's tensor cores), where eight rows of activations
+//! cost little more than one.
 //!
-//! Codes of weights are signed bytes, activations two of them ([`crate::packed_rows`]). A product of 16 outputs, eight
-//! rows and 32 inputs is one instruction (`mma.m16n8k32` of the PTX ISA) for each of these two, in whole numbers and so
-//! exact; scales are applied to the sums of a block as they are elsewhere. Planes share the inputs, block by block in
+//! Quantized weights are signed bytes (numbers: [`crate::number_products`]), activations two of them
+//! ([`crate::packed_rows`]). A product of 16 outputs, eight rows and 32 inputs is one instruction (`mma.m16n8k32` of the
+//! PTX ISA) for each of these two, in whole numbers and so exact; scales are applied to the sums of a block as they are
+//! elsewhere. Planes share the inputs, block by block in
 //! turns, and their sums meet in shared memory in one order. So the order of every sum is that of the inputs
 //! alone: other rows, and how many there are, change nothing.
 //!
@@ -98,7 +99,7 @@ pub(crate) struct ProductSizes {
     pub(crate) epsilon: f32,
 }
 
-/// What `linear` does, for quantized weights and packed rows. `words` and `pairs` are one buffer, and so are the three of
+/// What `linear` does, for packed rows. `words` and `pairs` are one buffer, and so are the three of
 /// `x`. What is only read is not said to be so:
 /// compilers would move loads of it to where they are needed, one wait after the other (see `load_blocks`).
 #[cube(launch_unchecked, address_type = "u64")]

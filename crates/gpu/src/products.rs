@@ -5,8 +5,9 @@ use cubecl::prelude::*;
 use crate::GpuError;
 use crate::device::{Buffer, Device, on_client};
 use crate::linear::{MAX_ROWS, N_SPLITS, ProductConfig, product};
-use crate::packed::{TILE, WeightLayout};
+use crate::packed::{BLOCK, TILE, WeightLayout};
 use crate::packed_rows::packed_words;
+use crate::tiles::TileLayout;
 
 /// Weights `[n_out, n_in]` on a device, in as many parts as its buffers need.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Matrix {
 
     /// Whether it multiplies rows that [`Device::pack`] has packed.
     pub fn takes_packed_rows(&self) -> bool {
-        matches!(self.layout, WeightLayout::Quantized { .. })
+        TileLayout::of(self.layout).is_some() && self.n_in.is_multiple_of(BLOCK as usize)
     }
 }
 

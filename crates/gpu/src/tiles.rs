@@ -1,20 +1,36 @@
-//! Tiles of quantized weights as the lanes of an instruction of matrix units take them.
+//! Tiles of weights as the lanes of an instruction of matrix units take them.
 //!
 //! Of the 32 lanes of a plane, lane `4 i + j` has the groups `j` and `j + 4` of a block, four inputs each, of the
 //! outputs `2 i` and `2 i + 1`. What it needs of a block is asked of memory first, all of it (`load_tile`), and
-//! decoded later, so that a kernel can have much on its way at once.
+//! decoded later, so that a kernel can have much on its way at once. That is quantized weights; numbers have
+//! [`crate::number_products`].
 
 use ::half::f16;
 use cubecl::prelude::*;
 
 use crate::matrix_units::MatrixUnitConfig;
+use crate::number_products::N_PAIRS;
 use crate::packed::{ScaleLayout, TILE, WeightLayout, block_start, scale_words, words_of_blocks};
 
 type Pair = Vector<u32, Const<2>>;
 
 /// How the weights of a matrix are laid out that matrix units take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct TileLayout {
+pub(crate) enum TileLayout {
+    Codes(CodeLayout),
+    Numbers(NumberFormat),
+}
+
+/// Weights that are 16-bit numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum NumberFormat {
+    F16,
+    BF16,
+}
+
+/// Quantized weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CodeLayout {
     pub(crate) bits: u32,
     /// The code of zero.
     pub(crate) centre: u32,
@@ -25,11 +41,49 @@ impl TileLayout {
     /// None for weights that matrix units do not take.
     pub(crate) fn of(layout: WeightLayout) -> Option<Self> {
         match layout {
-            WeightLayout::Quantized { bits, centre, scales } => Some(Self { bits, centre, scales }),
-            _ => None,
+            WeightLayout::Quantized { bits, centre, scales } => {
+                Some(Self::Codes(CodeLayout { bits, centre, scales }))
+            }
+            WeightLayout::F16 => Some(Self::Numbers(NumberFormat::F16)),
+            WeightLayout::BF16 => Some(Self::Numbers(NumberFormat::BF16)),
+            WeightLayout::F32 => None,
         }
     }
 
+    /// Pairs of words with weights that a lane loads of a block.
+    pub(crate) const fn n_pairs(self) -> u32 {
+        match self {
+            Self::Codes(layout) => layout.n_code_pairs(),
+            Self::Numbers(_) => N_PAIRS,
+        }
+    }
+
+    /// Words with scales that it loads.
+    pub(crate) const fn n_scale_words(self) -> u32 {
+        match self {
+            Self::Codes(layout) => layout.n_scale_words(),
+            Self::Numbers(_) => 0,
+        }
+    }
+
+    /// [`CodeLayout::has_halves`].
+    pub(crate) const fn has_halves(self) -> bool {
+        match self {
+            Self::Codes(layout) => layout.has_halves(),
+            Self::Numbers(_) => false,
+        }
+    }
+
+    /// [`CodeLayout::has_offset`].
+    pub(crate) const fn has_offset(self) -> bool {
+        match self {
+            Self::Codes(layout) => layout.has_offset(),
+            Self::Numbers(_) => false,
+        }
+    }
+}
+
+impl CodeLayout {
     /// Pairs of words with codes that a lane loads of a block.
     pub(crate) const fn n_code_pairs(self) -> u32 {
         match self.bits {
@@ -89,9 +143,9 @@ pub(crate) fn load_tile(
     codes: &mut Array<Pair>,
     scales: &mut Array<u32>,
     #[comptime] t: u32,
+    #[comptime] layout: CodeLayout,
     #[comptime] config: MatrixUnitConfig,
 ) {
-    let layout = comptime!(config.layout);
     let outputs = lane / 4u32;
     let group = lane % 4u32;
     let start = block_start(tile, block, layout.bits, layout.scales);
@@ -139,7 +193,7 @@ pub(crate) fn decode_codes(
     #[comptime] of_turn: u32,
     #[comptime] half: u32,
     #[comptime] second: u32,
-    #[comptime] layout: TileLayout,
+    #[comptime] layout: CodeLayout,
 ) -> u32 {
     let group = lane % 4u32;
     let at = comptime!((of_turn * layout.n_code_pairs()) as usize);
@@ -185,7 +239,7 @@ pub(crate) fn decode_scales(
     #[comptime] of_turn: u32,
     #[comptime] half: u32,
     #[comptime] second: u32,
-    #[comptime] layout: TileLayout,
+    #[comptime] layout: CodeLayout,
 ) -> HalfScale {
     let at = comptime!((of_turn * layout.n_scale_words()) as usize);
     let d = half_of(scales[at], second);

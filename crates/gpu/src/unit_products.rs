@@ -89,12 +89,18 @@ impl MatrixUnitConfig {
     /// them; where there are not, a cube has as many planes as it can. What is on its way at once is what registers
     /// allow. All of this was found by trying, on an H200.
     fn of_outputs(mut self, n_outputs: usize) -> Self {
-        self.n_planes = if n_outputs < NARROW_OUTPUTS { 32 } else { 8 };
+        self.n_planes = match self.layout {
+            _ if n_outputs >= NARROW_OUTPUTS => 8,
+            TileLayout::Codes(_) => 32,
+            // Numbers take more registers.
+            TileLayout::Numbers(_) => 16,
+        };
         let tiles = self.n_tiles * self.n_matrices;
         let of_row_tile = (self.n_planes * tiles * TILE * ROW_TILE * 4) as usize;
         let most = if tiles > 2 { MAX_ROW_TILES / 2 } else { MAX_ROW_TILES };
         self.n_row_tiles = self.n_row_tiles.min(most).min((MAX_SHARED_BYTES / of_row_tile).max(1) as u32);
-        self.n_turns = if self.n_row_tiles == 1 && tiles == 2 { 2 } else { 1 };
+        let has_room = self.n_row_tiles == 1 && tiles == 2 && matches!(self.layout, TileLayout::Codes(_));
+        self.n_turns = if has_room { 2 } else { 1 };
         self
     }
 

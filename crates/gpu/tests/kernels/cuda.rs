@@ -82,6 +82,7 @@ fn every_kernel_compiles_for_cuda() {
 fn with_the_double() {
     let info = DeviceInfo::find("cuda:0").expect("the double");
     assert_eq!((info.api, info.name.as_str()), (Api::Cuda, "double"));
+    gpu::keep_freed_memory(0).expect("the double has a pool");
     let device = Device::open(&info).expect("it opens");
     linear_layers(&device);
     rows(&device);
@@ -105,10 +106,10 @@ fn linear_layers(device: &Device) {
         let out = device.empty(40 * n_out).expect("memory");
         let (nine, extent) = (RowRange { first: 0, n: 9 }, ProductExtent::default());
         let adding = ProductExtent { accumulates: true, ..extent };
-        let is_quantized = matches!(format, WeightFormat::Quantized(_));
+        let packs = matrix.takes_packed_rows();
         let packed = Activations::Packed { rows: &x, epsilon: None };
         let normed = Activations::Packed { rows: &x, epsilon: Some(1e-5) };
-        let forms = if is_quantized { vec![packed, normed] } else { vec![Activations::Plain(&x)] };
+        let forms = if packs { vec![packed, normed] } else { vec![Activations::Plain(&x)] };
         let layer = LinearLayer { matrix: &matrix, bias: Some(&bias), out: &out };
         for x in forms {
             device.product(&matrix, Some(&bias), x, nine, &out, adding);
@@ -121,8 +122,8 @@ fn linear_layers(device: &Device) {
             device.products(&[layer, layer, LinearLayer { bias: None, ..layer }], x, 9);
         }
         let blocks = LinearLayer { bias: None, ..layer };
-        assert_eq!(device.swiglu_products([&matrix, &matrix], normed, 9, &x), is_quantized);
-        assert_eq!(device.residual_product(blocks, packed, 9, &bias, &x), is_quantized);
+        assert_eq!(device.swiglu_products([&matrix, &matrix], normed, 9, &x), packs);
+        assert_eq!(device.residual_product(blocks, packed, 9, &bias, &x), packs);
         device.product(&matrix, None, Activations::Plain(&x), nine, &out, adding);
         let plan = device.upload_u32(&[0; ROW_WORDS as usize]).expect("memory");
         device.embed(&matrix, Some(&x), &plan, 1, &x);

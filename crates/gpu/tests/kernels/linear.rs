@@ -18,7 +18,7 @@ struct Rows {
 impl Rows {
     fn new(device: &Device, format: WeightFormat, x: &[f32], width: usize) -> Self {
         let plain = device.upload_f32(x).expect("memory");
-        let packs = device.packs_rows() && matches!(format, WeightFormat::Quantized(_));
+        let packs = device.packs_rows() && format != DenseFormat::F32.into();
         let packed = packs.then(|| {
             let n_rows = x.len() / width;
             let packed = device.empty(device.packed_words(n_rows, width)).expect("memory");
@@ -111,7 +111,8 @@ fn a_rows_result_depends_on_the_row_alone() {
 #[test]
 fn products_in_one_launch_are_those_of_several() {
     let quantized = [QuantizedFormat::Q8_0, QuantizedFormat::Q4_K, QuantizedFormat::Q6_K];
-    let formats = quantized.map(WeightFormat::from).into_iter().chain([DenseFormat::F16.into()]);
+    let dense = [DenseFormat::F16, DenseFormat::BF16].map(WeightFormat::from);
+    let formats = quantized.map(WeightFormat::from).into_iter().chain(dense);
     for device in devices() {
         for format in formats.clone() {
             // How rows are cut is the same in all formats.
@@ -194,8 +195,10 @@ fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize, n_in: 
 #[test]
 fn norms_of_packed_rows_come_last() {
     let (pool, n_out, n_in, n_rows) = (Pool::new(1), 48, 256, 3);
-    let format = QuantizedFormat::Q8_0.into();
-    for device in devices().iter().filter(|device| device.packs_rows()) {
+    let formats = [WeightFormat::from(QuantizedFormat::Q8_0), DenseFormat::F16.into()];
+    let devices = devices();
+    let with_matrix_units = devices.iter().filter(|device| device.packs_rows());
+    for (device, format) in with_matrix_units.flat_map(|device| formats.map(|format| (device, format))) {
         let file = random_file(format, n_out, n_in);
         let packed_matrix = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
         let matrix = device.matrix(layout_of(format), n_out, n_in, packed_matrix.bytes()).expect("memory");

@@ -20,15 +20,28 @@ template <typename Function> static Function real(const char *name) {
     return (Function)dlsym(nvrtc, name);
 }
 
-// The one instruction that is written in assembly.
+// Of the instructions that are written in assembly, what they multiply.
+static const char *factor_of(const std::string &instruction) {
+    if (instruction.find(".s32.s8.s8.s32") != std::string::npos) return "SignedBytes";
+    if (instruction.find(".f32.f16.f16.f32") != std::string::npos) return "Halves";
+    if (instruction.find(".f32.bf16.bf16.f32") != std::string::npos) return "UpperHalves";
+    fprintf(stderr, "the double has no %s\n", instruction.c_str());
+    std::abort();
+}
+
 static void replace_assembly(std::string &source) {
+    static const std::regex last_input("\"[rf]\"\\(reg_c_3\\)\\);");
     size_t at;
     while ((at = source.find("asm volatile(\"mma.sync")) != std::string::npos) {
-        size_t end = source.find(");", source.find("\"r\"(reg_c_3)", at)) + 2;
-        source.replace(at, end - at,
+        std::smatch last;
+        std::string rest = source.substr(at);
+        std::regex_search(rest, last, last_input);
+        size_t length = last.position() + last.length();
+        std::string factor = factor_of(rest.substr(0, length));
+        source.replace(at, length,
                        "uint32 a[] = {reg_a_0, reg_a_1, reg_a_2, reg_a_3}, b[] = {reg_b_0, reg_b_1};"
-                       "uint32 c[] = {reg_c_0, reg_c_1, reg_c_2, reg_c_3}, d[4];"
-                       "multiply_small_matrices(a, b, c, d);"
+                       "decltype(reg_d_0 + 0) c[] = {reg_c_0, reg_c_1, reg_c_2, reg_c_3}, d[4];"
+                       "multiply_small_matrices<" + factor + ">(a, b, c, d);"
                        "reg_d_0 = d[0]; reg_d_1 = d[1]; reg_d_2 = d[2]; reg_d_3 = d[3];");
     }
 }

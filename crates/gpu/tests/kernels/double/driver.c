@@ -67,6 +67,11 @@ Result cuEventRecord(Handle event, Handle stream) { return SUCCESS; }
 Result cuEventSynchronize(Handle event) { return SUCCESS; }
 Result cuEventDestroy_v2(Handle event) { return SUCCESS; }
 
+// Of the pool one attribute is known, the bytes that it keeps when a stream is waited for.
+Result cuDeviceGetDefaultMemPool(Handle *pool, int device) { return give(pool); }
+Result cuMemPoolSetAttribute(Handle pool, int attribute, const uint64_t *value) {
+    return pool == &object && attribute == 4 && *value == UINT64_MAX ? SUCCESS : NOT_FOUND;
+}
 Result cuMemAlloc_v2(Pointer *pointer, size_t size) { return allocate(pointer, size); }
 Result cuMemAllocAsync(Pointer *pointer, size_t size, Handle stream) { return allocate(pointer, size); }
 Result cuMemFree_v2(Pointer pointer) { free((void *)(uintptr_t)pointer); return SUCCESS; }

@@ -61,6 +61,27 @@ struct alignas(2) __half {
     explicit __half(float value) : value(_Float16(value)) {}
     operator float() const { return float(value); }
 };
+struct alignas(2) __nv_bfloat16 {
+    uint16_t bits;
+    __nv_bfloat16() = default;
+    explicit __nv_bfloat16(float value) {
+        uint32_t single;
+        memcpy(&single, &value, 4);
+        bits = (single + 0x7fff + (single >> 16 & 1)) >> 16;
+    }
+    operator float() const {
+        uint32_t single = uint32_t(bits) << 16;
+        float value;
+        memcpy(&value, &single, 4);
+        return value;
+    }
+};
+template <typename Number> struct alignas(4) Two {
+    Number x, y;
+    Two operator-(Two other) const { return {Number(float(x) - float(other.x)), Number(float(y) - float(other.y))}; }
+};
+typedef Two<__half> __half2;
+typedef Two<__nv_bfloat16> __nv_bfloat162;
 
 // What the lanes of a warp give each other.
 struct Exchange {
@@ -68,21 +89,44 @@ struct Exchange {
 };
 inline std::vector<Exchange> exchanges;
 
-// mma.m16n8k32 of signed bytes, row by column: which lane has what of the matrices is in the PTX ISA.
-inline void multiply_small_matrices(const uint32_t a[4], const uint32_t b[2], const uint32_t c[4], uint32_t d[4]) {
+// What a word has at a shift, as instructions of matrices multiply it.
+template <typename Number> struct Numbers {
+    typedef float Sum;
+    static constexpr unsigned bits = 16;
+    static float at(uint32_t word, unsigned shift) {
+        uint16_t half = word >> shift;
+        Number value;
+        memcpy(&value, &half, 2);
+        return float(value);
+    }
+};
+typedef Numbers<__half> Halves;
+typedef Numbers<__nv_bfloat16> UpperHalves;
+struct SignedBytes {
+    typedef int32_t Sum;
+    static constexpr unsigned bits = 8;
+    static int32_t at(uint32_t word, unsigned shift) { return int8_t(word >> shift); }
+};
+// mma.m16n8k32 of bytes and mma.m16n8k16 of numbers, row by column: which lane has what of the matrices is in the PTX
+// ISA.
+template <typename Factor>
+void multiply_small_matrices(const uint32_t a[4], const uint32_t b[2], const void *c, void *d) {
+    typedef typename Factor::Sum Sum;
+    constexpr unsigned n_together = 32 / Factor::bits, n_inputs = 8 * n_together;
     Exchange &exchange = exchanges[current->warp];
     memcpy(exchange.a[current->lane], a, sizeof exchange.a[0]);
     memcpy(exchange.b[current->lane], b, sizeof exchange.b[0]);
     __syncwarp();
-    uint32_t sums[4];
+    Sum sums[4];
+    memcpy(sums, c, sizeof sums);
     for (unsigned i = 0; i < 4; i++) {
         unsigned row = current->lane / 4 + 8 * (i / 2), column = current->lane % 4 * 2 + i % 2;
-        sums[i] = c[i];
-        for (unsigned k = 0; k < 32; k++) {
-            uint32_t of_a = exchange.a[row % 8 * 4 + k % 16 / 4][row / 8 + 2 * (k / 16)];
-            uint32_t of_b = exchange.b[column * 4 + k % 16 / 4][k / 16];
-            unsigned shift = 8 * (k % 4);
-            sums[i] += uint32_t(int8_t(of_a >> shift) * int8_t(of_b >> shift));
+        for (unsigned k = 0; k < n_inputs; k++) {
+            unsigned half = k / (n_inputs / 2), of_group = k % (n_inputs / 2) / n_together;
+            uint32_t of_a = exchange.a[row % 8 * 4 + of_group][row / 8 + 2 * half];
+            uint32_t of_b = exchange.b[column * 4 + of_group][half];
+            unsigned shift = k % n_together * Factor::bits;
+            sums[i] += Factor::at(of_a, shift) * Factor::at(of_b, shift);
         }
     }
     __syncwarp();
