@@ -222,6 +222,13 @@ test-package: package ## See that the .deb installs and starts on a clean Debian
 	$(call install_packages,debootstrap xvfb xauth dbus xdotool)
 	packaging/test-deb.sh $(PACKAGES)/sateen.deb $(ROOT)
 
+# --- training -----------------------------------------------------------------
+
+CORPUS := $(CACHE)/corpus
+.PHONY: corpus
+corpus: human-eval ## Gather source code under permissive licences to train adapters on
+	python3 tools/corpus.py $(CORPUS) $(SATEEN_HUMAN_EVAL)
+
 # --- campaigns: long runs that look for what tests do not find -------------------
 
 # Minutes for each fuzz target, processes that are killed, rounds of the soak.

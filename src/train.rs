@@ -11,8 +11,8 @@ use clap::{Args, Subcommand};
 use engine::ModelLibrary;
 use indicatif::{ProgressBar, ProgressStyle};
 use train::{
-    AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance, TrainConfig, TrainEvent,
-    TrainOutcome, TrainedAdapter, evaluate,
+    AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance, TrainConfig, TrainDevice,
+    TrainEvent, TrainOutcome, TrainedAdapter, evaluate,
 };
 
 #[derive(Args)]
@@ -49,6 +49,9 @@ struct TextArguments {
     /// Texts that acceptance is measured on
     #[arg(long, default_value_t = 16)]
     evaluated: usize,
+    /// `cpu`, or `cuda:0` in builds with the feature `cuda`
+    #[arg(long, default_value = "cpu")]
+    device: TrainDevice,
 }
 
 #[derive(Args)]
@@ -91,6 +94,9 @@ struct SatArguments {
     /// Steps between two measurements of acceptance
     #[arg(long, default_value_t = 100)]
     evaluate_every: usize,
+    /// Steps between two checkpoints
+    #[arg(long, default_value_t = 20)]
+    save_every: usize,
     /// Append what happens to this file, a JSON object a line
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
@@ -118,7 +124,7 @@ pub(crate) fn run(arguments: &TrainArguments) -> anyhow::Result<()> {
 fn base_and_corpus(arguments: &TextArguments) -> anyhow::Result<(Base, Corpus)> {
     let corpus = Corpus::read(&arguments.data)?;
     let installed = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
-    let base = Base::load(&installed.path, arguments.tokens + 64)
+    let base = Base::load(&installed.path, arguments.tokens + 64, arguments.device)
         .with_context(|| format!("cannot train {}", installed.id))?;
     Ok((base, corpus))
 }
@@ -161,6 +167,7 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
         seed: arguments.seed,
         evaluate_every: arguments.evaluate_every,
         n_evaluated: text.evaluated,
+        save_every: arguments.save_every,
         ..defaults
     };
     let is_stopped = crate::terminal::interrupt()?;

@@ -91,7 +91,7 @@ impl TrainedAdapter {
         let var = |name: &str| -> Result<Var, TrainError> {
             let tensor =
                 tensors.get(name).ok_or_else(|| TrainError::unreadable(path, format!("no `{name}`")))?;
-            Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?)
+            Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?.to_device(&base.device)?)?)
         };
         let names = names_of(base);
         let embedding = var("sat.embedding")?;

@@ -8,6 +8,7 @@ use engine::PromptFormat;
 use model::{Architecture, DRAFT_VOCABULARY, ModelSummary, RopeLayout, Tokenizer, sha256_of_file};
 
 use crate::TrainError;
+use crate::device::TrainDevice;
 
 /// `y = x Wᵀ + b`.
 pub(crate) struct Linear {
@@ -46,24 +47,29 @@ pub struct Base {
 }
 
 impl Base {
-    /// Reads the weight file at `path` for texts of up to `max_positions` tokens.
+    /// Reads the weight file at `path` for texts of up to `max_positions` tokens, to be trained on `device`.
     ///
     /// # Errors
-    /// What is wrong with the file, and [`TrainError::NoMemory`].
-    pub fn load(path: &Path, max_positions: usize) -> Result<Self, TrainError> {
+    /// What is wrong with the file or the device, and [`TrainError::NoMemory`].
+    pub fn load(path: &Path, max_positions: usize, device: TrainDevice) -> Result<Self, TrainError> {
+        let device = device.open()?;
         let (summary, tokenizer) = ModelSummary::read(path)?;
-        let needed = summary.n_parameters * 4 + step_bytes(&summary.architecture, max_positions);
+        let of_step = step_bytes(&summary.architecture, max_positions);
+        // What a GPU has not is said when it is asked for.
+        let needed = if device.is_cpu() { summary.n_parameters * 4 + of_step } else { 0 };
         if let Some(available) = engine::available_memory().filter(|&available| available < needed) {
             return Err(TrainError::NoMemory { needed, available });
         }
         let sha256 = sha256_of_file(path)?;
         let architecture = summary.architecture;
-        let device = Device::Cpu;
         let mut file = std::fs::File::open(path).map_err(TrainError::io(path))?;
         let content = Content::read(&mut file).map_err(|error| TrainError::unreadable(path, error))?;
         let mut tensor = |name: &str| -> Result<Option<Tensor>, TrainError> {
             match content.tensor_infos.contains_key(name) {
-                true => Ok(Some(content.tensor(&mut file, name, &device)?.dequantize(&device)?)),
+                true => {
+                    let tensor = content.tensor(&mut file, name, &Device::Cpu)?;
+                    Ok(Some(tensor.dequantize(&Device::Cpu)?.to_device(&device)?))
+                }
                 false => Ok(None),
             }
         };

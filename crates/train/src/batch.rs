@@ -1,6 +1,6 @@
 //! Which rows of adaptive tokens hang off a text, and what they see.
 
-use crate::softmax::Visible;
+use std::ops::Range;
 
 /// How anchors are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -85,12 +85,12 @@ impl Batch {
 
     /// What each row sees of `n_tokens` tokens and, behind them, the rows of the batch: the text up to its anchor, and its
     /// own group up to itself.
-    pub(crate) fn visible(&self, n_tokens: usize) -> Visible {
+    pub(crate) fn visible(&self, n_tokens: usize) -> Vec<[Range<usize>; 2]> {
         let of_row = |row: usize| {
             let first = row - self.slots[row] as usize;
             [0..self.anchors[row] + 1, n_tokens + first..n_tokens + row + 1]
         };
-        Visible::new((0..self.len()).map(of_row).collect())
+        (0..self.len()).map(of_row).collect()
     }
 }
 

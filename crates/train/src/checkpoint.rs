@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 
@@ -24,9 +24,9 @@ pub(crate) fn save(
     config: &str,
 ) -> Result<(), TrainError> {
     let mut tensors: Vec<Numbers> = Vec::new();
-    for ((name, variable), moments) in adapter.variables().into_iter().zip(&optimizer.moments) {
+    for ((name, variable), moments) in adapter.variables().into_iter().zip(optimizer.moments()?) {
         let [mean, square] = moments;
-        for (part, tensor) in [("value", variable.as_tensor()), ("mean", mean), ("square", square)] {
+        for (part, tensor) in [("value", variable.as_tensor()), ("mean", &mean), ("square", &square)] {
             let bytes = bytes_of(tensor, Dtype::F32)?;
             tensors.push((format!("{name}.{part}"), tensor.dims().to_vec(), Dtype::F32, bytes));
         }
@@ -82,7 +82,7 @@ pub(crate) fn load(
         }
         let values: Vec<f32> =
             view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-        Ok(Tensor::from_vec(values, like.dims(), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, like.dims(), like.device())?)
     };
     // All is read before anything is changed.
     let (mut values, mut moments) = (Vec::new(), Vec::new());
@@ -95,7 +95,6 @@ pub(crate) fn load(
     for ((_, variable), value) in variables.iter().zip(&values) {
         variable.set(value)?;
     }
-    optimizer.moments = moments;
-    optimizer.n_steps = step;
+    optimizer.resume(&moments, step)?;
     Ok(true)
 }

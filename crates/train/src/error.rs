@@ -19,6 +19,12 @@ pub enum TrainError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{} cannot be read: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },
+    #[error(
+        "this program trains on the processor alone; one built with `--features cuda` can use NVIDIA's GPUs"
+    )]
+    NoCuda,
+    #[error("the GPU: {0}")]
+    Gpu(String),
     #[error("{needed} bytes of memory are needed to train this model, {available} are free")]
     NoMemory { needed: u64, available: u64 },
     #[error("{} holds {got} usable texts, at least {bound} are needed", path.display())]

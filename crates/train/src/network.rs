@@ -105,7 +105,7 @@ impl Base {
         let n = tokens.len();
         let ids = Tensor::new(tokens, &self.device)?;
         let positions = Tensor::arange(0u32, n as u32, &self.device)?;
-        let visible = Visible::new((0..n).map(|row| [0..row + 1, 0..0]).collect());
+        let visible = Visible::new((0..n).map(|row| [0..row + 1, 0..0]).collect(), n, &self.device)?;
         let linear = |linear: &Linear, x: &Tensor| -> Result<Tensor> {
             let y = x.matmul(&linear.weight)?;
             linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
@@ -143,7 +143,7 @@ impl Base {
         let n_tokens = pass.hidden.dims()[0];
         let slots = Tensor::new(&batch.slots[..], &self.device)?;
         let positions = Tensor::new(&batch.positions[..], &self.device)?;
-        let visible = batch.visible(n_tokens);
+        let visible = Visible::new(batch.visible(n_tokens), n_tokens + n_rows, &self.device)?;
         let linear = |linear: &Linear, x: &Tensor, delta: &[Tensor; 2]| -> Result<Tensor> {
             let y = (frozen_product(x, &linear.weight)? + x.matmul(&delta[0])?.matmul(&delta[1])?)?;
             linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))

@@ -52,8 +52,9 @@ impl Schedule {
 pub struct AdamW {
     config: AdamWConfig,
     variables: Vec<Var>,
-    /// Means of gradients and of their squares.
-    pub(crate) moments: Vec<[Tensor; 2]>,
+    /// Means of gradients and of their squares, `[n]` each: all that learns in a row, so that a GPU has few launches.
+    mean: Tensor,
+    square: Tensor,
     pub(crate) n_steps: usize,
 }
 
@@ -63,11 +64,34 @@ impl AdamW {
     /// # Errors
     /// Those of memory.
     pub fn new(config: AdamWConfig, variables: Vec<Var>) -> Result<Self, TrainError> {
-        let mut moments = Vec::with_capacity(variables.len());
-        for variable in &variables {
-            moments.push([variable.zeros_like()?, variable.zeros_like()?]);
+        let zeros = in_a_row(variables.iter().map(|variable| variable.zeros_like()))?;
+        Ok(Self { config, variables, mean: zeros.clone(), square: zeros, n_steps: 0 })
+    }
+
+    /// Of each variable: means of gradients and of their squares.
+    pub(crate) fn moments(&self) -> Result<Vec<[Tensor; 2]>, TrainError> {
+        let means = self.apart(&self.mean)?;
+        Ok(means.into_iter().zip(self.apart(&self.square)?).map(<[Tensor; 2]>::from).collect())
+    }
+
+    /// Goes on behind step `n_steps` from what [`moments`](Self::moments) were then.
+    pub(crate) fn resume(&mut self, moments: &[[Tensor; 2]], n_steps: usize) -> Result<(), TrainError> {
+        self.mean = in_a_row(moments.iter().map(|[mean, _]| Ok(mean.clone())))?;
+        self.square = in_a_row(moments.iter().map(|[_, square]| Ok(square.clone())))?;
+        self.n_steps = n_steps;
+        Ok(())
+    }
+
+    /// The parts of `row` that are of each variable, in its shape.
+    fn apart(&self, row: &Tensor) -> Result<Vec<Tensor>, TrainError> {
+        let mut start = 0;
+        let mut parts = Vec::with_capacity(self.variables.len());
+        for variable in &self.variables {
+            let n = variable.elem_count();
+            parts.push(row.narrow(0, start, n)?.reshape(variable.shape())?);
+            start += n;
         }
-        Ok(Self { config, variables, moments, n_steps: 0 })
+        Ok(parts)
     }
 
     /// Goes a step along `gradients`, at `share` of the highest rate. The norm of the gradients before they were bounded.
@@ -75,11 +99,14 @@ impl AdamW {
     /// # Errors
     /// [`TrainError::NotANumber`], and then nothing has changed.
     pub fn step(&mut self, gradients: &GradStore, share: f64) -> Result<f64, TrainError> {
+        let gradients = in_a_row(self.variables.iter().map(|variable| {
+            gradients
+                .get(variable.as_tensor())
+                .map_or_else(|| variable.zeros_like(), |found| Ok(found.clone()))
+        }))?;
         let mut squares = 0.0;
-        for variable in &self.variables {
-            if let Some(gradient) = gradients.get(variable.as_tensor()) {
-                squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-            }
+        for of_variable in Tensor::stack(&sums_of_squares(&self.apart(&gradients)?)?, 0)?.to_vec1::<f32>()? {
+            squares += f64::from(of_variable);
         }
         let norm = squares.sqrt();
         if !norm.is_finite() {
@@ -91,17 +118,29 @@ impl AdamW {
         let n = self.n_steps as i32;
         let (first_scale, second_scale) = (1.0 - beta1.powi(n), 1.0 - beta2.powi(n));
         let rate = learning_rate * share;
-        for (variable, [mean, square]) in self.variables.iter().zip(&mut self.moments) {
-            let Some(gradient) = gradients.get(variable.as_tensor()) else { continue };
-            let gradient = (gradient * bound)?;
-            *mean = ((&*mean * beta1)? + (&gradient * (1.0 - beta1))?)?.detach();
-            *square = ((&*square * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?.detach();
-            let step = ((&*mean / first_scale)? / ((&*square / second_scale)?.sqrt()? + 1e-8)?)?;
-            let kept = (variable.as_tensor() * (1.0 - rate * weight_decay))?;
-            variable.set(&(kept - (step * rate)?)?.detach())?;
+        let gradients = (gradients * bound)?;
+        self.mean = ((&self.mean * beta1)? + (&gradients * (1.0 - beta1))?)?.detach();
+        self.square = ((&self.square * beta2)? + (gradients.sqr()? * (1.0 - beta2))?)?.detach();
+        let steps = ((&self.mean / first_scale)? / ((&self.square / second_scale)?.sqrt()? + 1e-8)?)?;
+        let steps = (steps * rate)?;
+        for (variable, step) in self.variables.iter().zip(self.apart(&steps)?) {
+            let kept = match weight_decay {
+                0.0 => variable.as_tensor().clone(),
+                decay => (variable.as_tensor() * (1.0 - rate * decay))?,
+            };
+            variable.set(&(kept - step)?.detach())?;
         }
         Ok(norm)
     }
+}
+
+fn in_a_row(tensors: impl Iterator<Item = candle_core::Result<Tensor>>) -> Result<Tensor, TrainError> {
+    let flat = tensors.map(|tensor| tensor?.flatten_all()).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&flat, 0)?)
+}
+
+fn sums_of_squares(tensors: &[Tensor]) -> candle_core::Result<Vec<Tensor>> {
+    tensors.iter().map(|tensor| tensor.sqr()?.sum_all()).collect()
 }
 
 #[cfg(test)]

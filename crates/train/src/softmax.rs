@@ -4,20 +4,65 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Error, Layout, Result, Shape, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, D, DType, Device, Error, Layout, Result, Shape, Tensor,
+};
 
 /// Two ranges of columns that each row sees: of the text, and of the rows of its own group. Rows of scores beyond the last
 /// begin again at the first, as heads do.
-pub(crate) type Visible = Arc<Vec<[Range<usize>; 2]>>;
+type Ranges = Arc<Vec<[Range<usize>; 2]>>;
+
+/// What rows see.
+#[derive(Clone)]
+pub(crate) struct Visible {
+    ranges: Ranges,
+    /// Elsewhere than on the processor: 0 where a row sees a column, else far below any score, `[n_rows, n_columns]`.
+    mask: Option<Tensor>,
+}
+
+impl Visible {
+    pub(crate) fn new(ranges: Vec<[Range<usize>; 2]>, n_columns: usize, device: &Device) -> Result<Self> {
+        let mask = match device {
+            Device::Cpu => None,
+            device => Some(mask(&ranges, n_columns, device)?),
+        };
+        Ok(Self { ranges: Arc::new(ranges), mask })
+    }
+}
+
+/// Made where it is needed: it is far larger than the ranges.
+fn mask(ranges: &[[Range<usize>; 2]], n_columns: usize, device: &Device) -> Result<Tensor> {
+    let n_rows = ranges.len();
+    let columns = Tensor::arange(0u32, n_columns as u32, device)?.reshape((1, n_columns))?;
+    let bound = |of: &dyn Fn(&[Range<usize>; 2]) -> usize| {
+        let bounds: Vec<u32> = ranges.iter().map(|ranges| of(ranges) as u32).collect();
+        Tensor::from_vec(bounds, (n_rows, 1), device)
+    };
+    let within = |i: usize| -> Result<Tensor> {
+        let from_start = columns.broadcast_ge(&bound(&|ranges| ranges[i].start)?)?;
+        let to_end = columns.broadcast_lt(&bound(&|ranges| ranges[i].end)?)?;
+        from_start.to_dtype(DType::F32)? * to_end.to_dtype(DType::F32)?
+    };
+    (within(0)? + within(1)?)?.affine(-HIDDEN, HIDDEN)
+}
+
+/// Far below any score.
+const HIDDEN: f64 = -1e30;
 
 struct Forward {
-    visible: Visible,
+    visible: Ranges,
     scale: f32,
 }
 
 struct Backward {
-    visible: Visible,
+    visible: Ranges,
     scale: f32,
+}
+
+/// Stands for shares that were computed outside of the graph: its second argument forward, and their gradient backward.
+struct Shares {
+    scale: f64,
 }
 
 fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -104,8 +149,88 @@ impl CustomOp2 for Backward {
     }
 }
 
+impl CustomOp2 for Shares {
+    fn name(&self) -> &'static str {
+        "softmax over what rows see"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        shares: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok((BackendStorage::try_clone(shares, layout)?, layout.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        shares: &CudaStorage,
+        layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        Ok((BackendStorage::try_clone(shares, layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        shares: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let weighted = (shares * gradient)?;
+        let means = weighted.sum_keepdim(D::Minus1)?;
+        let gradient = ((weighted - shares.broadcast_mul(&means)?)? * self.scale)?;
+        Ok((Some(gradient), None))
+    }
+}
+
 /// Shares of `scale * scores`, `[.., n_rows, n_columns]`, which add up to 1 over what each row sees and are 0 elsewhere. `scale` is
 /// positive.
 pub(crate) fn visible_softmax(scores: &Tensor, visible: &Visible, scale: f64) -> Result<Tensor> {
-    scores.contiguous()?.apply_op1(Forward { visible: visible.clone(), scale: scale as f32 })
+    let Some(mask) = &visible.mask else {
+        let visible = visible.ranges.clone();
+        return scores.contiguous()?.apply_op1(Forward { visible, scale: scale as f32 });
+    };
+    let (n_rows, n_columns) = mask.dims2()?;
+    let by_heads = scores.detach().contiguous()?.reshape(((), n_rows, n_columns))?;
+    let scores_seen = (by_heads * scale)?.broadcast_add(mask)?;
+    let weights = scores_seen.broadcast_sub(&scores_seen.max_keepdim(D::Minus1)?)?.exp()?;
+    let shares = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.reshape(scores.shape())?;
+    scores.apply_op2(&shares, Shares { scale })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+
+    /// What another device does by a mask is what the processor does by ranges, forward and backward.
+    #[test]
+    fn masks_and_ranges_are_one_softmax() {
+        let ranges = vec![[0..2, 4..5], [0..3, 4..6], [1..1, 5..6]];
+        let mask = mask(&ranges, 6, &Device::Cpu).expect("a mask");
+        let by_ranges = Visible { ranges: Arc::new(ranges), mask: None };
+        let by_mask = Visible { mask: Some(mask), ..by_ranges.clone() };
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut numbers = |n: usize| (0..n).map(|_| 8.0 * random.f32() - 4.0).collect::<Vec<f32>>();
+        // Two heads of two groups of rows.
+        let shape = (2, 6, 6);
+        let scores = Var::from_vec(numbers(72), shape, &Device::Cpu).expect("scores");
+        let weights = Tensor::from_vec(numbers(72), shape, &Device::Cpu).expect("weights");
+        let of = |visible: &Visible| -> Result<[Vec<f32>; 2]> {
+            let shares = visible_softmax(scores.as_tensor(), visible, 0.7)?;
+            let gradients = (&shares * &weights)?.sum_all()?.backward()?;
+            let gradient = gradients.get(scores.as_tensor()).expect("a gradient");
+            Ok([shares.flatten_all()?.to_vec1()?, gradient.flatten_all()?.to_vec1()?])
+        };
+        let (expected, got) = (of(&by_ranges).expect("computes"), of(&by_mask).expect("computes"));
+        for (expected, got) in expected.iter().flatten().zip(got.iter().flatten()) {
+            assert!((expected - got).abs() < 1e-6, "{expected} {got}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig, RandomModelConfig};
 use speculate::{RowPlan, Target};
 use train::{
-    AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, TrainConfig, TrainError, TrainEvent,
+    AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, TrainConfig, TrainDevice, TrainError, TrainEvent,
     TrainOutcome, TrainedAdapter, evaluate, slot_loss, train,
 };
 
@@ -53,7 +53,7 @@ fn random_model(family: model::Family, folder: &Path) -> PathBuf {
 fn every_gradient_is_that_of_finite_differences() {
     let folder = tempfile::tempdir().expect("a folder");
     for family in [model::Family::Llama, model::Family::Qwen2, model::Family::Qwen3] {
-        let base = Base::load(&random_model(family, folder.path()), 64).expect("loads");
+        let base = Base::load(&random_model(family, folder.path()), 64, TrainDevice::Cpu).expect("loads");
         let adapter = adapter_of(&base, AdapterShape { n_slots: 3, rank: 2 });
         let text = tokens(24, base.architecture().vocabulary);
         let anchors = Anchors { n: 6, keep_rate: 1.0 };
@@ -95,7 +95,7 @@ fn the_engine_drafts_what_was_trained() {
     let folder = tempfile::tempdir().expect("a folder");
     for family in [model::Family::Llama, model::Family::Qwen2, model::Family::Qwen3] {
         let path = random_model(family, folder.path());
-        let base = Base::load(&path, 64).expect("loads");
+        let base = Base::load(&path, 64, TrainDevice::Cpu).expect("loads");
         let shape = AdapterShape { n_slots: 3, rank: 4 };
         let trained = adapter_of(&base, shape);
         let file = folder.path().join("adapter.safetensors");
@@ -161,7 +161,7 @@ fn a_run_that_was_interrupted_goes_on_to_the_bit() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(folder.path().join("code")).expect("a folder");
     let corpus = corpus(&folder.path().join("code"));
-    let base = Base::load(Path::new(TINY), 128).expect("loads");
+    let base = Base::load(Path::new(TINY), 128, TrainDevice::Cpu).expect("loads");
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     let mut losses = Vec::new();
     let outcome = train(&base, &corpus, &quick(6), &whole, &mut |event| {
@@ -206,7 +206,7 @@ fn mistakes_are_said_and_checkpoints_stay() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(folder.path().join("code")).expect("a folder");
     let corpus = corpus(&folder.path().join("code"));
-    let base = Base::load(Path::new(TINY), 128).expect("loads");
+    let base = Base::load(Path::new(TINY), 128, TrainDevice::Cpu).expect("loads");
     let out = folder.path().join("adapter.safetensors");
     let stop = &mut |event: TrainEvent| match event {
         TrainEvent::Step { step: 2, .. } => ControlFlow::Break(()),
@@ -219,7 +219,7 @@ fn mistakes_are_said_and_checkpoints_stay() {
     let error = train(&base, &corpus, &other, &out, stop).expect_err("another run's");
     assert!(matches!(error, TrainError::OtherRun { .. }), "{error}");
     let model = random_model(model::Family::Llama, folder.path());
-    let another = Base::load(&model, 128).expect("loads");
+    let another = Base::load(&model, 128, TrainDevice::Cpu).expect("loads");
     let error = train(&another, &corpus, &quick(6), &out, stop).expect_err("another model's");
     assert!(matches!(error, TrainError::OtherBase { .. } | TrainError::TooLittleText { .. }), "{error}");
     assert_eq!(std::fs::read(&checkpoint).expect("it stays"), kept);
@@ -235,7 +235,7 @@ fn mistakes_are_said_and_checkpoints_stay() {
         let error = train(&base, &corpus, &config, &out, stop).expect_err("out of range");
         assert!(matches!(error, TrainError::OutOfRange { .. }), "{error}");
     }
-    assert!(Base::load(&out, 128).is_err(), "an adapter is no model");
+    assert!(Base::load(&out, 128, TrainDevice::Cpu).is_err(), "an adapter is no model");
     std::fs::remove_file(&checkpoint).expect("removes");
     let adapter = std::fs::read(&out).expect("an adapter");
     let error = train(&base, &corpus, &quick(6), &out, stop).expect_err("it is there");
@@ -252,7 +252,7 @@ fn mistakes_are_said_and_checkpoints_stay() {
 /// Slots of a frozen random model learn what stands further ahead in a text that repeats itself.
 #[test]
 fn slots_learn_a_grammar() {
-    let base = Base::load(Path::new(TINY), 128).expect("loads");
+    let base = Base::load(Path::new(TINY), 128, TrainDevice::Cpu).expect("loads");
     let shape = AdapterShape { n_slots: 3, rank: 16 };
     let adapter = TrainedAdapter::new(&base, shape, 1).expect("an adapter");
     // Every token has one successor.
