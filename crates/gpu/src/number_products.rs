@@ -20,7 +20,7 @@ pub(crate) const N_PAIRS: u32 = 4;
 /// Words from an input of a tile to the next.
 const INPUT_WORDS: u32 = TILE / 2;
 
-/// [`crate::tiles::load_tile`] for numbers. Pairs `2 h` and `2 h + 1` are of the four inputs that the lane has in half `h`
+/// `load_tile` for numbers. Pairs `2 h` and `2 h + 1` are of the four inputs that the lane has in half `h`
 /// of the block; each word is of one input.
 #[cube]
 pub(crate) fn load_numbers(

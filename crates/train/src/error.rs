@@ -7,15 +7,15 @@ use model::{ModelError, TokenizerError};
 /// Why training cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // The messages say what the fields are.
+#[allow(missing_docs)] // The messages say what the fields are; sources say the rest.
 pub enum TrainError {
     #[error(transparent)]
     Model(#[from] ModelError),
-    #[error("the tokenizer: {0}")]
+    #[error("the tokenizer")]
     Tokenizer(#[from] TokenizerError),
-    #[error("computing: {0}")]
+    #[error("a step cannot be computed")]
     Compute(#[from] candle_core::Error),
-    #[error("{}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{} cannot be read: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod attention;
 mod base;
 mod batch;
 mod checkpoint;
@@ -19,8 +20,10 @@ mod frozen;
 mod loss;
 mod network;
 mod optimizer;
+mod outside;
 mod run;
 mod softmax;
+mod swiglu;
 
 pub use adapter::{AdapterShape, TrainedAdapter};
 pub use base::Base;

@@ -1,6 +1,11 @@
 //! What is made small.
 
-use candle_core::{D, Result, Tensor};
+use std::sync::OnceLock;
+
+use candle_core::{D, Device, Error, Result, Tensor};
+
+use crate::outside::computed_outside;
+use crate::softmax::for_each_row;
 
 /// How the parts of the loss are weighed.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -20,11 +25,6 @@ impl Default for LossConfig {
     }
 }
 
-fn log_softmax(x: &Tensor) -> Result<Tensor> {
-    let shifted = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?;
-    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
-}
-
 /// Mean over the rows, by their weights: `distillation * KL(p ‖ q) + cross_entropy * -log q(label)`, with `p` of `teacher` and
 /// `q` of `logits`, `[n_rows, n_outputs]` each. Labels that are no output count for the divergence only.
 ///
@@ -37,32 +37,99 @@ pub fn slot_loss(
     slots: &[u32],
     labels: &[u32],
 ) -> Result<Tensor> {
-    let (n_rows, n_outputs) = logits.dims2()?;
-    let device = logits.device();
-    let weights: Vec<f32> = slots.iter().map(|&slot| config.slot_decay.powi(slot as i32) as f32).collect();
-    let sum: f32 = weights.iter().sum();
-    let is_output = |label: u32| (label as usize) < n_outputs;
-    let of_labels: Vec<f32> =
-        weights.iter().zip(labels).map(|(w, &label)| if is_output(label) { *w } else { 0.0 }).collect();
-    let inside: Vec<u32> = labels.iter().map(|&label| if is_output(label) { label } else { 0 }).collect();
-    let weights = Tensor::from_vec(weights, n_rows, device)?;
-    let of_labels = Tensor::from_vec(of_labels, n_rows, device)?;
-    let inside = Tensor::from_vec(inside, (n_rows, 1), device)?;
+    let (_, n_outputs) = logits.dims2()?;
+    let weights: Vec<f64> = slots.iter().map(|&slot| config.slot_decay.powi(slot as i32)).collect();
+    let sum: f64 = weights.iter().sum();
+    let rows = weights.iter().zip(labels).map(|(weight, &label)| {
+        let has_label = (label as usize) < n_outputs;
+        WeightedRow {
+            distillation: (weight / sum * config.distillation) as f32,
+            cross_entropy: if has_label { (weight / sum * config.cross_entropy) as f32 } else { 0.0 },
+            label: if has_label { label } else { 0 },
+        }
+    });
+    let rows: Vec<WeightedRow> = rows.collect();
+    let (value, gradient) = match logits.device() {
+        Device::Cpu => on_the_processor(&rows, logits, teacher)?,
+        _ => by_tensors(&rows, &logits.detach(), &teacher.detach())?,
+    };
+    computed_outside(logits, &value, move |_, of_loss| gradient.broadcast_mul(of_loss))
+}
 
-    let log_q = log_softmax(logits)?;
-    let log_p = log_softmax(&teacher.detach())?.detach();
+/// What a row counts for.
+struct WeightedRow {
+    distillation: f32,
+    cross_entropy: f32,
+    label: u32,
+}
+
+/// The loss, and its gradient by the logits: `(distillation + cross_entropy) q - distillation p - cross_entropy [label]`. A
+/// pass over each row, where candle's operations would take thirty over all of them on one thread.
+fn on_the_processor(rows: &[WeightedRow], logits: &Tensor, teacher: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (n_rows, n_outputs) = logits.dims2()?;
+    if teacher.dims2()? != (n_rows, n_outputs) || rows.len() != n_rows {
+        return Err(Error::Msg("a teacher's row, a slot and a label for each row of logits".to_owned()));
+    }
+    let numbers = |tensor: &Tensor| tensor.contiguous()?.flatten_all()?.to_vec1::<f32>();
+    let (teacher, mut gradient) = (numbers(teacher)?, numbers(logits)?);
+    let losses: Vec<OnceLock<f64>> = (0..n_rows).map(|_| OnceLock::new()).collect();
+    for_each_row(&mut gradient, n_outputs, |idx, values| {
+        let WeightedRow { distillation, cross_entropy, label } = rows[idx];
+        let teacher = &teacher[idx * n_outputs..][..n_outputs];
+        let of_label = values[label as usize];
+        let (log_q, log_p) = (log_sum_exp(values), log_sum_exp(teacher));
+        let mut divergence = 0.0f64;
+        for (value, &of_teacher) in values.iter_mut().zip(teacher) {
+            let (q, p) = ((*value - log_q).exp(), (of_teacher - log_p).exp());
+            divergence += f64::from(p * ((of_teacher - log_p) - (*value - log_q)));
+            *value = (distillation + cross_entropy) * q - distillation * p;
+        }
+        values[label as usize] -= cross_entropy;
+        let surprise = f64::from(log_q - of_label);
+        let _ = losses[idx].set(f64::from(distillation) * divergence + f64::from(cross_entropy) * surprise);
+    });
+    let loss: f64 = losses.iter().filter_map(OnceLock::get).sum();
+    Ok((
+        Tensor::new(loss as f32, &Device::Cpu)?,
+        Tensor::from_vec(gradient, (n_rows, n_outputs), &Device::Cpu)?,
+    ))
+}
+
+fn log_sum_exp(values: &[f32]) -> f32 {
+    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // Partial sums, so that what is small counts beside what is large.
+    let sums = values.chunks(256).map(|chunk| chunk.iter().map(|value| (value - largest).exp()).sum::<f32>());
+    largest + sums.sum::<f32>().ln()
+}
+
+/// The same by operations that every device has.
+fn by_tensors(rows: &[WeightedRow], logits: &Tensor, teacher: &Tensor) -> Result<(Tensor, Tensor)> {
+    let device = logits.device();
+    let column = |of: &dyn Fn(&WeightedRow) -> f32| {
+        Tensor::from_vec(rows.iter().map(of).collect::<Vec<f32>>(), (rows.len(), 1), device)
+    };
+    let (distillation, cross_entropy) = (column(&|row| row.distillation)?, column(&|row| row.cross_entropy)?);
+    let labels = Tensor::from_vec(rows.iter().map(|row| row.label).collect(), (rows.len(), 1), device)?;
+    let (log_q, log_p) = (log_softmax(logits)?, log_softmax(teacher)?);
     let p = log_p.exp()?;
-    let divergence = (&p * (&log_p - &log_q)?)?.sum(D::Minus1)?;
-    let surprise = log_q.gather(&inside, D::Minus1)?.squeeze(D::Minus1)?.neg()?;
-    let total = ((divergence * weights)?.sum_all()? * config.distillation)?;
-    let total = (total + ((surprise * of_labels)?.sum_all()? * config.cross_entropy)?)?;
-    total / f64::from(sum)
+    let divergence = (&p * (log_p - &log_q)?)?.sum_keepdim(D::Minus1)?;
+    let surprise = log_q.gather(&labels, D::Minus1)?.neg()?;
+    let loss = ((divergence * &distillation)? + (surprise * &cross_entropy)?)?.sum_all()?;
+    let gradient = log_q.exp()?.broadcast_mul(&(&distillation + &cross_entropy)?)?;
+    let gradient = (gradient - p.broadcast_mul(&distillation)?)?;
+    Ok((loss, gradient.scatter_add(&labels, &cross_entropy.neg()?, D::Minus1)?))
+}
+
+fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?;
+    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Var;
+
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn it_is_the_sum_that_it_says() {
@@ -84,5 +151,47 @@ mod tests {
         let by_rows = divergence([0.0, 0.0, 1.0], first) + 0.5 * divergence([3.0, 0.0, 0.0], second);
         let expected = (0.5 * by_rows - 2.0 * log_softmax(first)[2]) / 1.5;
         assert!((loss - expected).abs() < 1e-5, "{loss} {expected}");
+    }
+
+    /// What other devices do is what the processor does, the gradient too.
+    #[test]
+    fn tensors_and_rows_give_one_loss() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut rows = |scale: f32| {
+            let numbers: Vec<f32> = (0..5 * 300).map(|_| scale * (random.f32() - 0.5)).collect();
+            Tensor::from_vec(numbers, (5, 300), &Device::Cpu).expect("rows")
+        };
+        let (logits, teacher) = (rows(20.0), rows(8.0));
+        let weighted = [0.3, 0.1, 0.2, 0.25, 0.15].iter().zip([7, 0, 299, 3, 3]);
+        let weighted: Vec<WeightedRow> = weighted
+            .map(|(&w, label)| WeightedRow { distillation: 0.9 * w, cross_entropy: 0.1 * w, label })
+            .collect();
+        let numbers = |(loss, gradient): (Tensor, Tensor)| -> Vec<f32> {
+            let mut numbers = gradient.flatten_all().and_then(|x| x.to_vec1()).expect("numbers");
+            numbers.push(loss.to_scalar().expect("a number"));
+            numbers
+        };
+        let expected = numbers(by_tensors(&weighted, &logits, &teacher).expect("computes"));
+        let got = numbers(on_the_processor(&weighted, &logits, &teacher).expect("computes"));
+        for (expected, got) in expected.iter().zip(&got) {
+            assert!((expected - got).abs() < 1e-6 * expected.abs().max(1.0), "{expected} {got}");
+        }
+        // The gradient is that of the loss: against differences.
+        let config = LossConfig { distillation: 0.9, cross_entropy: 0.1, slot_decay: 0.85 };
+        let loss =
+            |logits: &Tensor| slot_loss(config, logits, &teacher, &[0, 1, 2, 3, 0], &[7, 0, 999, 3, 3]);
+        let variable = Var::from_tensor(&logits).expect("a variable");
+        let gradients = loss(variable.as_tensor()).and_then(|loss| loss.backward()).expect("gradients");
+        let gradient = gradients.get(variable.as_tensor()).expect("one").to_vec2::<f32>().expect("numbers");
+        let direction = rows(1.0);
+        let along = |step: f64| -> f64 {
+            let there = (&logits + (&direction * step).expect("rows")).expect("rows");
+            f64::from(loss(&there).and_then(|loss| loss.to_scalar::<f32>()).expect("a number"))
+        };
+        let expected = (along(0.05) - along(-0.05)) / 0.1;
+        let direction = direction.to_vec2::<f32>().expect("numbers");
+        let got = gradient.iter().flatten().zip(direction.iter().flatten()).map(|(g, d)| f64::from(g * d));
+        let got: f64 = got.sum();
+        assert!((expected - got).abs() < 2e-3 * expected.abs(), "{expected} {got}");
     }
 }

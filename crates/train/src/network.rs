@@ -4,16 +4,17 @@ use candle_core::{D, Result, Tensor};
 use model::RopeLayout;
 
 use crate::adapter::TrainedAdapter;
+use crate::attention::{KeysAndValues, attend};
 use crate::base::{Base, Linear};
 use crate::batch::Batch;
 use crate::frozen::frozen_product;
 use crate::softmax::{Visible, visible_softmax};
+use crate::swiglu::swiglu;
 
 /// What rows of adaptive tokens see of a text, and what the model makes of it.
 pub(crate) struct TokenPass {
-    /// Keys, rotated, by layer: `[n_kv_heads, n_tokens, head_dim]`.
-    keys: Vec<Tensor>,
-    values: Vec<Tensor>,
+    /// Keys, rotated, and values, by layer.
+    layers: Vec<KeysAndValues>,
     /// After the last norm: `[n_tokens, hidden]`.
     hidden: Tensor,
 }
@@ -32,7 +33,7 @@ impl Base {
     /// Logits that the model has at `positions` of a text.
     pub(crate) fn logits_at(&self, pass: &TokenPass, positions: &[u32]) -> Result<Tensor> {
         let positions = Tensor::new(positions, &self.device)?;
-        pass.hidden.index_select(&positions, 0)?.matmul(&self.head)
+        frozen_product(&pass.hidden.index_select(&positions, 0)?, &self.head)
     }
 
     /// `x [n_rows, n_heads, head_dim]`, turned to `positions [n_rows]`.
@@ -107,12 +108,12 @@ impl Base {
         let positions = Tensor::arange(0u32, n as u32, &self.device)?;
         let visible = Visible::new((0..n).map(|row| [0..row + 1, 0..0]).collect(), n, &self.device)?;
         let linear = |linear: &Linear, x: &Tensor| -> Result<Tensor> {
-            let y = x.matmul(&linear.weight)?;
+            let y = frozen_product(x, &linear.weight)?;
             linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
         };
         let residual = f64::from(a.multipliers.residual);
         let mut x = (self.embedding.index_select(&ids, 0)? * f64::from(a.multipliers.embedding))?;
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let mut layers = Vec::new();
         for layer in &self.layers {
             let [q, k, v, o, gate, up, down] = &layer.linears;
             let normed = normalise(&x, &layer.attention_norm, a.norm_epsilon)?;
@@ -127,13 +128,12 @@ impl Base {
             let attended = self.ungrouped(&shares.matmul(&value)?, n)?;
             x = (x + (linear(o, &attended)? * residual)?)?;
             let normed = normalise(&x, &layer.feed_forward_norm, a.norm_epsilon)?;
-            let activated = (linear(gate, &normed)?.silu()? * linear(up, &normed)?)?;
+            let activated = swiglu(&linear(gate, &normed)?, &linear(up, &normed)?)?;
             x = (x + (linear(down, &activated)? * residual)?)?;
-            keys.push(key);
-            values.push(value);
+            layers.push(KeysAndValues { keys: key, values: value });
         }
         let hidden = normalise(&x, &self.output_norm, a.norm_epsilon)?;
-        Ok(TokenPass { keys, values, hidden })
+        Ok(TokenPass { layers, hidden })
     }
 
     /// Runs the rows of adaptive tokens of `batch` behind a text: `[n_rows, hidden]` after the last norm.
@@ -162,17 +162,12 @@ impl Base {
             let queries = self.grouped(&self.rotate(&queries, &positions)?)?;
             let keys = self.rotate(&keys, &positions)?.transpose(0, 1)?.contiguous()?;
             let values = values.transpose(0, 1)?.contiguous()?;
-            let of_tokens = frozen_product(&queries, &pass.keys[idx].t()?)?;
-            let of_slots = queries.matmul(&keys.t()?)?;
-            let scores = Tensor::cat(&[of_tokens, of_slots], D::Minus1)?;
-            let shares = visible_softmax(&scores, &visible, self.score_scale())?;
-            let of_tokens = shares.narrow(D::Minus1, 0, n_tokens)?.contiguous()?;
-            let of_slots = shares.narrow(D::Minus1, n_tokens, n_rows)?.contiguous()?;
-            let attended = (frozen_product(&of_tokens, &pass.values[idx])? + of_slots.matmul(&values)?)?;
+            let rows = KeysAndValues { keys, values };
+            let attended = attend(&queries, &rows, &pass.layers[idx], &visible, self.score_scale())?;
             let attended = self.ungrouped(&attended, n_rows)?;
             x = (x + (linear(o, &attended, &d_o)? * residual)?)?;
             let normed = normalise(&x, &layer.feed_forward_norm, a.norm_epsilon)?;
-            let activated = (linear(gate, &normed, &d_gate)?.silu()? * linear(up, &normed, &d_up)?)?;
+            let activated = swiglu(&linear(gate, &normed, &d_gate)?, &linear(up, &normed, &d_up)?)?;
             x = (x + (linear(down, &activated, &d_down)? * residual)?)?;
         }
         normalise(&x, &self.output_norm, a.norm_epsilon)

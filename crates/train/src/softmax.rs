@@ -4,10 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, D, DType, Device, Error, Layout, Result, Shape, Tensor,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Device, Error, Layout, Result, Shape, Tensor};
 
 /// Two ranges of columns that each row sees: of the text, and of the rows of its own group. Rows of scores beyond the last
 /// begin again at the first, as heads do.
@@ -60,20 +57,15 @@ struct Backward {
     scale: f32,
 }
 
-/// Stands for shares that were computed outside of the graph: its second argument forward, and their gradient backward.
-struct Shares {
-    scale: f64,
-}
-
-fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
-        return Err(Error::Msg("scores must be contiguous".to_owned()));
+        return Err(Error::Msg("numbers must be contiguous".to_owned()));
     };
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
 /// Calls `of_row` with the index of each row of `out` and the row, on as many threads as there are.
-fn for_each_row(out: &mut [f32], n_columns: usize, of_row: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn for_each_row(out: &mut [f32], n_columns: usize, of_row: impl Fn(usize, &mut [f32]) + Sync) {
     let n_rows = out.len() / n_columns.max(1);
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = n_rows.div_ceil(n_threads).max(1);
@@ -112,12 +104,6 @@ impl CustomOp1 for Forward {
         });
         Ok((CpuStorage::F32(shares), layout.shape().clone()))
     }
-
-    fn bwd(&self, _: &Tensor, shares: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let Self { visible, scale } = self;
-        let backward = Backward { visible: visible.clone(), scale: *scale };
-        shares.contiguous()?.apply_op2_no_bwd(&gradient.contiguous()?, &backward).map(Some)
-    }
 }
 
 impl CustomOp2 for Backward {
@@ -149,64 +135,38 @@ impl CustomOp2 for Backward {
     }
 }
 
-impl CustomOp2 for Shares {
-    fn name(&self) -> &'static str {
-        "softmax over what rows see"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        shares: &CpuStorage,
-        layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Ok((BackendStorage::try_clone(shares, layout)?, layout.shape().clone()))
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        shares: &CudaStorage,
-        layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        Ok((BackendStorage::try_clone(shares, layout)?, layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        _: &Tensor,
-        _: &Tensor,
-        shares: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let weighted = (shares * gradient)?;
-        let means = weighted.sum_keepdim(D::Minus1)?;
-        let gradient = ((weighted - shares.broadcast_mul(&means)?)? * self.scale)?;
-        Ok((Some(gradient), None))
-    }
-}
-
 /// Shares of `scale * scores`, `[.., n_rows, n_columns]`, which add up to 1 over what each row sees and are 0 elsewhere. `scale` is
-/// positive.
+/// positive. No part of a graph.
 pub(crate) fn visible_softmax(scores: &Tensor, visible: &Visible, scale: f64) -> Result<Tensor> {
     let Some(mask) = &visible.mask else {
         let visible = visible.ranges.clone();
-        return scores.contiguous()?.apply_op1(Forward { visible, scale: scale as f32 });
+        return scores.contiguous()?.apply_op1_no_bwd(&Forward { visible, scale: scale as f32 });
     };
     let (n_rows, n_columns) = mask.dims2()?;
     let by_heads = scores.detach().contiguous()?.reshape(((), n_rows, n_columns))?;
     let scores_seen = (by_heads * scale)?.broadcast_add(mask)?;
     let weights = scores_seen.broadcast_sub(&scores_seen.max_keepdim(D::Minus1)?)?.exp()?;
-    let shares = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.reshape(scores.shape())?;
-    scores.apply_op2(&shares, Shares { scale })
+    weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.reshape(scores.shape())
+}
+
+/// The gradient of the scores of [`visible_softmax`] from that of the `shares`, shapes alike.
+pub(crate) fn softmax_gradient(
+    shares: &Tensor,
+    gradient: &Tensor,
+    visible: &Visible,
+    scale: f64,
+) -> Result<Tensor> {
+    if visible.mask.is_none() {
+        let backward = Backward { visible: visible.ranges.clone(), scale: scale as f32 };
+        return shares.contiguous()?.apply_op2_no_bwd(&gradient.contiguous()?, &backward);
+    }
+    let weighted = (shares * gradient)?;
+    let means = weighted.sum_keepdim(D::Minus1)?;
+    (weighted - shares.broadcast_mul(&means)?)? * scale
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Var;
-
     use super::*;
 
     /// What another device does by a mask is what the processor does by ranges, forward and backward.
@@ -220,12 +180,11 @@ mod tests {
         let mut numbers = |n: usize| (0..n).map(|_| 8.0 * random.f32() - 4.0).collect::<Vec<f32>>();
         // Two heads of two groups of rows.
         let shape = (2, 6, 6);
-        let scores = Var::from_vec(numbers(72), shape, &Device::Cpu).expect("scores");
+        let scores = Tensor::from_vec(numbers(72), shape, &Device::Cpu).expect("scores");
         let weights = Tensor::from_vec(numbers(72), shape, &Device::Cpu).expect("weights");
         let of = |visible: &Visible| -> Result<[Vec<f32>; 2]> {
-            let shares = visible_softmax(scores.as_tensor(), visible, 0.7)?;
-            let gradients = (&shares * &weights)?.sum_all()?.backward()?;
-            let gradient = gradients.get(scores.as_tensor()).expect("a gradient");
+            let shares = visible_softmax(&scores, visible, 0.7)?;
+            let gradient = softmax_gradient(&shares, &weights, visible, 0.7)?;
             Ok([shares.flatten_all()?.to_vec1()?, gradient.flatten_all()?.to_vec1()?])
         };
         let (expected, got) = (of(&by_ranges).expect("computes"), of(&by_mask).expect("computes"));

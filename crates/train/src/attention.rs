@@ -1,0 +1,113 @@
+//! Attention of adaptive rows over a text, which does not learn, and over each other, as one node of the graph: what is
+//! between scores and values is many times larger than what comes in and goes out, and candle would keep and add gradients of
+//! every step of it.
+
+use candle_core::{D, Result, Tensor};
+
+use crate::outside::computed_outside;
+use crate::softmax::{Visible, softmax_gradient, visible_softmax};
+
+/// Keys and values: `[n_kv_heads, n, head_dim]` each.
+#[derive(Clone)]
+pub(crate) struct KeysAndValues {
+    pub(crate) keys: Tensor,
+    pub(crate) values: Tensor,
+}
+
+/// `softmax(scale q Kᵀ) V` over what `visible` says of the columns of `text` and, behind them, of `rows`: `[n_kv_heads, n_queries,
+/// head_dim]` as the queries are. Gradients reach the queries and `rows`.
+pub(crate) fn attend(
+    queries: &Tensor,
+    rows: &KeysAndValues,
+    text: &KeysAndValues,
+    visible: &Visible,
+    scale: f64,
+) -> Result<Tensor> {
+    let learning = [queries, &rows.keys, &rows.values];
+    let argument = Tensor::cat(&in_rows(&learning)?, 0)?;
+    let (queries, text) = (queries.detach(), text.clone());
+    let rows = KeysAndValues { keys: rows.keys.detach(), values: rows.values.detach() };
+    let (n_tokens, n_rows) = (text.keys.dims()[1], rows.keys.dims()[1]);
+    let scores = [queries.matmul(&text.keys.t()?)?, queries.matmul(&rows.keys.t()?)?];
+    let shares = visible_softmax(&Tensor::cat(&scores, D::Minus1)?, visible, scale)?;
+    let apart = move |both: &Tensor| -> Result<[Tensor; 2]> {
+        let part = |start, n| both.narrow(D::Minus1, start, n)?.contiguous();
+        Ok([part(0, n_tokens)?, part(n_tokens, n_rows)?])
+    };
+    let [of_text, of_rows] = apart(&shares)?;
+    let attended = (of_text.matmul(&text.values)? + of_rows.matmul(&rows.values)?)?;
+    let visible = visible.clone();
+    computed_outside(&argument, &attended, move |_, gradient| {
+        let gradient = gradient.contiguous()?;
+        let of_shares = [gradient.matmul(&text.values.t()?)?, gradient.matmul(&rows.values.t()?)?];
+        let of_scores = softmax_gradient(&shares, &Tensor::cat(&of_shares, D::Minus1)?, &visible, scale)?;
+        let [of_text, of_rows_scores] = apart(&of_scores)?;
+        let of_queries = (of_text.matmul(&text.keys)? + of_rows_scores.matmul(&rows.keys)?)?;
+        let of_keys = of_rows_scores.t()?.matmul(&queries)?;
+        let of_values = of_rows.t()?.matmul(&gradient)?;
+        Tensor::cat(&in_rows(&[&of_queries, &of_keys, &of_values])?, 0)
+    })
+}
+
+/// Each as numbers in a row.
+fn in_rows(tensors: &[&Tensor; 3]) -> Result<Vec<Tensor>> {
+    tensors.iter().map(|tensor| tensor.flatten_all()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    /// Against candle's own operations, forward and backward.
+    #[test]
+    fn it_is_what_its_parts_are() {
+        let (n_kv, group, n_tokens, n_rows, dim) = (2, 3, 5, 4, 8);
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut numbers = |shape: (usize, usize, usize)| {
+            let numbers: Vec<f32> = (0..shape.0 * shape.1 * shape.2).map(|_| random.f32() - 0.5).collect();
+            Var::from_vec(numbers, shape, &Device::Cpu).expect("numbers")
+        };
+        let queries = numbers((n_kv, group * n_rows, dim));
+        let (keys, values) = (numbers((n_kv, n_rows, dim)), numbers((n_kv, n_rows, dim)));
+        let weight = numbers((n_kv, group * n_rows, dim)).as_detached_tensor();
+        let [text_keys, text_values] = [(); 2].map(|()| numbers((n_kv, n_tokens, dim)).as_detached_tensor());
+        // Two groups of two rows, behind the second token and the last.
+        let ranges = vec![[0..2, 5..6], [0..2, 5..7], [0..5, 7..8], [0..5, 7..9]];
+        let visible = Visible::new(ranges.clone(), n_tokens + n_rows, &Device::Cpu).expect("visible");
+        let (scale, variables) = (0.6, [&queries, &keys, &values]);
+        let of = |attended: Result<Tensor>| -> Result<Vec<f32>> {
+            let attended = attended?;
+            let gradients = (&attended * &weight)?.sum_all()?.backward()?;
+            let mut all = vec![attended.flatten_all()?];
+            for variable in variables {
+                all.push(gradients.get(variable.as_tensor()).expect("a gradient").flatten_all()?);
+            }
+            Tensor::cat(&all, 0)?.to_vec1()
+        };
+        let rows = KeysAndValues { keys: keys.as_tensor().clone(), values: values.as_tensor().clone() };
+        let text = KeysAndValues { keys: text_keys.clone(), values: text_values.clone() };
+        let got = of(attend(queries.as_tensor(), &rows, &text, &visible, scale)).expect("computes");
+        let by_parts = || -> Result<Tensor> {
+            let n_columns = n_tokens + n_rows;
+            let hidden = ranges.iter().flat_map(|ranges| {
+                (0..n_columns).map(|column| match ranges.iter().any(|range| range.contains(&column)) {
+                    true => 0.0f32,
+                    false => -1e30,
+                })
+            });
+            let mask = Tensor::from_vec(hidden.collect::<Vec<f32>>(), (1, n_rows, n_columns), &Device::Cpu)?;
+            let mask = mask.repeat((1, group, 1))?;
+            let all_keys = Tensor::cat(&[&text_keys, keys.as_tensor()], 1)?;
+            let all_values = Tensor::cat(&[&text_values, values.as_tensor()], 1)?;
+            let scores = (queries.matmul(&all_keys.t()?)? * scale)?.broadcast_add(&mask)?;
+            let weights = scores.exp()?;
+            weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.matmul(&all_values)
+        };
+        let expected = of(by_parts()).expect("computes");
+        for (expected, got) in expected.iter().zip(&got) {
+            assert!((expected - got).abs() < 1e-5, "{expected} {got}");
+        }
+    }
+}
