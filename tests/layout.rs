@@ -22,7 +22,7 @@ fn dependencies_point_one_way() {
         ("crates/portal", &[]),
         ("crates/settings", &["sateen-engine"]),
         ("crates/convert", &["sateen-model"]),
-        ("crates/train", &["sateen-engine", "sateen-model"]),
+        ("crates/train", &["sateen-engine", "sateen-gpu", "sateen-model"]),
     ];
     for (folder, expected) in allowed {
         let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("a manifest");
