@@ -4,9 +4,8 @@
 //! Quantized weights are signed bytes (numbers: [`crate::number_products`]), activations two of them
 //! ([`crate::packed_rows`]). A product of 16 outputs, eight rows and 32 inputs is one instruction (`mma.m16n8k32` of the
 //! PTX ISA) for each of these two, in whole numbers and so exact; scales are applied to the sums of a block as they are
-//! elsewhere. Planes share the inputs, block by block in
-//! turns, and their sums meet in shared memory in one order. So the order of every sum is that of the inputs
-//! alone: other rows, and how many there are, change nothing.
+//! elsewhere. Planes share the inputs, block by block in turns, and their sums meet in shared memory in one order. So the
+//! order of every sum is that of the inputs alone: other rows, and how many there are, change nothing.
 //!
 //! A norm of the activations is a factor of each row, and comes last: planes add up the squares on their way.
 

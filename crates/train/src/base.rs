@@ -54,11 +54,12 @@ impl Base {
     pub fn load(path: &Path, max_positions: usize, device: TrainDevice) -> Result<Self, TrainError> {
         let device = device.open()?;
         let (summary, tokenizer) = ModelSummary::read(path)?;
-        let of_step = step_bytes(&summary.architecture, max_positions);
         // What a GPU has not is said when it is asked for.
-        let needed = if device.is_cpu() { summary.n_parameters * 4 + of_step } else { 0 };
-        if let Some(available) = engine::available_memory().filter(|&available| available < needed) {
-            return Err(TrainError::NoMemory { needed, available });
+        if device.is_cpu() {
+            let needed = summary.n_parameters * 4 + step_bytes(&summary.architecture, max_positions);
+            if let Some(available) = engine::available_memory().filter(|&available| available < needed) {
+                return Err(TrainError::NoMemory { needed, available });
+            }
         }
         let sha256 = sha256_of_file(path)?;
         let architecture = summary.architecture;

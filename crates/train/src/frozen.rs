@@ -3,7 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor};
 
-use crate::softmax::for_each_row;
+use crate::rows::for_each_row;
 
 /// A product whose gradient reaches its first argument alone: candle's own computes that of both, and that of a frozen
 /// weight is as large as the weight.
@@ -41,8 +41,8 @@ impl CustomOp2 for FrozenProduct {
         if !is_weight || !of_left.is_contiguous() {
             return product(left, of_left, right, of_right);
         }
-        // A view of a file's `[n_out, n_in]`: `(W xᵀ)ᵀ` is the faster way around, by half (gemm packs rows of weights
-        // as they lie), and turning what comes out costs a tenth of it.
+        // A view of a file's `[n_out, n_in]`: for gemm `(W xᵀ)ᵀ` is the faster way around, 190 to 205 GFLOPS where the other
+        // has 115 to 150 (2 cores of an Intel Xeon at 2.5 GHz, shapes of the 0.5B).
         let (m, n) = (of_left.dims()[0], of_right.dims()[1]);
         let (turned, _) = product(right, &of_right.transpose(0, 1)?, left, &of_left.transpose(0, 1)?)?;
         let turned = turned.as_slice::<f32>()?;

@@ -21,6 +21,7 @@ mod loss;
 mod network;
 mod optimizer;
 mod outside;
+mod rows;
 mod run;
 mod softmax;
 mod swiglu;

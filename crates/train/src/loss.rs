@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{D, Device, Error, Result, Tensor};
 
 use crate::outside::computed_outside;
-use crate::softmax::for_each_row;
+use crate::rows::for_each_row;
 
 /// How the parts of the loss are weighed.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -64,7 +64,7 @@ struct WeightedRow {
 }
 
 /// The loss, and its gradient by the logits: `(distillation + cross_entropy) q - distillation p - cross_entropy [label]`. A
-/// pass over each row, where candle's operations would take thirty over all of them on one thread.
+/// pass over each row, where candle has an operation over all of them for every part.
 fn on_the_processor(rows: &[WeightedRow], logits: &Tensor, teacher: &Tensor) -> Result<(Tensor, Tensor)> {
     let (n_rows, n_outputs) = logits.dims2()?;
     if teacher.dims2()? != (n_rows, n_outputs) || rows.len() != n_rows {

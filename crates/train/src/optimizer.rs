@@ -124,9 +124,10 @@ impl AdamW {
         let steps = ((&self.mean / first_scale)? / ((&self.square / second_scale)?.sqrt()? + 1e-8)?)?;
         let steps = (steps * rate)?;
         for (variable, step) in self.variables.iter().zip(self.apart(&steps)?) {
-            let kept = match weight_decay {
-                0.0 => variable.as_tensor().clone(),
-                decay => (variable.as_tensor() * (1.0 - rate * decay))?,
+            let kept = if weight_decay == 0.0 {
+                variable.as_tensor().clone()
+            } else {
+                (variable.as_tensor() * (1.0 - rate * weight_decay))?
             };
             variable.set(&(kept - step)?.detach())?;
         }

@@ -1,8 +1,8 @@
-//! SwiGLU with its gradient: a pass over the numbers each, where candle's parts would take twelve.
+//! SwiGLU with its gradient: a pass over the numbers each, where candle has an operation, and a gradient to keep, for every part.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use crate::softmax::{for_each_row, numbers};
+use crate::rows::{for_each_row, numbers};
 
 /// Numbers that a thread takes together.
 const CHUNK: usize = 1024;
