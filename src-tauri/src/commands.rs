@@ -5,7 +5,3 @@ pub(crate) mod files;
 pub(crate) mod models;
 pub(crate) mod popup;
 pub(crate) mod settings;
-
-use crate::error::CommandError;
-
-type CommandResult<T> = Result<T, CommandError>;

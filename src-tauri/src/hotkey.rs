@@ -3,13 +3,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use application::{Application, lock};
 use portal::PortalError;
 use serde::Serialize;
 use tauri::{AppHandle, Manager};
 use tauri_plugin_global_shortcut::{GlobalShortcutExt, Shortcut, ShortcutEvent, ShortcutState};
 use ts_rs::TS;
-
-use crate::application::{Application, lock};
 
 /// What became of the hotkey.
 #[derive(Clone, Debug, Serialize, TS)]

@@ -3,28 +3,32 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(debug_assertions), windows_subsystem = "windows")]
 
-mod application;
 mod commands;
-mod error;
 mod hotkey;
 mod popup;
 mod tray;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::Context;
-use tauri::{AppHandle, DragDropEvent, Manager, WebviewUrl, WebviewWindowBuilder, Window, WindowEvent};
+use application::{Application, ApplicationConfig};
+use tauri::{
+    AppHandle, DragDropEvent, Emitter, Manager, WebviewUrl, WebviewWindowBuilder, Window, WindowEvent,
+};
 use tauri_plugin_autostart::MacosLauncher;
 use tauri_plugin_window_state::StateFlags;
 
-use crate::application::Application;
 use crate::hotkey::Hotkey;
 
 /// Completes the clipboard in the app that runs.
 const CLIPBOARD_FLAG: &str = "--clipboard";
 /// Starts without a window.
 const HIDDEN_FLAG: &str = "--hidden";
+
+/// A page that is not up by then will not be for long: the model is loaded beside it.
+const PAGE_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What the app is started for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -118,16 +122,25 @@ fn main() -> anyhow::Result<()> {
         ])
         .on_window_event(on_window_event)
         .setup(move |app| {
-            app.manage(Application::new(app.handle().clone(), start.path));
+            let windows = app.handle().clone();
+            // Fails only when the windows are gone, and then there is nobody to tell.
+            let on_state = move |state| _ = windows.emit("application_state", state);
+            app.manage(Application::new(ApplicationConfig::of_user(start.path), on_state));
+            app.manage(popup::Popup::default());
             let settings = app.state::<Application>().settings();
-            let handle = app.handle().clone();
-            std::thread::Builder::new()
-                .name("start".to_owned())
-                .spawn(move || handle.state::<Application>().load_default_model())?;
             app.manage(Mutex::new(Hotkey::Off));
             hotkey::register(app.handle(), &settings.clipboard.hotkey);
             tray::build(app);
             let is_hidden = start.hidden || start.clipboard || settings.start.hidden;
+            let handle = app.handle().clone();
+            std::thread::Builder::new().name("start".to_owned()).spawn(move || {
+                let application = handle.state::<Application>();
+                if !is_hidden {
+                    // Late or not, the model is loaded then.
+                    let _ = application.wait_for_page(PAGE_PATIENCE);
+                }
+                application.load_default_model();
+            })?;
             WebviewWindowBuilder::new(app, "main", WebviewUrl::default())
                 .title("sateen")
                 .inner_size(1100.0, 720.0)

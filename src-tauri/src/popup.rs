@@ -4,44 +4,26 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use engine::{CompletionRequest, EngineError, Event, Outcome, Submission};
-use serde::Serialize;
+use application::{Application, ClipboardCompletion, lock};
 use tauri::{
     AppHandle, Emitter, LogicalSize, Manager, PhysicalPosition, WebviewUrl, WebviewWindow,
     WebviewWindowBuilder,
 };
 use tauri_plugin_notification::NotificationExt;
-use ts_rs::TS;
-
-use crate::application::{Application, Client, lock};
-use crate::error::CommandError;
 
 /// Label of the window.
 pub(crate) const LABEL: &str = "popup";
 /// Width and height in logical pixels.
 const SIZE: (f64, f64) = (560.0, 200.0);
 const MIN_HEIGHT: f64 = 120.0;
-/// Lines of the copied text that are shown.
-const TAIL_LINES: usize = 6;
 /// A window that is hidden is kept for so long: it opens in half the time of a new one, and takes 100 MB.
 const KEPT: Duration = Duration::from_secs(120);
 /// A press of the hotkey within this time of losing the focus is why it was lost.
 const SAME_PRESS: Duration = Duration::from_millis(200);
 
-/// What the window shows before a text comes.
-#[derive(Clone, Debug, Default, Serialize, TS)]
-#[ts(export)]
-pub(crate) struct PopupContent {
-    /// The end of what was copied, up to the cursor.
-    tail: String,
-    /// Why there is nothing to complete, for people.
-    problem: Option<String>,
-}
-
-/// What is being completed.
+/// What is known of the window.
 #[derive(Default)]
 pub(crate) struct Popup {
-    current: Mutex<Option<Current>>,
     /// Whether the window has had the focus since it opened: only then losing it means something.
     had_focus: AtomicBool,
     /// How often it was opened.
@@ -50,26 +32,16 @@ pub(crate) struct Popup {
     left: Mutex<Option<Instant>>,
 }
 
-struct Current {
-    before: String,
-    after: String,
-    content: PopupContent,
-    /// The work and its beginning, until the window takes it.
-    submission: Option<Result<(Submission, Instant), EngineError>>,
-    cancel: engine::CancelToken,
-    n_retries: u64,
-}
-
 /// Opens the window with a completion under way, or closes it when it is open.
 pub(crate) fn toggle(app: &AppHandle) {
-    let application = app.state::<Application>();
+    let (application, popup) = (app.state::<Application>(), app.state::<Popup>());
     // On X11 the keys take the focus away before they are told: the window is closed already, by the same press.
-    let has_just_left = lock(&application.popup.left).take().is_some_and(|left| left.elapsed() < SAME_PRESS);
+    let has_just_left = lock(&popup.left).take().is_some_and(|left| left.elapsed() < SAME_PRESS);
     if has_just_left || is_open(app) {
         close(app);
         return;
     }
-    let begun = application.begin_popup();
+    let begun = application.begin_clipboard_completion();
     if application.settings().clipboard.silent {
         let app = app.clone();
         // Without a thread there is nobody who would wait for the text.
@@ -78,7 +50,7 @@ pub(crate) fn toggle(app: &AppHandle) {
             .spawn(move || complete_silently(&app, begun));
         return;
     }
-    *lock(&application.popup.current) = Some(begun);
+    application.show_clipboard_completion(begun);
     if let Err(error) = show(app) {
         eprintln!("sateen: the window over the clipboard cannot be shown: {error}");
     }
@@ -89,12 +61,12 @@ fn is_open(app: &AppHandle) -> bool {
 }
 
 fn show(app: &AppHandle) -> tauri::Result<()> {
-    let popup = &app.state::<Application>().popup;
+    let popup = app.state::<Popup>();
     popup.had_focus.store(false, Ordering::Release);
     popup.n_opened.fetch_add(1, Ordering::AcqRel);
     let window = match app.get_webview_window(LABEL) {
         Some(window) => window,
-        None => WebviewWindowBuilder::new(app, LABEL, WebviewUrl::default())
+        None => WebviewWindowBuilder::new(app, LABEL, WebviewUrl::App("popup.html".into()))
             .title("sateen: continue the clipboard")
             .inner_size(SIZE.0, SIZE.1)
             .decorations(false)
@@ -157,18 +129,14 @@ pub(crate) fn fit(app: &AppHandle, height: f64) -> tauri::Result<()> {
 
 /// Hides the window, and stops the work for it.
 pub(crate) fn close(app: &AppHandle) {
-    let application = app.state::<Application>();
-    if let Some(current) = lock(&application.popup.current).take() {
-        current.cancel.cancel();
-    }
+    app.state::<Application>().end_clipboard_completion();
     if let Some(window) = app.get_webview_window(LABEL) {
         // It stays as it is only when it is gone.
         let _ = window.hide();
-        let n_opened = application.popup.n_opened.load(Ordering::Acquire);
+        let n_opened = app.state::<Popup>().n_opened.load(Ordering::Acquire);
         let give_back = move || {
             std::thread::sleep(KEPT);
-            let popup = &window.state::<Application>().popup;
-            if popup.n_opened.load(Ordering::Acquire) == n_opened {
+            if window.state::<Popup>().n_opened.load(Ordering::Acquire) == n_opened {
                 // Its memory is given back; the next time it is made anew.
                 let _ = window.destroy();
             }
@@ -180,85 +148,12 @@ pub(crate) fn close(app: &AppHandle) {
 
 /// A click elsewhere closes the window.
 pub(crate) fn on_focus(app: &AppHandle, has_focus: bool) {
-    let popup = &app.state::<Application>().popup;
+    let popup = app.state::<Popup>();
     if has_focus {
         popup.had_focus.store(true, Ordering::Release);
     } else if popup.had_focus.swap(false, Ordering::AcqRel) && is_open(app) {
         *lock(&popup.left) = Some(Instant::now());
         close(app);
-    }
-}
-
-impl Application {
-    /// Reads the clipboard, and asks for what comes next.
-    fn begin_popup(&self) -> Current {
-        let settings = self.settings().clipboard;
-        let (text, problem) = match self.clipboard.read() {
-            Ok(Some(text)) => (text, None),
-            Ok(None) => {
-                (String::new(), Some("There is no text in the clipboard. Copy some code first.".to_owned()))
-            }
-            Err(error) => (String::new(), Some(error.to_string())),
-        };
-        let at_marker =
-            text.split_once(&settings.cursor_marker).filter(|_| !settings.cursor_marker.is_empty());
-        let (before, after) = at_marker.unwrap_or((&text, ""));
-        let lines: Vec<&str> = before.split('\n').collect();
-        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-        let mut current = Current {
-            before: before.to_owned(),
-            after: after.to_owned(),
-            content: PopupContent { tail, problem },
-            submission: None,
-            cancel: engine::CancelToken::default(),
-            n_retries: 0,
-        };
-        if current.content.problem.is_none() {
-            current.submission = Some(self.ask(&mut current));
-        }
-        current
-    }
-
-    fn ask(&self, current: &mut Current) -> Result<(Submission, Instant), EngineError> {
-        let request = self.request(current.before.clone(), current.after.clone());
-        let mut sampling = request.sampling.clone();
-        if current.n_retries > 0 {
-            // Another text, which the likeliest tokens would not give.
-            (sampling.temperature, sampling.seed) = (sampling.temperature.max(0.7), current.n_retries);
-        }
-        let max_tokens = self.settings().clipboard.max_tokens;
-        let submission = self.submit(Client::Popup, CompletionRequest { max_tokens, sampling, ..request })?;
-        current.cancel = submission.cancel_token();
-        Ok((submission, Instant::now()))
-    }
-
-    /// What the window shows.
-    pub(crate) fn popup_content(&self) -> PopupContent {
-        lock(&self.popup.current).as_ref().map(|current| current.content.clone()).unwrap_or_default()
-    }
-
-    /// The work for the window, where there is any; with `again` for another text. A page that asks anew, because
-    /// it was loaded again or because the model is there by now, gets the text of its first time.
-    pub(crate) fn take_popup_submission(
-        &self,
-        again: bool,
-    ) -> Option<Result<(Submission, Instant), EngineError>> {
-        let mut current = lock(&self.popup.current);
-        let current = current.as_mut().filter(|current| current.content.problem.is_none())?;
-        current.n_retries += u64::from(again);
-        let begun = current.submission.take().filter(|_| !again);
-        Some(begun.unwrap_or_else(|| self.ask(current)))
-    }
-
-    /// Puts a continuation into the clipboard, or with `whole` what was copied and the continuation in its place.
-    pub(crate) fn accept_popup(&self, continuation: &str, whole: bool) -> Result<(), CommandError> {
-        let around =
-            lock(&self.popup.current).as_ref().map(|current| (current.before.clone(), current.after.clone()));
-        let Some((before, after)) = around else {
-            return Err(CommandError::invalid("nothing of the clipboard is being completed"));
-        };
-        let text = if whole { format!("{before}{continuation}{after}") } else { continuation.to_owned() };
-        Ok(self.clipboard.write(text)?)
     }
 }
 
@@ -277,35 +172,9 @@ pub(crate) fn paste_if_wanted(app: &AppHandle) {
 }
 
 /// Without a window: the continuation goes into the clipboard, and a notification says so.
-fn complete_silently(app: &AppHandle, current: Current) {
-    let application = app.state::<Application>();
-    let notify = |body: &str| {
+fn complete_silently(app: &AppHandle, begun: ClipboardCompletion) {
+    if let Some(words) = app.state::<Application>().complete_clipboard_silently(begun) {
         // A desktop without notifications has the text in the clipboard all the same.
-        let _ = app.notification().builder().title("sateen").body(body).show();
-    };
-    let (mut submission, started) = match current.submission {
-        Some(Ok(begun)) => begun,
-        Some(Err(error)) => return notify(&error.to_string()),
-        None => return notify(current.content.problem.as_deref().unwrap_or_default()),
-    };
-    let outcome = loop {
-        match submission.next_event() {
-            Some(Event::Step(_)) => (),
-            Some(Event::Ended(outcome)) => break outcome,
-            None => return,
-        }
-    };
-    match outcome {
-        Ok(Outcome::Ended(completion)) if completion.text.is_empty() => notify("Nothing to add here."),
-        Ok(Outcome::Ended(completion)) => match application.clipboard.write(completion.text.clone()) {
-            Ok(()) => {
-                let ms = started.elapsed().as_millis();
-                application.record(Client::Popup, &completion, ms as f64);
-                notify(&format!("Continuation copied: {} tokens in {ms} ms.", completion.n_tokens));
-            }
-            Err(error) => notify(&error.to_string()),
-        },
-        Ok(Outcome::Superseded | Outcome::Cancelled) => (),
-        Err(error) => notify(&error.to_string()),
+        let _ = app.notification().builder().title("sateen").body(words).show();
     }
 }

@@ -133,9 +133,9 @@ export class App {
     this.spawn(join(dirname(application), "sateen"), args);
   }
 
-  /** Calls a method on the session bus. */
-  call(destination: string, path: string, method: string): void {
-    this.spawn("dbus-send", ["--session", "--type=method_call", `--dest=${destination}`, path, method]);
+  /** Calls a method on the session bus; arguments as in `string:x`. */
+  call(destination: string, path: string, method: string, ...args: string[]): void {
+    this.spawn("dbus-send", ["--session", "--type=method_call", `--dest=${destination}`, path, method, ...args]);
   }
 
   private spawn(program: string, args: string[]): void {
@@ -266,7 +266,6 @@ export function pasteElsewhere(): string {
   return execFileSync("xclip", ["-selection", "clipboard", "-out"], { encoding: "utf8", timeout: 5000 });
 }
 
-/** Whether a window with this title is to be seen. */
 /**
  * Writes what the window that has the keys shows, without its frame. Not by the driver: WebKit's never answers where
  * nothing draws on a screen.
@@ -277,6 +276,7 @@ export function takePicture(path: string): boolean {
   return taken.status === 0;
 }
 
+/** Whether a window with this title is to be seen. */
 export function isShown(title: string): boolean {
   const found = spawnSync("xdotool", ["search", "--onlyvisible", "--name", `^${title}$`], { encoding: "utf8" });
   return found.stdout.trim() !== "";

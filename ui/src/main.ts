@@ -1,11 +1,4 @@
-import { mount } from "svelte";
-
-import { getCurrentWebviewWindow } from "@tauri-apps/api/webviewWindow";
-
 import App from "./App.svelte";
-import Popup from "./lib/Popup.svelte";
-import "./app.css";
+import { mountPage } from "./lib/mount-page";
 
-const target = document.getElementById("app");
-if (target === null) throw new Error("the page has no place for the app");
-mount(getCurrentWebviewWindow().label === "popup" ? Popup : App, { target });
+mountPage(App);

@@ -1,38 +1,14 @@
 //! Files: the window knows documents by number, and files of the open folder by their paths below it.
 
-use documents::{Document, Draft, Folder, FolderListing, MAX_FILE_BYTES};
+use application::{Application, CommandError, CommandResult, DocumentEvent, RestoredDraft, lock};
+use documents::{Document, Draft, FolderListing, MAX_FILE_BYTES};
 use serde::Serialize;
 use settings::Settings;
 use tauri::{AppHandle, Emitter, Manager, State};
 use tauri_plugin_dialog::{DialogExt, FileDialogBuilder, FilePath};
 use ts_rs::TS;
 
-use super::CommandResult;
-use crate::application::{Application, lock};
-use crate::error::CommandError;
 use crate::hotkey::Hotkey;
-
-/// A document that came from outside the window.
-#[derive(Clone, Debug, Serialize, TS)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[ts(export)]
-pub(crate) enum DocumentEvent {
-    /// It was opened.
-    Opened(Document),
-    /// A folder was.
-    FolderOpened(FolderListing),
-    /// It could not be opened.
-    Failed(CommandError),
-}
-
-/// A text that was not saved when the app ended.
-#[derive(Clone, Debug, Serialize, TS)]
-#[ts(export)]
-pub(crate) struct RestoredDraft {
-    draft: Draft,
-    /// What its file holds now; `null` when it was never saved, or its file is gone.
-    document: Option<Document>,
-}
 
 /// What the window starts with.
 #[derive(Clone, Debug, Serialize, TS)]
@@ -55,42 +31,16 @@ pub(crate) fn startup(app: AppHandle, hotkey: State<'_, std::sync::Mutex<Hotkey>
         settings: application.settings(),
         hotkey: lock(&hotkey).clone(),
         notices: application.take_notices(),
-        drafts: application
-            .drafts
-            .left_behind()
-            .into_iter()
-            .map(|draft| restored(&application, draft))
-            .collect(),
-        opened: application.take_initial_path().map(|path| open_path(&application, &path)),
+        drafts: application.restored_drafts(),
+        opened: application.open_initial(),
     }
-}
-
-fn restored(application: &Application, draft: Draft) -> RestoredDraft {
-    let path = std::path::Path::new(&draft.path);
-    let document = (!draft.path.is_empty()).then(|| application.documents.open(path).ok()).flatten();
-    RestoredDraft { draft, document }
-}
-
-fn open_path(application: &Application, path: &std::path::Path) -> DocumentEvent {
-    let opened = match path.is_dir() {
-        true => open_folder_at(application, path).map(DocumentEvent::FolderOpened),
-        false => application.documents.open(path).map(DocumentEvent::Opened).map_err(CommandError::from),
-    };
-    opened.unwrap_or_else(DocumentEvent::Failed)
 }
 
 /// Opens a file or folder in the window, as if the app had been started with it.
 pub(crate) fn open_from_outside(app: &AppHandle, path: &std::path::Path) {
-    let event = open_path(&app.state::<Application>(), path);
+    let event = app.state::<Application>().open(path);
     // Fails only when the window is gone, and then there is nobody to tell.
     let _ = app.emit_to("main", "document", event);
-}
-
-fn open_folder_at(application: &Application, path: &std::path::Path) -> CommandResult<FolderListing> {
-    let folder = Folder::open(path)?;
-    let listing = folder.list();
-    *lock(&application.folder) = Some(folder);
-    Ok(listing)
 }
 
 /// What someone chose in a dialog.
@@ -102,8 +52,8 @@ pub(super) fn chosen(path: Option<FilePath>) -> CommandResult<Option<std::path::
 /// A dialog that begins in the open folder.
 pub(super) fn dialog(app: &AppHandle, title: &str) -> FileDialogBuilder<tauri::Wry> {
     let dialog = app.dialog().file().set_title(title);
-    match &*lock(&app.state::<Application>().folder) {
-        Some(folder) => dialog.set_directory(folder.root()),
+    match app.state::<Application>().folder_root() {
+        Some(folder) => dialog.set_directory(folder),
         None => dialog,
     }
 }
@@ -119,23 +69,19 @@ pub(crate) fn open_document(app: AppHandle) -> CommandResult<Option<Document>> {
 #[tauri::command(async)]
 pub(crate) fn open_folder(app: AppHandle) -> CommandResult<Option<FolderListing>> {
     let Some(path) = chosen(dialog(&app, "Open a folder").blocking_pick_folder())? else { return Ok(None) };
-    open_folder_at(&app.state::<Application>(), &path).map(Some)
+    app.state::<Application>().open_folder(&path).map(Some)
 }
 
 /// The files of the open folder, looked at anew; `None` without one.
 #[tauri::command(async)]
 pub(crate) fn list_folder(application: State<'_, Application>) -> Option<FolderListing> {
-    let folder = lock(&application.folder).clone();
-    folder.map(|folder| folder.list())
+    application.list_folder()
 }
 
 /// Opens a file of the open folder.
 #[tauri::command(async)]
 pub(crate) fn open_in_folder(application: State<'_, Application>, below: String) -> CommandResult<Document> {
-    let Some(folder) = lock(&application.folder).clone() else {
-        return Err(CommandError::invalid("no folder is open"));
-    };
-    Ok(application.documents.open(&folder.file(&below)?)?)
+    application.open_in_folder(&below)
 }
 
 /// Saves the document `id`, or asks for a name when there is none or `elsewhere`; `None` when nobody gave one. A file
@@ -184,13 +130,7 @@ pub(crate) fn accept_change(application: State<'_, Application>, id: u32, text: 
 /// Keeps the text of a tab, for completions beside it and for after a crash.
 #[tauri::command(async)]
 pub(crate) fn keep_draft(application: State<'_, Application>, draft: Draft) -> CommandResult<()> {
-    let n_bytes = draft.text.len() + draft.name.len() + draft.path.len();
-    if n_bytes as u64 > MAX_FILE_BYTES {
-        return Err(CommandError::invalid(format!(
-            "a text is kept up to {MAX_FILE_BYTES} bytes. Given: {n_bytes}"
-        )));
-    }
-    Ok(application.drafts.keep(draft, application.settings().privacy.drafts)?)
+    application.keep_draft(draft)
 }
 
 #[tauri::command(async)]

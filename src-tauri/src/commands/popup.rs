@@ -1,13 +1,11 @@
 //! What the window over the clipboard can ask for.
 
+use application::{Application, CommandError, CommandResult, CompletionEvent, PopupContent};
 use tauri::ipc::Channel;
 use tauri::{AppHandle, Manager, State};
 
-use super::CommandResult;
-use super::completion::{CompletionEvent, forward};
-use crate::application::{Application, Client};
-use crate::error::CommandError;
-use crate::popup::{self, PopupContent};
+use super::completion::follow;
+use crate::popup;
 
 #[tauri::command]
 pub(crate) fn popup_content(application: State<'_, Application>) -> PopupContent {
@@ -21,15 +19,14 @@ pub(crate) fn popup_stream(
     again: bool,
     on_event: Channel<CompletionEvent>,
 ) -> CommandResult<()> {
-    let Some(begun) = app.state::<Application>().take_popup_submission(again) else { return Ok(()) };
-    let (submission, started) = begun?;
-    forward(&app, Client::Popup, submission, started, on_event)
+    let Some(begun) = app.state::<Application>().take_clipboard_completion(again) else { return Ok(()) };
+    follow(&app, begun?, on_event)
 }
 
 /// Copies the continuation, or what was copied with it, and closes.
 #[tauri::command]
 pub(crate) fn popup_accept(app: AppHandle, continuation: String, whole: bool) -> CommandResult<()> {
-    app.state::<Application>().accept_popup(&continuation, whole)?;
+    app.state::<Application>().accept_clipboard_completion(&continuation, whole)?;
     popup::close(&app);
     popup::paste_if_wanted(&app);
     Ok(())

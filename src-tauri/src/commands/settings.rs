@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use application::{Application, CommandError, CommandResult, lock};
 use serde::Serialize;
 use serde_json::Value;
 use settings::Settings;
@@ -9,10 +10,7 @@ use tauri::{AppHandle, Emitter, Manager, State};
 use tauri_plugin_autostart::ManagerExt;
 use ts_rs::TS;
 
-use super::CommandResult;
 use super::files::{chosen, dialog};
-use crate::application::{Application, lock};
-use crate::error::CommandError;
 use crate::hotkey::{self, Hotkey};
 
 /// What the settings are now, and what became of those that the system must agree to.
@@ -51,11 +49,7 @@ pub(crate) fn change_setting(
 fn apply(app: &AppHandle, before: &Settings) -> CommandResult<AppliedSettings> {
     let application = app.state::<Application>();
     let now = application.settings();
-    if now.model.id != before.model.id {
-        application.load(&now.model(&application.library()?)?)?;
-    } else if now.model != before.model || now.privacy.learning != before.privacy.learning {
-        application.reload()?;
-    }
+    application.apply_settings(before)?;
     if now.clipboard.hotkey != before.clipboard.hotkey {
         hotkey::register(app, &now.clipboard.hotkey);
     }

@@ -1,7 +1,8 @@
 import { EditorState } from "@codemirror/state";
 import { describe, expect, it } from "vitest";
 
-import { acceptedLength, appendGhost, clearGhost, dropFront, ghostField, ghostText } from "./ghost-text";
+import { acceptedLength } from "./accepted";
+import { appendGhost, clearGhost, dropFront, ghostField, ghostText } from "./ghost-text";
 
 const start = EditorState.create({ doc: "let x = ", selection: { anchor: 8 }, extensions: [ghostField] });
 

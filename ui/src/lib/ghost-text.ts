@@ -3,6 +3,7 @@
 import { EditorSelection, Prec, StateEffect, StateField, type Extension, type Text } from "@codemirror/state";
 import { Decoration, EditorView, keymap, WidgetType, type Command, type DecorationSet } from "@codemirror/view";
 
+import { acceptedLength } from "./accepted";
 import type { Piece } from "./bindings/Piece";
 
 /** Part of a completion, and which forward pass brought it. */
@@ -38,17 +39,6 @@ export function dropFront(ghost: Ghost, length: number): Ghost {
     if (text !== "") pieces.push({ ...piece, text });
   }
   return { pos: ghost.pos + length, pieces };
-}
-
-/** How much a partial accept takes: a word with the space before it, or the rest of the line. */
-export function acceptedLength(text: string, unit: "all" | "word" | "line"): number {
-  if (unit === "all") return text.length;
-  if (unit === "line") {
-    const start = text.startsWith("\n") ? 1 : 0;
-    const end = text.indexOf("\n", start);
-    return end === -1 ? text.length : end;
-  }
-  return /^\s*(?:[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]+)?/u.exec(text)?.[0].length ?? 0;
 }
 
 /** The inserted text when a change is one insertion at the ghost's place. */

@@ -4,4 +4,12 @@ import type { ErrorCode } from "./ErrorCode";
 /**
  * A stable code to switch on, and words for a person.
  */
-export type CommandError = { code: ErrorCode, message: string, };
+export type CommandError = { 
+/**
+ * What to switch on.
+ */
+code: ErrorCode, 
+/**
+ * What to show.
+ */
+message: string, };

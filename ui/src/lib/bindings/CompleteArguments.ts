@@ -3,7 +3,15 @@
 /**
  * The text around the cursor.
  */
-export type CompleteArguments = { prefix: string, suffix: string, 
+export type CompleteArguments = { 
+/**
+ * What stands before it.
+ */
+prefix: string, 
+/**
+ * What stands behind it.
+ */
+suffix: string, 
 /**
  * What the window calls the tab.
  */

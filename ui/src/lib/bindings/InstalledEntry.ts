@@ -5,7 +5,11 @@ import type { MemoryNeeded } from "./MemoryNeeded";
 /**
  * A model that is there.
  */
-export type InstalledEntry = { model: InstalledModel, 
+export type InstalledEntry = { 
+/**
+ * What it is.
+ */
+model: InstalledModel, 
 /**
  * What it takes with the context of the settings; `null` when its file cannot be read.
  */

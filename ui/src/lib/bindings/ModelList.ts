@@ -5,7 +5,15 @@ import type { InstalledEntry } from "./InstalledEntry";
 /**
  * The models that are there, and those that can be had.
  */
-export type ModelList = { installed: Array<InstalledEntry>, available: Array<CatalogEntry>, 
+export type ModelList = { 
+/**
+ * Those that are there.
+ */
+installed: Array<InstalledEntry>, 
+/**
+ * Those of the catalogue that are not.
+ */
+available: Array<CatalogEntry>, 
 /**
  * Files that look like models and are none, with the reason.
  */

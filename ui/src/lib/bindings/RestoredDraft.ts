@@ -5,7 +5,11 @@ import type { Draft } from "./Draft";
 /**
  * A text that was not saved when the app ended.
  */
-export type RestoredDraft = { draft: Draft, 
+export type RestoredDraft = { 
+/**
+ * The text.
+ */
+draft: Draft, 
 /**
  * What its file holds now; `null` when it was never saved, or its file is gone.
  */

@@ -8,17 +8,21 @@ use ts_rs::TS;
 /// A stable code to switch on, and words for a person.
 #[derive(Clone, Debug, Serialize, TS)]
 #[ts(export)]
-pub(crate) struct CommandError {
-    pub(crate) code: ErrorCode,
-    pub(crate) message: String,
+pub struct CommandError {
+    /// What to switch on.
+    pub code: ErrorCode,
+    /// What to show.
+    pub message: String,
 }
 
 impl CommandError {
-    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+    /// Something was asked for that cannot be, with the reason.
+    pub fn invalid(message: impl Into<String>) -> Self {
         Self { code: ErrorCode::InvalidRequest, message: message.into() }
     }
 
-    pub(crate) fn io(error: &dyn std::error::Error) -> Self {
+    /// The system refused something.
+    pub fn io(error: &dyn std::error::Error) -> Self {
         Self { code: ErrorCode::Io, message: error.to_string() }
     }
 }
@@ -63,3 +67,6 @@ impl From<history::HistoryError> for CommandError {
         Self::io(&error)
     }
 }
+
+/// What a window is answered.
+pub type CommandResult<T> = Result<T, CommandError>;

@@ -1,9 +1,9 @@
-//! The state behind the windows: one engine, the model library, the open files, what was chosen and what is remembered.
+//! One engine, the model library, the open files, what was chosen and what is remembered.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use clipboard::Clipboard;
 use documents::{Documents, Drafts, Folder};
@@ -13,20 +13,19 @@ use engine::{
 };
 use history::{Entry, History};
 use serde::Serialize;
-use settings::{Settings, SettingsFile};
-use tauri::{AppHandle, Emitter};
+use settings::{Notice, Settings, SettingsFile};
 use ts_rs::TS;
 
-use crate::popup::Popup;
+use crate::clipboard_completion::ClipboardCompletion;
 
 /// Everything the window shows of the app.
 #[derive(Clone, Debug, Serialize, TS)]
 #[ts(export)]
-pub(crate) struct ApplicationState {
+pub struct ApplicationState {
     /// What the engine is doing.
-    pub(crate) engine: EngineState,
+    pub engine: EngineState,
     /// Id of the model that the engine runs.
-    pub(crate) model_id: Option<String>,
+    pub model_id: Option<String>,
 }
 
 /// Texts of other tabs that a request takes along, in bytes.
@@ -34,7 +33,7 @@ const MAX_OTHER_BYTES: usize = 512 << 10;
 
 /// Who asks the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Client {
+pub enum Client {
     /// The editor, where someone types.
     Editor,
     /// The window over the clipboard.
@@ -57,14 +56,46 @@ impl Client {
     }
 }
 
-pub(crate) struct Application {
-    app: AppHandle,
-    library: Result<ModelLibrary, String>,
-    pub(crate) documents: Documents,
-    pub(crate) drafts: Drafts,
+/// What an [`Application`] works with.
+pub struct ApplicationConfig {
+    /// The models; `None` where this system has no place for them.
+    pub library: Option<ModelLibrary>,
+    /// What the user has chosen, and what was wrong with it.
+    pub settings: (SettingsFile, Vec<Notice>),
+    /// Where history and drafts are kept; without it they are forgotten at the end.
+    pub state_folder: Option<PathBuf>,
+    /// The file or folder to begin with.
+    pub initial_path: Option<PathBuf>,
+}
+
+impl ApplicationConfig {
+    /// The models, settings and history of the user who runs this.
+    pub fn of_user(initial_path: Option<PathBuf>) -> Self {
+        Self {
+            library: ModelLibrary::of_user().ok(),
+            settings: SettingsFile::of_user(),
+            state_folder: settings::state_folder(),
+            initial_path,
+        }
+    }
+}
+
+/// Hears what becomes of the engine and its model.
+type OnState = Arc<dyn Fn(ApplicationState) + Send + Sync>;
+
+/// Everything that the windows show and change. Its functions may be called from any thread; those that read files
+/// or wait for a lock on one say so.
+pub struct Application {
+    on_state: OnState,
+    library: Option<ModelLibrary>,
+    /// The open files.
+    pub documents: Documents,
+    /// The texts of all tabs.
+    pub drafts: Drafts,
+    /// The clipboard, and what it held before a text was accepted.
+    pub clipboard: Clipboard,
     pub(crate) folder: Mutex<Option<Folder>>,
-    pub(crate) clipboard: Clipboard,
-    pub(crate) popup: Popup,
+    pub(crate) clipboard_completion: Mutex<Option<ClipboardCompletion>>,
     settings: Mutex<SettingsFile>,
     /// What was wrong with settings or history, for people.
     notices: Mutex<Vec<String>>,
@@ -76,12 +107,15 @@ pub(crate) struct Application {
     failure: Mutex<Option<(String, ErrorCode)>>,
     /// Until the default model was looked for.
     is_starting: AtomicBool,
+    /// Whether a page shows what the app was started with.
+    page: (Mutex<bool>, Condvar),
     /// The newest request of the editor.
     completion: Mutex<CancelToken>,
     installation: Mutex<CancelToken>,
 }
 
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks `mutex`, also one whose holder has panicked: what it guards is whole after every statement.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -92,10 +126,14 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 impl Application {
-    /// Without a model yet: [`load_default_model`](Self::load_default_model) looks for one.
-    pub(crate) fn new(app: AppHandle, initial_path: Option<PathBuf>) -> Self {
-        let (settings, notices) = SettingsFile::of_user();
-        let state = settings::state_folder();
+    /// Without a model yet: [`load_default_model`](Self::load_default_model) looks for one. `on_state` hears of every
+    /// change, on whatever thread it happens.
+    pub fn new(
+        config: ApplicationConfig,
+        on_state: impl Fn(ApplicationState) + Send + Sync + 'static,
+    ) -> Self {
+        let (settings, notices) = config.settings;
+        let state = config.state_folder;
         let mut notices: Vec<String> = notices.into_iter().map(|notice| notice.0).collect();
         let opened = state.as_ref().map(|folder| History::open(folder.join("history.sqlite"))).transpose();
         let history = opened.unwrap_or_else(|error| {
@@ -107,29 +145,43 @@ impl Application {
             let _ = history.prune(now_ms(), settings.settings().privacy.history_days);
         }
         Self {
-            app,
-            library: ModelLibrary::of_user().map_err(|error| error.to_string()),
+            on_state: Arc::new(on_state),
+            library: config.library,
             documents: Documents::default(),
             drafts: Drafts::in_folder(state.map(|folder| folder.join("drafts"))),
-            folder: Mutex::default(),
             clipboard: Clipboard::default(),
-            popup: Popup::default(),
+            folder: Mutex::default(),
+            clipboard_completion: Mutex::default(),
             settings: Mutex::new(settings),
             notices: Mutex::new(notices),
             history: Mutex::new(history),
-            initial_path: Mutex::new(initial_path),
+            initial_path: Mutex::new(config.initial_path),
             running: Mutex::default(),
             model_id: Arc::default(),
             failure: Mutex::default(),
             is_starting: AtomicBool::new(true),
+            page: Default::default(),
             completion: Mutex::default(),
             installation: Mutex::default(),
         }
     }
 
+    /// Says that a page shows what the app was started with.
+    pub fn page_is_up(&self) {
+        *lock(&self.page.0) = true;
+        self.page.1.notify_all();
+    }
+
+    /// Waits for a page that shows what the app was started with, for at most `patience`, and says whether there is
+    /// one. Web view and model would share the processor otherwise, and a person sees the one but not yet the other.
+    pub fn wait_for_page(&self, patience: Duration) -> bool {
+        let waited = self.page.1.wait_timeout_while(lock(&self.page.0), patience, |is_up| !*is_up);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// Loads the model of the settings, if one is installed. A file that nobody has looked at before is read for
     /// that, so this is no work for the thread that draws.
-    pub(crate) fn load_default_model(&self) {
+    pub fn load_default_model(&self) {
         let settings = self.settings();
         let model = self.library().and_then(|library| settings.model(&library));
         let loaded = match model {
@@ -143,24 +195,46 @@ impl Application {
             *lock(&self.failure) = Some((error.to_string(), error.code()));
         }
         self.is_starting.store(false, Ordering::Release);
-        // Fails only when the window is gone, and then there is nobody to tell.
-        let _ = self.app.emit("application_state", self.state());
+        (self.on_state)(self.state());
     }
 
-    pub(crate) fn library(&self) -> Result<ModelLibrary, EngineError> {
-        self.library.clone().map_err(|_| EngineError::NoDataFolder)
+    /// The installed models.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::NoDataFolder`] where this system has no place for them.
+    pub fn library(&self) -> Result<ModelLibrary, EngineError> {
+        self.library.clone().ok_or(EngineError::NoDataFolder)
     }
 
-    pub(crate) fn settings(&self) -> Settings {
+    /// What the user has chosen.
+    pub fn settings(&self) -> Settings {
         lock(&self.settings).settings().clone()
     }
 
-    pub(crate) fn settings_file(&self) -> MutexGuard<'_, SettingsFile> {
+    /// What the user has chosen, to be changed.
+    pub fn settings_file(&self) -> MutexGuard<'_, SettingsFile> {
         lock(&self.settings)
     }
 
+    /// Loads what changed settings ask for; `before` is what they were.
+    ///
+    /// # Errors
+    ///
+    /// The model that they name is not there.
+    pub fn apply_settings(&self, before: &Settings) -> Result<(), EngineError> {
+        let now = self.settings();
+        if now.model.id != before.model.id {
+            self.load(&now.model(&self.library()?)?)
+        } else if now.model != before.model || now.privacy.learning != before.privacy.learning {
+            self.reload()
+        } else {
+            Ok(())
+        }
+    }
+
     /// What was wrong at the start, once.
-    pub(crate) fn take_notices(&self) -> Vec<String> {
+    pub fn take_notices(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.notices))
     }
 
@@ -169,7 +243,8 @@ impl Application {
         lock(&self.initial_path).take()
     }
 
-    pub(crate) fn state(&self) -> ApplicationState {
+    /// What the windows show of the engine.
+    pub fn state(&self) -> ApplicationState {
         match (&*lock(&self.running), &*lock(&self.failure)) {
             (Some(engine), _) => {
                 ApplicationState { engine: engine.state(), model_id: lock(&self.model_id).clone() }
@@ -186,7 +261,11 @@ impl Application {
     }
 
     /// Has the engine run `model`, in the place of another. Returns at once.
-    pub(crate) fn load(&self, model: &InstalledModel) -> Result<(), EngineError> {
+    ///
+    /// # Errors
+    ///
+    /// The engine's thread cannot be started.
+    pub fn load(&self, model: &InstalledModel) -> Result<(), EngineError> {
         let config = self.settings().engine_config(model);
         let mut running = lock(&self.running);
         *lock(&self.failure) = None;
@@ -194,11 +273,10 @@ impl Application {
         match &*running {
             Some(engine) => engine.load(config),
             None => {
-                let (app, model_id) = (self.app.clone(), self.model_id.clone());
+                let (tell, model_id) = (self.on_state.clone(), self.model_id.clone());
                 let on_state = move |engine: EngineState| {
                     let model_id = lock(&model_id).clone();
-                    // Fails only when the window is gone, and then there is nobody to tell.
-                    let _ = app.emit("application_state", ApplicationState { engine, model_id });
+                    tell(ApplicationState { engine, model_id });
                 };
                 *running = Some(Engine::start(config, on_state)?);
             }
@@ -207,6 +285,10 @@ impl Application {
     }
 
     /// Loads the model that runs anew, with what the settings say now.
+    ///
+    /// # Errors
+    ///
+    /// Its file is gone.
     pub(crate) fn reload(&self) -> Result<(), EngineError> {
         let id = lock(&self.model_id).clone();
         match id {
@@ -216,26 +298,29 @@ impl Application {
     }
 
     /// Gives the memory of the model back; the next request loads it.
-    pub(crate) fn unload(&self) {
+    pub fn unload(&self) {
         if let Some(engine) = &*lock(&self.running) {
             engine.unload();
         }
     }
 
     /// Forgets a model that was removed. Without the engine nothing holds its file.
-    pub(crate) fn forget(&self, id: &str) {
+    pub fn forget(&self, id: &str) {
         let mut running = lock(&self.running);
         if lock(&self.model_id).as_deref() == Some(id) {
             *running = None;
             *lock(&self.model_id) = None;
         }
         drop(running);
-        // Fails only when the window is gone, and then there is nobody to tell.
-        let _ = self.app.emit("application_state", self.state());
+        (self.on_state)(self.state());
     }
 
     /// The model that runs.
-    pub(crate) fn model(&self) -> Result<Arc<Model>, EngineError> {
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::NoModel`] while none is loaded.
+    pub fn model(&self) -> Result<Arc<Model>, EngineError> {
         let running = lock(&self.running);
         running.as_ref().and_then(Engine::model).ok_or(EngineError::NoModel)
     }
@@ -295,18 +380,20 @@ impl Application {
         Ok(submission)
     }
 
-    pub(crate) fn cancel_completion(&self) {
+    /// Gives up the newest completion of the editor.
+    pub fn cancel_completion(&self) {
         lock(&self.completion).cancel();
     }
 
     /// A token for a new installation; an earlier one is cancelled.
-    pub(crate) fn begin_installation(&self) -> CancelToken {
+    pub fn begin_installation(&self) -> CancelToken {
         let cancel = CancelToken::default();
         std::mem::replace(&mut *lock(&self.installation), cancel.clone()).cancel();
         cancel
     }
 
-    pub(crate) fn cancel_installation(&self) {
+    /// Gives up the installation that goes on.
+    pub fn cancel_installation(&self) {
         lock(&self.installation).cancel();
     }
 
@@ -323,7 +410,7 @@ impl Application {
     }
 
     /// Does something with the history, if there is one.
-    pub(crate) fn with_history<T>(&self, work: impl FnOnce(&History) -> T) -> Option<T> {
+    pub fn with_history<T>(&self, work: impl FnOnce(&History) -> T) -> Option<T> {
         lock(&self.history).as_ref().map(work)
     }
 }

@@ -1,0 +1,102 @@
+//! Completions: asked for, told as they go on, remembered.
+
+use std::time::Instant;
+
+use engine::{Completion, CompletionRequest, EngineError, Event, Outcome, StepEvent, Submission};
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+use crate::error::CommandError;
+use crate::state::{Application, Client};
+
+/// The text around the cursor.
+#[derive(Clone, Debug, Deserialize, TS)]
+#[serde(deny_unknown_fields)]
+#[ts(export)]
+pub struct CompleteArguments {
+    /// What stands before it.
+    pub prefix: String,
+    /// What stands behind it.
+    pub suffix: String,
+    /// What the window calls the tab.
+    pub key: String,
+    /// Name of the file.
+    pub name: String,
+    /// Where the file is, as it was told; empty for what was never saved.
+    pub path: String,
+    /// Other completions of the same place.
+    pub n_alternatives: u32,
+}
+
+/// How a completion went on. The window gets one message per forward pass, or fewer when it is slow.
+#[derive(Clone, Debug, Serialize, TS)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[ts(export)]
+pub enum CompletionEvent {
+    /// A forward pass brought text.
+    Step(StepEvent),
+    /// It ended.
+    Ended {
+        /// What it is.
+        completion: Completion,
+        /// Its number in the history, if it is kept.
+        #[ts(type = "number | null")]
+        entry: Option<i64>,
+    },
+    /// A newer request took its place.
+    Superseded,
+    /// It was cancelled.
+    Cancelled,
+    /// It failed.
+    Failed(CommandError),
+}
+
+/// Work that the engine has taken.
+pub struct Begun {
+    pub(crate) client: Client,
+    pub(crate) submission: Submission,
+    pub(crate) started: Instant,
+}
+
+impl Application {
+    /// Asks for a completion in the editor.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::NoModel`] where none was ever loaded.
+    pub fn complete(&self, arguments: CompleteArguments) -> Result<Begun, EngineError> {
+        let CompleteArguments { prefix, suffix, key, name, path, n_alternatives } = arguments;
+        let request = CompletionRequest {
+            path: Some(self.path_for_model(&path, &name)),
+            repository: self.repository(),
+            other_files: self.other_files(&key),
+            n_alternatives: n_alternatives as usize,
+            ..self.request(prefix, suffix)
+        };
+        let started = Instant::now();
+        Ok(Begun { client: Client::Editor, submission: self.submit(Client::Editor, request)?, started })
+    }
+
+    /// Hands the events of a completion to `tell` until it ends, and remembers it. It is given up when `tell` says
+    /// `false`: nobody listens any more.
+    pub fn follow(&self, begun: Begun, mut tell: impl FnMut(CompletionEvent) -> bool) {
+        let Begun { client, mut submission, started } = begun;
+        while let Some(event) = submission.next_event() {
+            let event = match event {
+                Event::Step(step) => CompletionEvent::Step(step),
+                Event::Ended(Ok(Outcome::Ended(completion))) => {
+                    let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
+                    let entry = self.record(client, &completion, elapsed_ms);
+                    CompletionEvent::Ended { completion: *completion, entry }
+                }
+                Event::Ended(Ok(Outcome::Superseded)) => CompletionEvent::Superseded,
+                Event::Ended(Ok(Outcome::Cancelled)) => CompletionEvent::Cancelled,
+                Event::Ended(Err(error)) => CompletionEvent::Failed(error.into()),
+            };
+            // Dropping the submission cancels it.
+            if !tell(event) {
+                return;
+            }
+        }
+    }
+}
