@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::Context;
 use application::{Application, ApplicationConfig};
 use tauri::{
-    AppHandle, DragDropEvent, Emitter, Manager, WebviewUrl, WebviewWindowBuilder, Window, WindowEvent,
+    AppHandle, DragDropEvent, Emitter, Manager, WebviewUrl, WebviewWindow, WebviewWindowBuilder, Window,
+    WindowEvent,
 };
 use tauri_plugin_autostart::MacosLauncher;
 use tauri_plugin_window_state::StateFlags;
@@ -141,13 +142,14 @@ fn main() -> anyhow::Result<()> {
                 }
                 application.load_default_model();
             })?;
-            WebviewWindowBuilder::new(app, "main", WebviewUrl::default())
+            let window = WebviewWindowBuilder::new(app, "main", WebviewUrl::default())
                 .title("sateen")
                 .inner_size(1100.0, 720.0)
                 .min_inner_size(560.0, 360.0)
                 .visible(!is_hidden)
                 .on_navigation(is_ours)
                 .build()?;
+            zoom(&window);
             if start.clipboard {
                 popup::toggle(app.handle());
             }
@@ -180,6 +182,17 @@ fn on_window_event(window: &Window, event: &WindowEvent) {
         (popup::LABEL, WindowEvent::Focused(has_focus)) => popup::on_focus(app, *has_focus),
         _ => (),
     }
+}
+
+/// Gives a page the size that the settings have for it.
+fn zoom(window: &WebviewWindow) {
+    // A page of the usual size is no reason to end.
+    let _ = window.set_zoom(zoom_factor(window.app_handle()));
+}
+
+/// How large a pixel of a page is, against one of the window.
+fn zoom_factor(app: &AppHandle) -> f64 {
+    f64::from(app.state::<Application>().settings().appearance.zoom) / 100.0
 }
 
 /// The app's own origin: `tauri://localhost`, on Windows `http://tauri.localhost`. Whatever else listens on this

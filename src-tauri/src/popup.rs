@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use application::{Application, ClipboardCompletion, lock};
 use tauri::{
     AppHandle, Emitter, LogicalSize, Manager, PhysicalPosition, WebviewUrl, WebviewWindow,
-    WebviewWindowBuilder,
+    WebviewWindowBuilder, Wry,
 };
 use tauri_plugin_notification::NotificationExt;
 
@@ -51,9 +51,7 @@ pub(crate) fn toggle(app: &AppHandle) {
         return;
     }
     application.show_clipboard_completion(begun);
-    if let Err(error) = show(app) {
-        eprintln!("sateen: the window over the clipboard cannot be shown: {error}");
-    }
+    say_failure(show(app));
 }
 
 fn is_open(app: &AppHandle) -> bool {
@@ -64,19 +62,49 @@ fn show(app: &AppHandle) -> tauri::Result<()> {
     let popup = app.state::<Popup>();
     popup.had_focus.store(false, Ordering::Release);
     popup.n_opened.fetch_add(1, Ordering::AcqRel);
-    let window = match app.get_webview_window(LABEL) {
-        Some(window) => window,
-        None => WebviewWindowBuilder::new(app, LABEL, WebviewUrl::App("popup.html".into()))
-            .title("sateen: continue the clipboard")
-            .inner_size(SIZE.0, SIZE.1)
-            .decorations(false)
-            .always_on_top(true)
-            .skip_taskbar(true)
-            .visible(false)
-            .on_navigation(crate::is_ours)
-            .build()?,
-    };
-    place(&window)?;
+    if let Some(window) = app.get_webview_window(LABEL) {
+        return present(&window);
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(main) = app.get_webview_window("main") {
+        // Both pages in one process: another would take 50 MB, and a quarter of a second to start.
+        let app = app.clone();
+        let build = move |main: tauri::webview::PlatformWebview| {
+            let built = builder(&app).with_related_view(main.inner()).build();
+            say_failure(built.and_then(|window| present(&window)));
+        };
+        // From the main thread it would run here and now, with a lock of tauri's that `emit` waits for while it holds
+        // another that a new window needs; from any other it runs in the main thread's turn, without.
+        let ask = move || say_failure(main.with_webview(build));
+        std::thread::Builder::new().name("popup".to_owned()).spawn(ask)?;
+        return Ok(());
+    }
+    present(&builder(app).build()?)
+}
+
+fn builder(app: &AppHandle) -> WebviewWindowBuilder<'_, Wry, AppHandle> {
+    let zoom = crate::zoom_factor(app);
+    WebviewWindowBuilder::new(app, LABEL, WebviewUrl::App("popup.html".into()))
+        .title("sateen: continue the clipboard")
+        .inner_size(zoom * SIZE.0, zoom * SIZE.1)
+        .decorations(false)
+        .always_on_top(true)
+        .skip_taskbar(true)
+        .visible(false)
+        .on_navigation(crate::is_ours)
+}
+
+fn say_failure(shown: tauri::Result<()>) {
+    if let Err(error) = shown {
+        eprintln!("sateen: the window over the clipboard cannot be shown: {error}");
+    }
+}
+
+/// Shows the window, with the keyboard.
+fn present(window: &WebviewWindow) -> tauri::Result<()> {
+    let app = window.app_handle();
+    crate::zoom(window);
+    place(window, crate::zoom_factor(app) * SIZE.0)?;
     #[cfg(target_os = "linux")]
     {
         let window = window.clone();
@@ -102,13 +130,13 @@ fn take_focus(window: &WebviewWindow) {
 }
 
 /// Where the pointer's monitor is: a quarter from its top, in its middle. Wayland places windows itself.
-fn place(window: &WebviewWindow) -> tauri::Result<()> {
+fn place(window: &WebviewWindow, width: f64) -> tauri::Result<()> {
     let pointer = window.cursor_position()?;
     let monitor = window.monitor_from_point(pointer.x, pointer.y)?.or(window.primary_monitor()?);
     if let Some(monitor) = monitor {
         let (size, origin) = (monitor.size(), monitor.position());
         // A window that was never shown does not know its size.
-        let width = (SIZE.0 * monitor.scale_factor()) as u32;
+        let width = (width * monitor.scale_factor()) as u32;
         let x = origin.x + (size.width.saturating_sub(width) / 2) as i32;
         let y = origin.y + (size.height / 4) as i32;
         window.set_position(PhysicalPosition::new(x, y))?;
@@ -116,15 +144,15 @@ fn place(window: &WebviewWindow) -> tauri::Result<()> {
     Ok(())
 }
 
-/// Gives the window the height of what it shows, in logical pixels: at most 60 % of the screen.
+/// Gives the window the height of what it shows, in pixels of its page: at most 60 % of the screen.
 pub(crate) fn fit(app: &AppHandle, height: f64) -> tauri::Result<()> {
     let Some(window) = app.get_webview_window(LABEL) else { return Ok(()) };
     let screen = window
         .current_monitor()?
         .map_or(800.0, |monitor| monitor.size().to_logical::<f64>(monitor.scale_factor()).height);
-    let height =
-        if height.is_finite() { height.clamp(MIN_HEIGHT, (0.6 * screen).max(MIN_HEIGHT)) } else { SIZE.1 };
-    window.set_size(LogicalSize::new(SIZE.0, height))
+    let zoom = crate::zoom_factor(app);
+    let height = if height.is_finite() { height.max(MIN_HEIGHT) } else { SIZE.1 };
+    window.set_size(LogicalSize::new(zoom * SIZE.0, (zoom * height).min(0.6 * screen)))
 }
 
 /// Hides the window, and stops the work for it.

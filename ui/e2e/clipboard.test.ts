@@ -93,6 +93,23 @@ describe("the clipboard", () => {
     expect(pasteElsewhere()).toBe(COPIED);
   });
 
+  it("is all that its window may ask for, though it shares a process with the other", async () => {
+    await start();
+    copyElsewhere(COPIED);
+    await continuation();
+    await app.inPopup();
+    const asked = (command: string): Promise<string> =>
+      app.driver.executeAsyncScript(
+        `const done = arguments[1]; window.__TAURI_INTERNALS__.invoke(arguments[0]).then(() => done("answered"), (error) => done(String(error)))`,
+        command,
+      );
+    expect(await asked("popup_content")).toBe("answered");
+    expect(await asked("list_models")).toContain("not allowed");
+    await app.inMain();
+    expect(await asked("list_models")).toBe("answered");
+    expect(await asked("popup_content")).toContain("not allowed");
+  });
+
   it("tells the text behind the marker too, and tries again", async () => {
     await start();
     copyElsewhere("def mean(values):\n    return <CURSOR> / len(values)\n");

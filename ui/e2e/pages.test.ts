@@ -122,6 +122,36 @@ describe("the pages", () => {
     expect(ghost.length).toBeLessThan(30);
   });
 
+  it("are as large as someone wants, whole at every size", async () => {
+    await start(join(folder, "project"));
+    // WebKit tells a page of its size by how much fits into the window.
+    const width = (): Promise<number> => app.driver.executeScript("return window.innerWidth");
+    const usual = await width();
+    const shows = (percent: number): Promise<unknown> =>
+      app.until(`${String(percent)} %`, async () => Math.abs((await width()) - (100 * usual) / percent) <= 2);
+    await app.press(Key.CONTROL, "=");
+    await shows(110);
+    expect(setting("appearance", "zoom")).toBe(110);
+    await app.press(Key.CONTROL, "0");
+    await shows(100);
+    for (const zoom of [125, 150, 200]) {
+      await app.driver.executeAsyncScript(
+        "const done = arguments[1]; window.__TAURI_INTERNALS__.invoke('change_setting', { group: 'appearance', name: 'zoom', value: arguments[0] }).then(done)",
+        zoom,
+      );
+      await shows(zoom);
+      for (const page of ["Editor", "Models", "Insight", "Settings"]) {
+        await app.action(page);
+        // What is cut off at the side can never be reached: nothing scrolls there.
+        const cut = `return [...document.querySelectorAll("button, input, select, h1, footer span")]
+          .filter((element) => element.getClientRects().length > 0 && element.closest("[hidden], .scrolls") === null)
+          .filter((element) => element.getBoundingClientRect().right > window.innerWidth + 1)
+          .map((element) => element.outerHTML);`;
+        expect(await app.driver.executeScript(cut), `${page} at ${String(zoom)} %`).toEqual([]);
+      }
+    }
+  });
+
   it("set a broken file aside and say so", async () => {
     writeFileSync(join(folder, settingsFile), "{ broken");
     await start();

@@ -1,6 +1,6 @@
 //! Completions: asked for, told as they go on, remembered.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::{Completion, CompletionRequest, EngineError, Event, Outcome, StepEvent, Submission};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,10 @@ pub struct CompleteArguments {
     /// Other completions of the same place.
     pub n_alternatives: u32,
 }
+
+/// Steps that come within this time are told together: drawing a page takes a core from the model, and nobody reads
+/// faster.
+const BETWEEN_PICTURES: Duration = Duration::from_millis(100);
 
 /// How a completion went on. The window gets one message per forward pass, or fewer when it is slow.
 #[derive(Clone, Debug, Serialize, TS)]
@@ -81,22 +85,29 @@ impl Application {
     /// `false`: nobody listens any more.
     pub fn follow(&self, begun: Begun, mut tell: impl FnMut(CompletionEvent) -> bool) {
         let Begun { client, mut submission, started } = begun;
-        while let Some(event) = submission.next_event() {
-            let event = match event {
-                Event::Step(step) => CompletionEvent::Step(step),
-                Event::Ended(Ok(Outcome::Ended(completion))) => {
-                    let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
-                    let entry = self.record(client, &completion, elapsed_ms);
-                    CompletionEvent::Ended { completion: *completion, entry }
-                }
-                Event::Ended(Ok(Outcome::Superseded)) => CompletionEvent::Superseded,
-                Event::Ended(Ok(Outcome::Cancelled)) => CompletionEvent::Cancelled,
-                Event::Ended(Err(error)) => CompletionEvent::Failed(error.into()),
-            };
-            // Dropping the submission cancels it.
-            if !tell(event) {
+        loop {
+            let events = submission.next_events();
+            if events.is_empty() {
                 return;
             }
+            for event in events {
+                let event = match event {
+                    Event::Step(step) => CompletionEvent::Step(step),
+                    Event::Ended(Ok(Outcome::Ended(completion))) => {
+                        let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
+                        let entry = self.record(client, &completion, elapsed_ms);
+                        CompletionEvent::Ended { completion: *completion, entry }
+                    }
+                    Event::Ended(Ok(Outcome::Superseded)) => CompletionEvent::Superseded,
+                    Event::Ended(Ok(Outcome::Cancelled)) => CompletionEvent::Cancelled,
+                    Event::Ended(Err(error)) => CompletionEvent::Failed(error.into()),
+                };
+                // Dropping the submission cancels it.
+                if !tell(event) {
+                    return;
+                }
+            }
+            submission.wait_for_end(BETWEEN_PICTURES);
         }
     }
 }

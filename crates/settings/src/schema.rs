@@ -176,6 +176,8 @@ pub enum Theme {
 pub struct AppearanceSettings {
     /// Light or dark.
     pub theme: Theme,
+    /// Size of everything in percent of what the desktop wants.
+    pub zoom: u32,
     /// Font of code; the system's when empty.
     pub code_font: String,
     /// Size of code in pixels.
@@ -186,7 +188,13 @@ pub struct AppearanceSettings {
 
 impl Default for AppearanceSettings {
     fn default() -> Self {
-        Self { theme: Theme::System, code_font: String::new(), code_size: 13.5, show_speculation: false }
+        Self {
+            theme: Theme::System,
+            zoom: 100,
+            code_font: String::new(),
+            code_size: 13.5,
+            show_speculation: false,
+        }
     }
 }
 
@@ -248,6 +256,7 @@ impl Settings {
         clipboard.excluded_programs.iter().try_for_each(|e| text("clipboard.excluded_programs", e))?;
         count("clipboard.max_tokens", clipboard.max_tokens, 1, 1024)?;
         count("privacy.history_days", privacy.history_days as usize, 1, 3650)?;
+        count("appearance.zoom", appearance.zoom as usize, 50, 300)?;
         text("appearance.code_font", &appearance.code_font)?;
         number("appearance.code_size", appearance.code_size, 8.0, 40.0)
     }

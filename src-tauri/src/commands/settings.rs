@@ -53,6 +53,9 @@ fn apply(app: &AppHandle, before: &Settings) -> CommandResult<AppliedSettings> {
     if now.clipboard.hotkey != before.clipboard.hotkey {
         hotkey::register(app, &now.clipboard.hotkey);
     }
+    if now.appearance.zoom != before.appearance.zoom {
+        app.webview_windows().values().for_each(crate::zoom);
+    }
     if now.start.on_login != before.start.on_login {
         let autostart = app.autolaunch();
         let done = if now.start.on_login { autostart.enable() } else { autostart.disable() };

@@ -8,14 +8,15 @@ export interface Action {
   run(): unknown;
 }
 
-/** What a key event is called, as actions write it. */
+/** What a key event is called, as actions write it. Plus is the key of the equals sign, wherever a keyboard has it. */
 export function keysOf(event: KeyboardEvent): string {
+  const isPlus = event.key === "+";
   const key = event.key.length === 1 ? event.key.toUpperCase() : event.key;
   const parts = [
     ...(event.ctrlKey || event.metaKey ? ["Ctrl"] : []),
     ...(event.altKey ? ["Alt"] : []),
-    ...(event.shiftKey ? ["Shift"] : []),
-    key === "," ? "Comma" : key,
+    ...(event.shiftKey && !isPlus ? ["Shift"] : []),
+    isPlus ? "=" : key === "," ? "Comma" : key,
   ];
   return parts.join("+");
 }

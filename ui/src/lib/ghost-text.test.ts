@@ -1,4 +1,5 @@
 import { EditorState } from "@codemirror/state";
+import { EditorView } from "@codemirror/view";
 import { describe, expect, it } from "vitest";
 
 import { acceptedLength } from "./accepted";
@@ -49,6 +50,22 @@ describe("ghost text", () => {
   it("keeps the marks of accepted drafts when its front is dropped", () => {
     const ghost = { pos: 4, pieces: [{ text: "ab", drafted: false, pass: 0 }, { text: "cd", drafted: true, pass: 1 }] };
     expect(dropFront(ghost, 3)).toEqual({ pos: 7, pieces: [{ text: "d", drafted: true, pass: 1 }] });
+  });
+});
+
+describe("ghost text on the page", () => {
+  it("stays as it is where it goes on, and is made anew where it does not", () => {
+    const view = new EditorView({ parent: document.body, state: withGhost("a", "b") });
+    const ghost = (): Element | null => view.dom.querySelector(".cm-ghost");
+    const passes = (): (string | null)[] => [...(ghost()?.children ?? [])].map((pass) => pass.textContent);
+    const first = ghost();
+    expect(passes()).toEqual(["a", "b"]);
+    view.dispatch({ effects: appendGhost.of({ pos: 8, pieces: [{ text: "c", drafted: true }, { text: "d", drafted: false }] }) });
+    expect(passes()).toEqual(["a", "b", "cd"]);
+    expect(ghost()).toBe(first);
+    view.dispatch({ changes: { from: 8, insert: "ab" }, selection: { anchor: 10 } });
+    expect(passes()).toEqual(["cd"]);
+    view.destroy();
   });
 });
 

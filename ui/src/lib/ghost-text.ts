@@ -87,23 +87,41 @@ export const ghostField = StateField.define<Ghost | null>({
   provide: (field) => EditorView.decorations.from(field, decorations),
 });
 
+/** Whether `pieces` begin with `before`: what was there stays as it is while text arrives. */
+function beginWith(pieces: readonly GhostPiece[], before: readonly GhostPiece[]): boolean {
+  return before.length <= pieces.length && before.every((piece, index) => piece === pieces[index]);
+}
+
 class GhostWidget extends WidgetType {
   constructor(readonly pieces: readonly GhostPiece[]) {
     super();
   }
 
   override eq(other: GhostWidget): boolean {
-    return JSON.stringify(other.pieces) === JSON.stringify(this.pieces);
+    return other.pieces.length === this.pieces.length && beginWith(this.pieces, other.pieces);
   }
 
   override toDOM(): HTMLElement {
     const ghost = document.createElement("span");
     ghost.className = "cm-ghost";
     ghost.setAttribute("aria-label", "suggestion");
+    this.append(ghost, 0);
+    return ghost;
+  }
+
+  /** What a pass brings is added; a page that makes the whole anew for each takes a core from the model. */
+  override updateDOM(ghost: HTMLElement, _view: EditorView, from: GhostWidget): boolean {
+    if (!beginWith(this.pieces, from.pieces)) return false;
+    this.append(ghost, from.pieces.length);
+    return true;
+  }
+
+  /** Adds the pieces from `first` on. */
+  private append(ghost: HTMLElement, first: number): void {
+    // A pass is one element, so that its line is whole; none comes in two transactions.
     let pass: HTMLElement | null = null;
     let shownPass = -1;
-    for (const piece of this.pieces) {
-      // A pass is one element, so that its line is whole.
+    for (const piece of this.pieces.slice(first)) {
       if (pass === null || piece.pass !== shownPass) {
         pass = document.createElement("span");
         pass.className = "cm-ghost-pass";
@@ -116,7 +134,6 @@ class GhostWidget extends WidgetType {
       span.className = piece.drafted ? "cm-ghost-drafted" : "cm-ghost-verified";
       pass.append(span);
     }
-    return ghost;
   }
 }
 

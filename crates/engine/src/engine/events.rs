@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::{CancelToken, Completion, EngineError, Outcome, StepEvent};
 
@@ -113,6 +114,23 @@ impl Submission {
         }
     }
 
+    /// Waits until the end has come, but no longer than `patience`: for readers who want several steps at a time.
+    pub fn wait_for_end(&self, patience: Duration) {
+        let has_not_ended = |queue: &mut Queue| !queue.has_ended;
+        // Late or not, what is there can be read.
+        let _ = self.shared.changed.wait_timeout_while(self.shared.lock(), patience, has_not_ended);
+    }
+
+    /// Waits for events and takes all that are there; none after the end.
+    #[must_use]
+    pub fn next_events(&mut self) -> Vec<Event> {
+        let mut events: Vec<Event> = self.next_event().into_iter().collect();
+        let mut queue = self.shared.lock();
+        events.extend(queue.steps.drain(..).map(Event::Step));
+        events.extend(queue.end.take().map(Event::Ended));
+        events
+    }
+
     /// Waits for the end, telling `on_step` of every event before it.
     ///
     /// # Errors
@@ -167,6 +185,21 @@ mod tests {
         }
         assert_eq!(text, (0..1000).map(|idx| format!("{idx},")).collect::<String>());
         assert_eq!((n_rows, n_events), (1000, MAX_WAITING));
+    }
+
+    /// What is there is taken at once; after the end there is nothing, and nothing is waited for.
+    #[test]
+    fn events_are_taken_together() {
+        let (mut submission, sender) = Submission::new(CancelToken::default());
+        sender.step(StepEvent::default());
+        sender.step(StepEvent::default());
+        submission.wait_for_end(Duration::ZERO);
+        assert!(matches!(submission.next_events().as_slice(), [Event::Step(_), Event::Step(_)]));
+        sender.step(StepEvent::default());
+        sender.end(Ok(Outcome::Cancelled));
+        submission.wait_for_end(Duration::MAX);
+        assert!(matches!(submission.next_events().as_slice(), [Event::Step(_), Event::Ended(_)]));
+        assert!(submission.next_events().is_empty());
     }
 
     #[test]

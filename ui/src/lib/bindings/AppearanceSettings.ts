@@ -10,6 +10,10 @@ export type AppearanceSettings = {
  */
 theme: Theme, 
 /**
+ * Size of everything in percent of what the desktop wants.
+ */
+zoom: number, 
+/**
  * Font of code; the system's when empty.
  */
 code_font: string, 
