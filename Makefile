@@ -56,7 +56,7 @@ endef
 checkout:
 	@mkdir -p $(CARGO_TARGET_DIR)
 	@if [ "$$(cat $(CARGO_TARGET_DIR)/checkout 2>/dev/null)" != "$(CURDIR)" ]; then \
-	  git ls-files -z '*.rs' | xargs -0 touch --no-create; echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/checkout; \
+	  find crates fuzz src src-tauri/src tests -name '*.rs' -exec touch {} +; echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/checkout; \
 	fi
 
 .PHONY: app-packages test-packages tools models human-eval vocabularies cuda ui-modules ui

@@ -16,7 +16,8 @@ pub(crate) const LABEL: &str = "popup";
 /// Width and height in logical pixels.
 const SIZE: (f64, f64) = (560.0, 200.0);
 const MIN_HEIGHT: f64 = 120.0;
-/// A window that is hidden is kept for so long: it opens in half the time of a new one, and takes 100 MB.
+/// A window that is hidden is kept for so long: it opens sooner than a new one, and takes memory, most where its page
+/// has a process of its own.
 const KEPT: Duration = Duration::from_secs(120);
 /// A press of the hotkey within this time of losing the focus is why it was lost.
 const SAME_PRESS: Duration = Duration::from_millis(200);
@@ -67,7 +68,7 @@ fn show(app: &AppHandle) -> tauri::Result<()> {
     }
     #[cfg(target_os = "linux")]
     if let Some(main) = app.get_webview_window("main") {
-        // Both pages in one process: another would take 50 MB, and a quarter of a second to start.
+        // Both pages in one process: another would take 50 MB more.
         let app = app.clone();
         let build = move |main: tauri::webview::PlatformWebview| {
             let built = builder(&app).with_related_view(main.inner()).build();

@@ -18,6 +18,8 @@ export const BESIDE = "SATEEN_E2E_BESIDE";
 /** How long one thing may take, on a machine that does others too. All of a test take less than vitest waits. */
 const WAIT_MS = 40_000;
 const TEST_MS = 150_000;
+/** What tests copy in another program. */
+export const COPIED = "def is_even(n):\n    return n % 2 == 0\n\n\ndef is_odd(n):\n";
 const PICTURE_MS = 5_000;
 
 /** Fails when `promise` takes longer than `ms`: a driver that never answers must not hang the test. */

@@ -5,10 +5,9 @@ import { join } from "node:path";
 import { Key } from "selenium-webdriver";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App, BESIDE, MODELS, copyElsewhere, isShown, pasteElsewhere, pressAnywhere } from "./app";
+import { App, BESIDE, COPIED, MODELS, copyElsewhere, isShown, pasteElsewhere, pressAnywhere } from "./app";
 
 const HOTKEY = "ctrl+alt+space";
-const COPIED = "def is_even(n):\n    return n % 2 == 0\n\n\ndef is_odd(n):\n";
 const TITLE = "sateen: continue the clipboard";
 
 describe("the clipboard", () => {

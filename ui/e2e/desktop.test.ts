@@ -7,10 +7,9 @@ import { join } from "node:path";
 
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App, BESIDE, MODELS, copyElsewhere, isShown, pasteElsewhere, pressAnywhere } from "./app";
+import { App, BESIDE, COPIED, MODELS, copyElsewhere, isShown, pasteElsewhere, pressAnywhere } from "./app";
 
 const MAIN = "untitled — sateen";
-const COPIED = "def is_even(n):\n    return n % 2 == 0\n\n\ndef is_odd(n):\n";
 
 describe("the desktop", () => {
   let folder: string;

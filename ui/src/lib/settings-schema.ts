@@ -26,6 +26,8 @@ export interface SettingGroup {
 
 const toggle: Control = { kind: "toggle" };
 const number = (min: number, max: number, unit: string, step = 1): Control => ({ kind: "number", min, max, step, unit });
+/** In percent. */
+export const ZOOM = { kind: "number", min: 50, max: 300, step: 10, unit: "%" } as const;
 const text = (placeholder: string): Control => ({ kind: "text", placeholder });
 
 function group<G extends keyof Settings>(
@@ -92,7 +94,7 @@ export const SETTINGS: readonly SettingGroup[] = [
   ]),
   group("Appearance", "appearance", [
     ["theme", "Theme", "Light or dark.", { kind: "choice", choices: [["system", "As the desktop"], ["light", "Light"], ["dark", "Dark"]] }],
-    ["zoom", "Zoom", "Size of everything, in both windows; Ctrl+= and Ctrl+- change it too.", number(50, 300, "%", 10)],
+    ["zoom", "Zoom", "Size of everything, in both windows; Ctrl+= and Ctrl+- change it too.", ZOOM],
     ["code_font", "Code font", "Name of an installed font.", text("the system's")],
     ["code_size", "Code size", "Height of code.", number(8, 40, "px", 0.5)],
     ["show_speculation", "Show speculation", "Tints tokens of accepted drafts, with a line under each forward pass.", toggle],
