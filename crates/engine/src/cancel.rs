@@ -7,7 +7,7 @@ const RUNNING: u8 = 0;
 const CANCELLED: u8 = 1;
 const SUPERSEDED: u8 = 2;
 
-/// A flag that the work looks at once per forward pass. Clones share it.
+/// A flag that the work looks at between forward passes, and between the layers of one that decodes. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<AtomicU8>);
 

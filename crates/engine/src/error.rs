@@ -117,7 +117,7 @@ fn gigabytes(bytes: u64) -> f64 {
 }
 
 impl EngineError {
-    /// Whether loading was given up on purpose.
+    /// Whether the work was given up on purpose.
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(self, Self::Model(model::ModelError::Cancelled))
     }

@@ -3,11 +3,11 @@
 use model::{Model, Tokenizer};
 use speculate::{Drafter, Sampler, SamplingParams, Target, step, step_among};
 
-use crate::EngineError;
 use crate::completion::{Completion, CompletionRequest, StepEvent, StopReason};
 use crate::prompt::Prompt;
 use crate::run::Run;
 use crate::sequences::CachedSequence;
+use crate::{CancelToken, EngineError};
 
 /// Rows of a prefill pass: a cancel, or a request that is more urgent, waits for one pass at most.
 pub(crate) const PREFILL_ROWS: usize = 32;
@@ -141,21 +141,22 @@ impl Generation {
         (self.cached, self.drafter, self.completion)
     }
 
-    /// Runs one forward pass.
+    /// Runs one forward pass. One that only decodes is given up in its midst when `cancel` says so: nobody has
+    /// a use for it. What is computed of a prompt is what the next one begins with.
     ///
     /// # Panics
     /// Without a cache.
-    pub(crate) fn advance(&mut self, model: &Model) -> Result<Progress, EngineError> {
+    pub(crate) fn advance(&mut self, model: &Model, cancel: &CancelToken) -> Result<Progress, EngineError> {
         let cached = self.cached.as_mut().expect("invariant: a generation advances with a cache only");
         if cached.prefill_part(&self.context)? {
             return Ok(Progress::Prefilled);
         }
-        self.step(model)
+        self.step(model, cancel)
     }
 
     /// A pass that decides at least one token. The last rows of the prompt ride on the first: they decide the
     /// first token, and draft.
-    fn step(&mut self, model: &Model) -> Result<Progress, EngineError> {
+    fn step(&mut self, model: &Model, cancel: &CancelToken) -> Result<Progress, EngineError> {
         let tokenizer = model.tokenizer();
         if !std::mem::replace(&mut self.has_begun, true) {
             self.drafter.begin(&self.context.tokens);
@@ -163,6 +164,7 @@ impl Generation {
         let cached = self.cached.as_mut().expect("invariant: a generation advances with a cache only");
         let context = &mut self.context.tokens;
         let n_pending = context.len() - cached.tokens.len();
+        let is_cancelled = || n_pending == 1 && cancel.is_cancelled();
         let n_left = self.request.max_tokens - self.run.n_tokens();
         let room = model.context_length().saturating_sub(context.len());
         if room == 0 {
@@ -177,7 +179,8 @@ impl Generation {
             }
             let has_groups = !proposal.adaptive_groups.is_empty();
             let started = std::time::Instant::now();
-            let outcome = step(&mut cached.sequence, context, n_pending, proposal, &self.sampler)?;
+            let mut target = cached.sequence.unless(&is_cancelled);
+            let outcome = step(&mut target, context, n_pending, proposal, &self.sampler)?;
             if n_pending == 1 && !has_groups {
                 self.drafter.observe_time(outcome.n_rows, started.elapsed().as_secs_f64() * 1000.0);
             }
@@ -185,7 +188,8 @@ impl Generation {
         } else {
             let constraint = &self.constraint;
             let is_allowed = |token| constraint.allows(tokenizer, token);
-            let outcome = step_among(&mut cached.sequence, context, n_pending, &self.sampler, is_allowed)?;
+            let mut target = cached.sequence.unless(&is_cancelled);
+            let outcome = step_among(&mut target, context, n_pending, &self.sampler, is_allowed)?;
             let spelled = tokenizer.bytes(outcome.tokens[0]);
             self.constraint = match constraint {
                 // The first of the tokens that must spell what is healed.

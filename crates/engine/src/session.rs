@@ -145,16 +145,21 @@ impl Session {
         self.sequences.has_room()
     }
 
-    /// Runs one forward pass of `generation`.
+    /// Runs one forward pass of `generation`, which `cancel` may cut short.
     ///
     /// # Errors
-    /// Those of the model; [`EngineError::NoSequence`] when it needs a cache and all are in use.
-    pub(crate) fn advance(&mut self, generation: &mut Generation) -> Result<Progress, EngineError> {
+    /// Those of the model, [`ModelError::Cancelled`](model::ModelError::Cancelled) among them;
+    /// [`EngineError::NoSequence`] when it needs a cache and all are in use.
+    pub(crate) fn advance(
+        &mut self,
+        generation: &mut Generation,
+        cancel: &CancelToken,
+    ) -> Result<Progress, EngineError> {
         if !generation.has_sequence() {
             let cached = self.sequences.take(generation.context())?.ok_or(EngineError::NoSequence)?;
             generation.resume(cached)?;
         }
-        generation.advance(&self.model)
+        generation.advance(&self.model, cancel)
     }
 
     /// Takes the cache of a completion away, for another that is more urgent.
@@ -202,13 +207,14 @@ impl Session {
             if cancel.is_cancelled() {
                 break Ok(());
             }
-            match self.advance(&mut generation) {
+            match self.advance(&mut generation, cancel) {
                 Ok(Progress::Prefilled) => (),
                 Ok(Progress::Step(event)) => on_step(event),
                 Ok(Progress::Ended(event)) => {
                     on_step(event);
                     break Ok(());
                 }
+                Err(error) if error.is_cancelled() => break Ok(()),
                 Err(error) => break Err(error),
             }
         };

@@ -98,6 +98,31 @@ fn cancelling_stops_within_a_step() {
     assert_eq!(outcome.expect("cancel is an outcome"), Outcome::Cancelled);
 }
 
+/// A pass that decodes ends when someone asks, not at its end; the text that follows is what it would have been.
+#[test]
+fn cancelling_in_the_midst_of_passes_changes_nothing() {
+    let mut session = smollm();
+    let request = CompletionRequest { extent: Extent::Raw, ..CompletionRequest::new(PROMPT, "") };
+    for n in 0..24 {
+        let (has_begun, begun) = channel();
+        let cancel = CancelToken::default();
+        let outcome = std::thread::scope(|scope| {
+            let from_outside = cancel.clone();
+            scope.spawn(move || {
+                begun.recv().expect("it begins");
+                std::thread::sleep(std::time::Duration::from_micros(200 * n));
+                from_outside.cancel();
+            });
+            session.complete_with(&request, &cancel, &mut |_| has_begun.send(()).unwrap_or_default())
+        });
+        assert_eq!(outcome.expect("cancel is an outcome"), Outcome::Cancelled);
+    }
+    let expected = complete(&mut smollm(), &request);
+    let completion = complete(&mut session, &request);
+    assert_eq!(completion.tokens, expected.tokens);
+    assert_eq!(completion.n_reused_tokens, expected.n_prompt_tokens - 1);
+}
+
 #[test]
 fn a_model_that_cannot_be_loaded_is_a_state_with_a_reason() {
     let file = tempfile::NamedTempFile::new().expect("a file");

@@ -16,6 +16,7 @@ mod kv_cache;
 mod lanes;
 mod linear;
 mod low_rank;
+mod memory;
 mod packed;
 mod pool;
 mod roofline;
@@ -34,6 +35,7 @@ pub use linear::{
     project_vocabulary,
 };
 pub use low_rank::LowRank;
+pub use memory::give_back_freed_memory;
 pub use packed::{BLOCK, DenseFormat, PackedMatrix, QuantizedFormat, ScaleLayout, TILE, WeightFormat};
 pub use pool::Pool;
 pub use roofline::{product_throughput, read_bandwidth};

@@ -44,7 +44,7 @@ pub enum ModelError {
     ContextFull { capacity: usize, needed: usize },
     #[error("a plan starts at row {planned} of the cache, which holds {committed}")]
     PlanOutOfStep { planned: usize, committed: usize },
-    #[error("loading was given up")]
+    #[error("the work was given up")]
     Cancelled,
     #[error("a layout contradicts the {committed} rows of the cache")]
     LayoutOutOfStep { committed: usize },

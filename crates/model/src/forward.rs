@@ -11,6 +11,17 @@ use crate::backend::{Backend, Buffers, Norm, Pass, Projection, RopeTables, Vocab
 use crate::gguf::GgufFile;
 use crate::weights::Weights;
 
+/// A pass that is wanted.
+#[derive(Clone, Copy)]
+pub(crate) struct PassOrder<'a> {
+    pub(crate) plan: &'a RowPlan,
+    /// Which tokens are aside.
+    pub(crate) layout: &'a Layout,
+    /// Asked before every layer. When it says so the pass is given up, with [`ModelError::Cancelled`]: committed
+    /// rows are as they were.
+    pub(crate) is_cancelled: &'a dyn Fn() -> bool,
+}
+
 /// Rows a pass may place behind the context: drafts and adaptive groups of the last step.
 pub(crate) const MARGIN_ROWS: usize = 256;
 
@@ -100,13 +111,11 @@ impl<B: Backend> Llama<B> {
         self.backend.weighted_embedding(&self.weights.embedding, &tokens, self.probe_slots).map(Some)
     }
 
-    /// Runs `plan`: writes its keys and values behind the committed rows of `cache`, and the
-    /// logits that it asks for to `logits`. `layout` says
-    /// which tokens are aside; `probe` embeds slots without training.
+    /// Runs a plan: writes its keys and values behind the committed rows of `cache`, and the logits that it asks
+    /// for to `logits`. `probe` embeds slots without training.
     pub(crate) fn forward(
         &self,
-        plan: &RowPlan,
-        layout: &Layout,
+        PassOrder { plan, layout, is_cancelled }: PassOrder<'_>,
         probe: Option<&B::Vector>,
         cache: &mut B::Cache,
         buffers: &mut Buffers<B>,
@@ -147,6 +156,9 @@ impl<B: Backend> Llama<B> {
             backend.normalise(pass, None, hidden, norm(&first.attention_norm), normed)?;
         }
         for (layer_idx, layer) in layers.iter().enumerate() {
+            if is_cancelled() {
+                return Err(ModelError::Cancelled);
+            }
             let deltas = trained.and_then(|trained| trained.deltas.get(layer_idx));
             let with_delta =
                 |linear, idx: usize| Projection { linear, delta: deltas.map(|deltas| &deltas[idx]) };

@@ -10,7 +10,7 @@ use speculate::{Layout, Logits, RowPlan};
 use crate::adapter::{AdapterSource, SatAdapter};
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Cpu, Gpu};
-use crate::forward::Llama;
+use crate::forward::{Llama, PassOrder};
 use crate::gguf::GgufFile;
 use crate::network::Network;
 use crate::tokenizer::Tokenizer;
@@ -195,7 +195,9 @@ impl Model {
                 (0..tokens.len()).for_each(|row| {
                     plan.want_logits(row);
                 });
-                context.forward(&plan, &Layout::default(), &mut logits)?;
+                let layout = Layout::default();
+                let order = PassOrder { plan: &plan, layout: &layout, is_cancelled: &|| false };
+                context.forward(order, &mut logits)?;
                 all.extend(logits.full.iter().map(|logit| logit.to_bits()));
             }
             Ok(all)

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use kernels::CacheType;
-use speculate::{Layout, Logits, RowPlan};
+use speculate::Logits;
 
 use crate::ModelError;
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Buffers};
-use crate::forward::Llama;
+use crate::forward::{Llama, PassOrder};
 
 /// The weights of a model on its device.
 pub(crate) trait Network: Send + Sync {
@@ -36,9 +36,9 @@ pub(crate) trait Network: Send + Sync {
 
 /// What one sequence has on the device: keys and values, and buffers.
 pub(crate) trait NetworkContext: Send {
-    /// Runs `plan`: writes its keys and values behind the committed rows of the cache, and the logits that it
-    /// asks for to `logits`. `layout` says which tokens are aside.
-    fn forward(&mut self, plan: &RowPlan, layout: &Layout, logits: &mut Logits) -> Result<(), ModelError>;
+    /// Runs a plan: writes its keys and values behind the committed rows of the cache, and the logits that it
+    /// asks for to `logits`.
+    fn forward(&mut self, order: PassOrder<'_>, logits: &mut Logits) -> Result<(), ModelError>;
     /// Embeds slots without training by the tokens of a prompt.
     fn probe_with(&mut self, prompt: &[u32]) -> Result<(), ModelError>;
     /// Says which slots of the cache hold tokens aside.
@@ -106,9 +106,9 @@ struct LlamaContext<B: Backend> {
 }
 
 impl<B: Backend> NetworkContext for LlamaContext<B> {
-    fn forward(&mut self, plan: &RowPlan, layout: &Layout, logits: &mut Logits) -> Result<(), ModelError> {
+    fn forward(&mut self, order: PassOrder<'_>, logits: &mut Logits) -> Result<(), ModelError> {
         let Self { llama, cache, buffers, probe } = self;
-        llama.forward(plan, layout, probe.as_ref(), cache, buffers, logits)
+        llama.forward(order, probe.as_ref(), cache, buffers, logits)
     }
 
     fn probe_with(&mut self, prompt: &[u32]) -> Result<(), ModelError> {

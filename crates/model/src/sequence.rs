@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use speculate::{Layout, Logits, RowPlan, Target};
 
-use crate::forward::MARGIN_ROWS;
+use crate::forward::{MARGIN_ROWS, PassOrder};
 use crate::network::NetworkContext;
 use crate::{Model, ModelError};
 
@@ -114,6 +114,62 @@ impl Sequence {
         self.n_committed += tokens.len();
         Ok(())
     }
+
+    /// The sequence for passes that are given up, with [`ModelError::Cancelled`], once `is_cancelled` says so:
+    /// it is asked before every layer. What was committed stays.
+    pub fn unless<'a>(&'a mut self, is_cancelled: &'a dyn Fn() -> bool) -> CancellableSequence<'a> {
+        CancellableSequence { sequence: self, is_cancelled }
+    }
+
+    fn run(&mut self, plan: &RowPlan, is_cancelled: &dyn Fn() -> bool) -> Result<&Logits, ModelError> {
+        if plan.n_committed() != self.n_committed {
+            let (planned, committed) = (plan.n_committed(), self.n_committed);
+            return Err(ModelError::PlanOutOfStep { planned, committed });
+        }
+        let capacity = self.model.context_length() + MARGIN_ROWS;
+        let needed = self.n_committed + plan.rows().len();
+        if needed > capacity {
+            return Err(ModelError::ContextFull { capacity, needed });
+        }
+        let aside = &self.layout.aside;
+        let crosses = |at: usize| self.n_committed < at && at < needed;
+        if !aside.is_empty() && (crosses(aside.start) || crosses(aside.end)) {
+            return Err(ModelError::LayoutOutOfStep { committed: self.n_committed });
+        }
+        let order = PassOrder { plan, layout: &self.layout, is_cancelled };
+        self.context.forward(order, &mut self.logits)?;
+        Ok(&self.logits)
+    }
+}
+
+/// A sequence whose passes can be given up; see [`Sequence::unless`].
+pub struct CancellableSequence<'a> {
+    sequence: &'a mut Sequence,
+    is_cancelled: &'a dyn Fn() -> bool,
+}
+
+impl Target for CancellableSequence<'_> {
+    type Error = ModelError;
+
+    fn n_committed(&self) -> usize {
+        self.sequence.n_committed()
+    }
+
+    fn n_adaptive_tokens(&self) -> usize {
+        self.sequence.n_adaptive_tokens()
+    }
+
+    fn lay_out(&self, tokens: &[u32]) -> RowPlan {
+        self.sequence.lay_out(tokens)
+    }
+
+    fn forward(&mut self, plan: &RowPlan) -> Result<&Logits, ModelError> {
+        self.sequence.run(plan, self.is_cancelled)
+    }
+
+    fn commit(&mut self, rows: &[usize]) -> Result<(), ModelError> {
+        self.sequence.commit(rows)
+    }
 }
 
 impl Target for Sequence {
@@ -132,22 +188,7 @@ impl Target for Sequence {
     }
 
     fn forward(&mut self, plan: &RowPlan) -> Result<&Logits, ModelError> {
-        if plan.n_committed() != self.n_committed {
-            let (planned, committed) = (plan.n_committed(), self.n_committed);
-            return Err(ModelError::PlanOutOfStep { planned, committed });
-        }
-        let capacity = self.model.context_length() + MARGIN_ROWS;
-        let needed = self.n_committed + plan.rows().len();
-        if needed > capacity {
-            return Err(ModelError::ContextFull { capacity, needed });
-        }
-        let aside = &self.layout.aside;
-        let crosses = |at: usize| self.n_committed < at && at < needed;
-        if !aside.is_empty() && (crosses(aside.start) || crosses(aside.end)) {
-            return Err(ModelError::LayoutOutOfStep { committed: self.n_committed });
-        }
-        self.context.forward(plan, &self.layout, &mut self.logits)?;
-        Ok(&self.logits)
+        self.run(plan, &|| false)
     }
 
     fn commit(&mut self, rows: &[usize]) -> Result<(), ModelError> {

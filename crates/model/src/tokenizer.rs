@@ -116,8 +116,10 @@ impl InfillToken {
 pub struct Tokenizer {
     kind: TokenizerKind,
     bpe: tokenizers::Tokenizer,
-    /// What each token spells; empty for special tokens.
-    bytes: Vec<Box<[u8]>>,
+    /// What the tokens spell, one behind the other; nothing for special tokens.
+    bytes: Vec<u8>,
+    /// Where each of them ends in `bytes`.
+    ends: Vec<u32>,
     special: HashMap<String, u32>,
     infill: HashMap<InfillToken, u32>,
     ends_text: Vec<bool>,
@@ -169,14 +171,20 @@ impl Tokenizer {
         };
 
         let is_special = |id: usize| matches!(types[id], TYPE_UNKNOWN | TYPE_CONTROL | TYPE_UNUSED);
-        let bytes = tokens.iter().enumerate().map(|(id, token)| match kind {
+        let spelled = tokens.iter().enumerate().map(|(id, token)| match kind {
             _ if is_special(id) || infilling_name(token) => Box::default(),
             TokenizerKind::SentencePiece if types[id] == TYPE_BYTE => byte_piece(token),
             TokenizerKind::SentencePiece => token.replace(SPM_SPACE, " ").into_bytes().into(),
             _ if types[id] == TYPE_USER_DEFINED => token.as_bytes().into(),
             _ => byte_level_bytes(token),
         });
-        let bytes: Vec<Box<[u8]>> = bytes.collect();
+        // Together: a box for each would take three times the memory.
+        let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(tokens.len()));
+        for token in spelled {
+            bytes.extend_from_slice(&token);
+            ends.push(bytes.len() as u32);
+        }
+        bytes.shrink_to_fit();
         let special: HashMap<String, u32> = (0..tokens.len())
             .filter(|&id| matches!(types[id], TYPE_CONTROL | TYPE_USER_DEFINED) || infilling_name(tokens[id]))
             .map(|id| (tokens[id].to_owned(), id as u32))
@@ -213,6 +221,7 @@ impl Tokenizer {
             kind,
             bpe,
             bytes,
+            ends,
             special,
             infill,
             ends_text,
@@ -264,7 +273,10 @@ impl Tokenizer {
 
     /// What `token` spells. It may be part of a character, and is empty for special tokens.
     pub fn bytes(&self, token: u32) -> &[u8] {
-        self.bytes.get(token as usize).map_or(&[], |bytes| bytes)
+        let token = token as usize;
+        let Some(&end) = self.ends.get(token) else { return &[] };
+        let start = token.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start as usize..end as usize]
     }
 
     /// What `tokens` spell; bytes that are not UTF-8 become U+FFFD.
@@ -295,7 +307,7 @@ impl Tokenizer {
 
     /// Number of tokens.
     pub fn vocabulary(&self) -> usize {
-        self.bytes.len()
+        self.ends.len()
     }
 }
 

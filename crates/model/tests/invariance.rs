@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{golden, ids, on_all_devices, smollm, with_group};
-use model::{AdapterSource, CacheType, Device, Model, ModelConfig, Sequence};
+use model::{AdapterSource, CacheType, Device, Model, ModelConfig, ModelError, Sequence};
 use speculate::{Layout, RowPlan, Target};
 
 fn prompt() -> Vec<u32> {
@@ -281,6 +281,30 @@ fn truncation_equals_a_fresh_prefill_of(model: &Arc<Model>) {
     let resumed = one_row_at_a_time(&mut sequence, &tokens[10..14]);
     let fresh = one_row_at_a_time(&mut model.sequence().expect("memory"), &tokens[..14]);
     assert!(resumed == fresh[10..]);
+}
+
+/// A pass that is given up in its midst leaves what was committed, and what comes next is what it would have been.
+#[test]
+fn passes_that_are_given_up_leave_no_trace() {
+    on_all_devices().for_each(|model| {
+        let tokens = prompt();
+        let mut sequence = model.sequence().expect("memory");
+        sequence.prefill(&tokens[..8]).expect("it fits");
+        let n_layers = model.architecture().n_layers;
+        for n_asked in 0..n_layers {
+            // A wider pass with other tokens, given up before each of the layers.
+            let n_left = std::cell::Cell::new(n_asked);
+            let is_cancelled = || n_left.replace(n_left.get().saturating_sub(1)) == 0;
+            let mut target = sequence.unless(&is_cancelled);
+            let plan = target.lay_out(&tokens[3..7]);
+            let error = target.forward(&plan).expect_err("given up");
+            assert!(matches!(error, ModelError::Cancelled), "{error}");
+            assert_eq!(target.n_committed(), 8);
+        }
+        let after = one_row_at_a_time(&mut sequence, &tokens[8..12]);
+        let fresh = one_row_at_a_time(&mut model.sequence().expect("memory"), &tokens[..12]);
+        assert!(after == fresh[8..], "{}", model.device());
+    });
 }
 
 /// Bad plans are errors that say what does not fit.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use model::{AdapterSource, Model, ModelConfig, ModelError};
+use model::{AdapterSource, Model, ModelConfig, ModelError, give_back_freed_memory};
 
 use super::events::EventSender;
 use super::{EngineConfig, EngineState, LoadedModel, Order, Priority, Shared, lock};
@@ -195,16 +195,18 @@ impl Worker {
         active.n_passes += 1;
         self.shared.n_passes.fetch_add(1, Ordering::Relaxed);
         let mut generation = active.generation.take();
-        let request = &active.job.request;
+        let Job { request, cancel, .. } = &active.job;
         let result = guard(|| {
             let generation = match &mut generation {
                 Some(generation) => generation,
                 None => generation.insert(loaded.session.begin(request.clone())?),
             };
-            loaded.session.advance(generation)
+            loaded.session.advance(generation, cancel)
         });
         match result {
             Ok(Progress::Prefilled) => active.generation = generation,
+            // It leaves with those that nobody waits for, below.
+            Err(error) if error.is_cancelled() => active.generation = generation,
             Ok(Progress::Step(event)) => {
                 active.generation = generation;
                 active.job.events.step(event);
@@ -300,6 +302,7 @@ impl Worker {
         }
         self.loaded = None;
         *lock(&self.shared.model) = None;
+        give_back_freed_memory();
         self.last_work = Instant::now();
     }
 
@@ -313,6 +316,7 @@ impl Worker {
                 self.loaded = Some(loaded);
                 self.last_work = Instant::now();
                 self.set_state(EngineState::Ready(words));
+                give_back_freed_memory();
             }
             // Another model is wanted, or none any more.
             Err(EngineError::Model(ModelError::Cancelled)) => (),
