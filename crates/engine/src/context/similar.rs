@@ -15,6 +15,25 @@ const STRIDE_LINES: usize = 8;
 const LINES_AFTER: usize = 8;
 /// Share of what makes the text around the cursor particular that a chunk must have to be worth its tokens.
 const MIN_SCORE: f64 = 0.05;
+/// How much more a word counts where a chunk defines it: a caller must know what it calls.
+const DEFINITION_WEIGHT: u64 = 4;
+/// What stands before the name of what is defined, in the usual languages.
+const DEFINING_WORDS: [&str; 14] = [
+    "class",
+    "const",
+    "def",
+    "enum",
+    "fn",
+    "func",
+    "function",
+    "interface",
+    "macro_rules",
+    "mod",
+    "static",
+    "struct",
+    "trait",
+    "type",
+];
 /// Chunks that have as many of their words in common say the same.
 const MAX_ALIKE: f64 = 0.85;
 
@@ -25,6 +44,7 @@ struct Chunk<'a> {
     path: &'a str,
     text: &'a str,
     words: HashSet<&'a str>,
+    defined: HashSet<&'a str>,
     score: f64,
 }
 
@@ -55,6 +75,7 @@ pub(super) fn chunks<'a>(texts: ContextTexts<'a>, n_tokens: usize) -> Vec<(&'a s
                 path: file.path.as_str(),
                 text,
                 words: words(text),
+                defined: defined(text),
                 score: 0.0,
             })
         })
@@ -77,7 +98,7 @@ pub(super) fn chunks<'a>(texts: ContextTexts<'a>, n_tokens: usize) -> Vec<(&'a s
 
 /// Scores chunks by the words that they share with `query`, rare ones more than common ones (inverse document
 /// frequency; Spärck Jones 1972), divided by the root of all that they say, so that length alone is no merit.
-/// From 0 to 1: 1 for a chunk of the query's words alone. Weights are whole numbers, whose sums are the same in any
+/// 1 for a chunk of the query's words alone, and more for one that defines some of them. Weights are whole numbers, whose sums are the same in any
 /// order and on any machine, as the text of a request must be.
 fn rate(candidates: &mut [Chunk<'_>], query: &HashSet<&str>) {
     let mut n_with = HashMap::<&str, u64>::new();
@@ -91,7 +112,9 @@ fn rate(candidates: &mut [Chunk<'_>], query: &HashSet<&str>) {
         |words: &mut dyn Iterator<Item = &&str>| words.filter_map(|word| weights.get(word)).sum::<u64>();
     let of_query = total(&mut query.iter()) as f64;
     for chunk in candidates {
-        let common = total(&mut chunk.words.iter().filter(|word| query.contains(*word))) as f64;
+        let shared = total(&mut chunk.words.iter().filter(|word| query.contains(*word)));
+        let defined = total(&mut chunk.defined.iter().filter(|word| query.contains(*word)));
+        let common = (shared + (DEFINITION_WEIGHT - 1) * defined) as f64;
         let norm = (of_query * total(&mut chunk.words.iter()) as f64).sqrt();
         chunk.score = if norm > 0.0 { common / norm } else { 0.0 };
     }
@@ -137,9 +160,19 @@ fn chunks_of(text: &str) -> Vec<(usize, &str)> {
     chunks
 }
 
-fn words(text: &str) -> HashSet<&str> {
+fn words_in_order(text: &str) -> impl Iterator<Item = &str> + Clone {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    text.split(|c: char| !is_word(c)).filter(|word| word.len() > 1).collect()
+    text.split(move |c: char| !is_word(c)).filter(|word| !word.is_empty())
+}
+
+fn words(text: &str) -> HashSet<&str> {
+    words_in_order(text).filter(|word| word.len() > 1).collect()
+}
+
+/// The names that `text` defines, as far as words tell.
+fn defined(text: &str) -> HashSet<&str> {
+    let followed = words_in_order(text).zip(words_in_order(text).skip(1));
+    followed.filter(|(before, _)| DEFINING_WORDS.contains(before)).map(|(_, name)| name).collect()
 }
 
 /// Share of the words of the shorter that the other has too.
@@ -190,6 +223,33 @@ mod tests {
         let typed = format!("{prefix}    let x = file.");
         let longer = chunks(ContextTexts { prefix: &typed, ..texts }, 400);
         assert_eq!(longer, chunks(texts, 400), "what is typed chooses no other chunks");
+    }
+
+    /// Where both say as much of the words around the cursor, the one that defines one of them tells more.
+    #[test]
+    fn what_is_called_is_told_before_what_calls_it() {
+        let caller = "let parsed = parse_header(file, limit, mode);\nuse_it(parsed, limit, mode);\n";
+        let definition =
+            "fn parse_header(file: File, limit: usize) {\n    let mode = open(file, limit);\n}\n";
+        let unlike = (0..40).map(|n| format!("unlike_{n} = {n}\n")).collect::<String>();
+        let files =
+            [file("caller.rs", caller), file("definition.rs", definition), file("unlike.rs", &unlike)];
+        let prefix = "x = parse_header(file, limit, mode)\n".repeat(8);
+        let texts = ContextTexts {
+            prefix: &prefix,
+            suffix: "",
+            path: Some("here.rs"),
+            repository: "",
+            other_files: &files,
+            recent_edits: &[],
+        };
+        let room_for_one = definition.len().max(caller.len()) / TYPICAL_BYTES + 8;
+        let paths: Vec<&str> = chunks(texts, room_for_one).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["definition.rs"]);
+        assert_eq!(
+            defined("class A(B):\n    def run(self): pass\nconst x = 1"),
+            HashSet::from(["A", "run", "x"])
+        );
     }
 
     #[test]
