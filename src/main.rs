@@ -7,6 +7,7 @@ mod clipboard;
 mod complete;
 mod convert;
 mod models;
+mod plots;
 mod speculation;
 mod terminal;
 mod train;

@@ -1,9 +1,13 @@
 //! `sateen train`
 
+mod curves;
+mod generate;
+mod native;
+
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
@@ -12,7 +16,7 @@ use engine::ModelLibrary;
 use indicatif::{ProgressBar, ProgressStyle};
 use train::{
     AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance, TrainConfig, TrainDevice,
-    TrainEvent, TrainOutcome, TrainedAdapter, evaluate,
+    TrainEvent, TrainOutcome, TrainedAdapter, evaluate_by_language,
 };
 
 #[derive(Args)]
@@ -27,6 +31,10 @@ enum TrainCommand {
     Sat(SatArguments),
     /// Say how often the slots of an adapter guess what the model would say
     Eval(EvalArguments),
+    /// Have a model write texts to learn from: what its drafts will be compared with
+    Generate(generate::GenerateArguments),
+    /// Train the model itself, with a token of its own vocabulary as the adaptive one: it becomes another model
+    Native(native::NativeArguments),
 }
 
 #[derive(Args)]
@@ -34,9 +42,9 @@ struct TextArguments {
     /// Which installed model; the default one without it
     #[arg(long)]
     model: Option<String>,
-    /// A folder of source code, or JSON lines with a `text` each
-    #[arg(long, value_name = "FOLDER_OR_JSONL")]
-    data: PathBuf,
+    /// A folder of source code, or JSON lines with a `text` each; may be given several times
+    #[arg(long, value_name = "FOLDER_OR_JSONL", required = true)]
+    data: Vec<PathBuf>,
     /// Tokens of a text
     #[arg(long, default_value_t = 256)]
     tokens: usize,
@@ -97,7 +105,7 @@ struct SatArguments {
     /// Steps between two checkpoints
     #[arg(long, default_value_t = 20)]
     save_every: usize,
-    /// Append what happens to this file, a JSON object a line
+    /// Append what happens to this file, a JSON object a line, and draw it beside it, as SVG
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
 }
@@ -118,6 +126,8 @@ pub(crate) fn run(arguments: &TrainArguments) -> anyhow::Result<()> {
     match &arguments.command {
         TrainCommand::Sat(arguments) => sat(arguments),
         TrainCommand::Eval(arguments) => eval(arguments),
+        TrainCommand::Generate(arguments) => generate::run(arguments),
+        TrainCommand::Native(arguments) => native::run(arguments),
     }
 }
 
@@ -139,9 +149,7 @@ fn in_words(acceptance: &SlotAcceptance) -> String {
     )
 }
 
-fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
-    let SatArguments { text, out, steps, .. } = arguments;
-    let (base, corpus) = base_and_corpus(text)?;
+fn say_count(corpus: &Corpus) {
     let count = corpus.count();
     let languages: Vec<String> = count.by_language.iter().map(|(name, n)| format!("{n} {name}")).collect();
     eprintln!(
@@ -151,6 +159,41 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
         count.n_duplicates,
         count.n_skipped
     );
+}
+
+fn open_metrics(path: Option<&Path>) -> anyhow::Result<Option<File>> {
+    let open = |path: &Path| {
+        let file = File::options().create(true).append(true).open(path);
+        file.with_context(|| format!("cannot write {}", path.display()))
+    };
+    path.map(open).transpose()
+}
+
+/// Draws what the metrics at `path` say; that they cannot be drawn ends nothing.
+fn draw_curves(path: Option<&Path>, bar: &ProgressBar) {
+    if let Some(Err(error)) = path.map(curves::draw) {
+        bar.println(format!("no curves: {error:#}"));
+    }
+}
+
+/// Above the bar, which shows nothing where there is no terminal.
+fn say(bar: &ProgressBar, words: &str) {
+    match bar.is_hidden() {
+        true => println!("{words}"),
+        false => bar.println(words),
+    }
+}
+
+fn steps_bar(n_steps: usize) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(n_steps as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}, {eta} left").context("the bar")?);
+    Ok(bar)
+}
+
+fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
+    let SatArguments { text, out, steps, .. } = arguments;
+    let (base, corpus) = base_and_corpus(text)?;
+    say_count(&corpus);
     let defaults = TrainConfig::new(*steps);
     let config = TrainConfig {
         shape: AdapterShape { n_slots: arguments.slots, rank: arguments.rank },
@@ -171,13 +214,8 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
         ..defaults
     };
     let is_stopped = crate::terminal::interrupt()?;
-    let open = |path: &PathBuf| {
-        let file = File::options().create(true).append(true).open(path);
-        file.with_context(|| format!("cannot write {}", path.display()))
-    };
-    let mut metrics = arguments.metrics.as_ref().map(open).transpose()?;
-    let bar = ProgressBar::new(*steps as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}, {eta} left").context("the bar")?);
+    let mut metrics = open_metrics(arguments.metrics.as_deref())?;
+    let bar = steps_bar(*steps)?;
     let (mut loss_now, mut n_rows, mut seconds) = (None, 0.0, 0.0);
     let mut on_event = |event: TrainEvent| {
         if let Some(file) = &mut metrics {
@@ -198,8 +236,8 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
             }
             TrainEvent::Evaluated { step, acceptance } => {
                 let words = format!("step {step}: {}", in_words(&acceptance));
-                // Without a terminal the bar shows nothing.
-                if bar.is_hidden() { println!("{words}") } else { bar.println(words) }
+                say(&bar, &words);
+                draw_curves(arguments.metrics.as_deref(), &bar);
             }
         }
         match is_stopped.load(Ordering::Acquire) {
@@ -227,10 +265,19 @@ fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let n_slots = adapter.shape().n_slots;
     let of_samples = SampleConfig { max_tokens: text.tokens, infill: text.infill, n_slots };
     let samples = corpus.held_out(&base, of_samples, text.evaluated)?;
-    let acceptance = evaluate(&base, &adapter, &samples, text.anchors)?;
+    let (acceptance, by_language) = evaluate_by_language(&base, &adapter, &samples, text.anchors)?;
     match arguments.json {
-        true => println!("{}", serde_json::to_string(&acceptance)?),
-        false => println!("{} groups: {}", acceptance.n_groups, in_words(&acceptance)),
+        true => {
+            let mut value = serde_json::to_value(&acceptance)?;
+            value["by_language"] = serde_json::to_value(&by_language)?;
+            println!("{value}");
+        }
+        false => {
+            println!("{} groups: {}", acceptance.n_groups, in_words(&acceptance));
+            for (language, acceptance) in &by_language {
+                println!("{language}, {} groups: {}", acceptance.n_groups, in_words(acceptance));
+            }
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 usage: draw_corpus.py FOLDER OUT.jsonl [SEED]
 
-Writes JSON lines with a `text` each: so many megabytes of every language, no package more than an eighth of its language,
+Writes JSON lines with a `text` and its `language` each: so many megabytes of every language, no package more than an eighth of its language,
 in an order that the seed gives.
 """
 import json, random, sys
@@ -42,10 +42,10 @@ def main():
         randomness.shuffle(paths)
         drawn = list(draw(paths, folder, MEGABYTES[language] * 10**6))
         print(f"{language}: {len(drawn)} texts, {sum(map(len, drawn)) / 1e6:.1f} MB", file=sys.stderr)
-        texts += drawn
+        texts += [{"text": text, "language": language} for text in drawn]
     randomness.shuffle(texts)
     with out.open("w") as lines:
-        lines.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        lines.writelines(json.dumps(text) + "\n" for text in texts)
 
 
 main()

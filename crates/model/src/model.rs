@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kernels::CacheType;
 use speculate::{Layout, Logits, RowPlan};
 
-use crate::adapter::{AdapterSource, SatAdapter};
+use crate::adapter::{AdapterSource, NativeSat, SatAdapter};
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Cpu, Gpu};
 use crate::forward::{Llama, PassOrder};
@@ -77,6 +77,8 @@ pub struct ModelSummary {
     pub n_parameters: u64,
     /// The type that most matrices have, like `Q4_K`.
     pub quantization: String,
+    /// The semantic adaptive token of its vocabulary, where it was trained with one.
+    pub native_sat: Option<NativeSat>,
 }
 
 impl ModelSummary {
@@ -106,7 +108,8 @@ impl ModelSummary {
         }
         let commonest = bytes_by_type.into_iter().max_by_key(|&(_, n)| n);
         let quantization = commonest.map(|(tensor_type, _)| format!("{tensor_type:?}")).unwrap_or_default();
-        Ok((Self { architecture, name, n_parameters, quantization }, tokenizer))
+        let native_sat = NativeSat::from_gguf(&file, &architecture)?;
+        Ok((Self { architecture, name, n_parameters, quantization, native_sat }, tokenizer))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Attention of adaptive rows over a text, which does not learn, and over each other, as one node of the graph: what is
+//! Attention of rows over a text, which does not learn, where there is one, and over each other, as one node of the graph: what is
 //! between scores and values is many times larger than what comes in and goes out, and candle would keep and add gradients of
 //! every step of it.
 
@@ -14,37 +14,44 @@ pub(crate) struct KeysAndValues {
     pub(crate) values: Tensor,
 }
 
-/// `softmax(scale q Kᵀ) V` over what `visible` says of the columns of `text` and, behind them, of `rows`: `[n_kv_heads, n_queries,
-/// head_dim]` as the queries are. Gradients reach the queries and `rows`.
+/// `softmax(scale q Kᵀ) V` over what `visible` says of the columns of `text`, where there is one, and, behind them, of `rows`:
+/// `[n_kv_heads, n_queries, head_dim]` as the queries are. Gradients reach the queries and `rows`.
 pub(crate) fn attend(
     queries: &Tensor,
     rows: &KeysAndValues,
-    text: &KeysAndValues,
+    text: Option<&KeysAndValues>,
     visible: &Visible,
     scale: f64,
 ) -> Result<Tensor> {
     let learning = [queries, &rows.keys, &rows.values];
     let argument = Tensor::cat(&in_rows(&learning)?, 0)?;
-    let (queries, text) = (queries.detach(), text.clone());
+    let queries = queries.detach();
     let rows = KeysAndValues { keys: rows.keys.detach(), values: rows.values.detach() };
-    let (n_tokens, n_rows) = (text.keys.dims()[1], rows.keys.dims()[1]);
-    let scores = [queries.matmul(&text.keys.t()?)?, queries.matmul(&rows.keys.t()?)?];
-    let shares = visible_softmax(&Tensor::cat(&scores, D::Minus1)?, visible, scale)?;
-    let apart = move |both: &Tensor| -> Result<[Tensor; 2]> {
-        let part = |start, n| both.narrow(D::Minus1, start, n)?.contiguous();
-        Ok([part(0, n_tokens)?, part(n_tokens, n_rows)?])
+    // What is seen, and the columns that it has.
+    let n_tokens = text.map_or(0, |text| text.keys.dim(1).unwrap_or(0));
+    let mut seen: Vec<(KeysAndValues, usize)> = text.map(|text| (text.clone(), 0)).into_iter().collect();
+    seen.push((rows.clone(), n_tokens));
+    let over_seen = |x: &Tensor, of: fn(&KeysAndValues) -> &Tensor, seen: &[(KeysAndValues, usize)]| {
+        let parts: Result<Vec<Tensor>> = seen.iter().map(|(part, _)| x.matmul(&of(part).t()?)).collect();
+        Tensor::cat(&parts?, D::Minus1)
     };
-    let [of_text, of_rows] = apart(&shares)?;
-    let attended = (of_text.matmul(&text.values)? + of_rows.matmul(&rows.values)?)?;
+    let columns = |both: &Tensor, part: &KeysAndValues, start: usize| {
+        both.narrow(D::Minus1, start, part.keys.dim(1)?)?.contiguous()
+    };
+    let sum = move |both: &Tensor, of: fn(&KeysAndValues) -> &Tensor, seen: &[(KeysAndValues, usize)]| {
+        let parts = seen.iter().map(|(part, start)| columns(both, part, *start)?.matmul(of(part)));
+        parts.reduce(|sum, part| sum? + part?).unwrap_or_else(|| both.zeros_like())
+    };
+    let shares = visible_softmax(&over_seen(&queries, |part| &part.keys, &seen)?, visible, scale)?;
+    let attended = sum(&shares, |part| &part.values, &seen)?;
     let visible = visible.clone();
     computed_outside(&argument, &attended, move |_, gradient| {
         let gradient = gradient.contiguous()?;
-        let of_shares = [gradient.matmul(&text.values.t()?)?, gradient.matmul(&rows.values.t()?)?];
-        let of_scores = softmax_gradient(&shares, &Tensor::cat(&of_shares, D::Minus1)?, &visible, scale)?;
-        let [of_text, of_rows_scores] = apart(&of_scores)?;
-        let of_queries = (of_text.matmul(&text.keys)? + of_rows_scores.matmul(&rows.keys)?)?;
-        let of_keys = of_rows_scores.t()?.matmul(&queries)?;
-        let of_values = of_rows.t()?.matmul(&gradient)?;
+        let of_shares = over_seen(&gradient, |part| &part.values, &seen)?;
+        let of_scores = softmax_gradient(&shares, &of_shares, &visible, scale)?;
+        let of_queries = sum(&of_scores, |part| &part.keys, &seen)?;
+        let of_keys = columns(&of_scores, &rows, n_tokens)?.t()?.matmul(&queries)?;
+        let of_values = columns(&shares, &rows, n_tokens)?.t()?.matmul(&gradient)?;
         Tensor::cat(&in_rows(&[&of_queries, &of_keys, &of_values])?, 0)
     })
 }
@@ -88,7 +95,7 @@ mod tests {
         };
         let rows = KeysAndValues { keys: keys.as_tensor().clone(), values: values.as_tensor().clone() };
         let text = KeysAndValues { keys: text_keys.clone(), values: text_values.clone() };
-        let got = of(attend(queries.as_tensor(), &rows, &text, &visible, scale)).expect("computes");
+        let got = of(attend(queries.as_tensor(), &rows, Some(&text), &visible, scale)).expect("computes");
         let by_parts = || -> Result<Tensor> {
             let n_columns = n_tokens + n_rows;
             let hidden = ranges.iter().flat_map(|ranges| {

@@ -1,14 +1,18 @@
-//! The frozen model.
+//! The model, which is frozen where an adapter is trained for it.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::Content;
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 use engine::PromptFormat;
-use model::{Architecture, DRAFT_VOCABULARY, ModelSummary, RopeLayout, Tokenizer, sha256_of_file};
+use model::{Architecture, DRAFT_VOCABULARY, ModelSummary, NativeSat, RopeLayout, Tokenizer, sha256_of_file};
 
 use crate::TrainError;
 use crate::device::TrainDevice;
+use crate::frozen::frozen_product;
+
+/// Divisors of frequencies, by what a file calls them: constants of the architecture.
+pub(crate) const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// `y = x Wᵀ + b`.
 pub(crate) struct Linear {
@@ -27,7 +31,16 @@ pub(crate) struct Layer {
     pub(crate) head_norms: Option<[Tensor; 2]>,
 }
 
-/// A model whose weights do not change: all of them f32, exactly those of the file.
+/// What of a model learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learns {
+    /// Nothing: it is what an adapter is for.
+    Nothing,
+    /// All its weights.
+    Everything,
+}
+
+/// A model, in f32: exactly the weights of the file, until they learn.
 pub struct Base {
     pub(crate) architecture: Architecture,
     pub(crate) device: Device,
@@ -44,6 +57,11 @@ pub struct Base {
     format: PromptFormat,
     sha256: String,
     path: PathBuf,
+    pub(crate) learns: Learns,
+    /// The semantic adaptive token that the file has.
+    pub(crate) native_sat: Option<NativeSat>,
+    /// What learns, by its name in the file.
+    pub(crate) variables: Vec<(String, Var)>,
 }
 
 impl Base {
@@ -52,11 +70,23 @@ impl Base {
     /// # Errors
     /// What is wrong with the file or the device, and [`TrainError::NoMemory`].
     pub fn load(path: &Path, max_positions: usize, device: TrainDevice) -> Result<Self, TrainError> {
+        Self::load_as(path, max_positions, device, Learns::Nothing)
+    }
+
+    /// The same for a model that learns.
+    pub(crate) fn load_as(
+        path: &Path,
+        max_positions: usize,
+        device: TrainDevice,
+        learns: Learns,
+    ) -> Result<Self, TrainError> {
         let device = device.open()?;
         let (summary, tokenizer) = ModelSummary::read(path)?;
         // What a GPU has not is said when it is asked for.
         if device.is_cpu() {
-            let needed = summary.n_parameters * 4 + step_bytes(&summary.architecture, max_positions);
+            // Beside each weight that learns stand its gradient and two means of the optimizer.
+            let of_weight = if learns == Learns::Everything { 16 } else { 4 };
+            let needed = summary.n_parameters * of_weight + step_bytes(&summary.architecture, max_positions);
             if let Some(available) = engine::available_memory().filter(|&available| available < needed) {
                 return Err(TrainError::NoMemory { needed, available });
             }
@@ -65,14 +95,20 @@ impl Base {
         let architecture = summary.architecture;
         let mut file = std::fs::File::open(path).map_err(TrainError::io(path))?;
         let content = Content::read(&mut file).map_err(|error| TrainError::unreadable(path, error))?;
+        let mut variables = Vec::new();
         let mut tensor = |name: &str| -> Result<Option<Tensor>, TrainError> {
-            match content.tensor_infos.contains_key(name) {
-                true => {
-                    let tensor = content.tensor(&mut file, name, &Device::Cpu)?;
-                    Ok(Some(tensor.dequantize(&Device::Cpu)?.to_device(&device)?))
-                }
-                false => Ok(None),
+            if !content.tensor_infos.contains_key(name) {
+                return Ok(None);
             }
+            let tensor = content.tensor(&mut file, name, &Device::Cpu)?;
+            let tensor = tensor.dequantize(&Device::Cpu)?.to_device(&device)?;
+            if learns == Learns::Nothing || name == ROPE_DIVISORS {
+                return Ok(Some(tensor));
+            }
+            let variable = Var::from_tensor(&tensor)?;
+            let tensor = variable.as_tensor().clone();
+            variables.push((name.to_owned(), variable));
+            Ok(Some(tensor))
         };
         let missing = |name: &str| model::ModelError::MissingTensor { tensor: name.to_owned() };
         let mut expect = |name: &str| tensor(name)?.ok_or_else(|| TrainError::from(missing(name)));
@@ -105,15 +141,19 @@ impl Base {
             layers.push(Layer { attention_norm, feed_forward_norm, linears, head_norms });
         }
         let scale = 1.0 / f64::from(architecture.multipliers.logits);
-        let output_norm = (expect("output_norm.weight")? * scale)?;
+        let output_norm = match scale == 1.0 {
+            true => expect("output_norm.weight")?,
+            false if learns == Learns::Nothing => (expect("output_norm.weight")? * scale)?,
+            false => return Err(TrainError::ScaledLogits),
+        };
         let n_outputs = architecture.vocabulary.min(DRAFT_VOCABULARY);
         let output = match content.tensor_infos.contains_key("output.weight") {
             true => expect("output.weight")?,
             false => embedding.clone(),
         };
         let head = output.narrow(0, 0, n_outputs)?.t()?;
-        let divisors = match content.tensor_infos.contains_key("rope_freqs.weight") {
-            true => expect("rope_freqs.weight")?.to_vec1::<f32>()?,
+        let divisors = match content.tensor_infos.contains_key(ROPE_DIVISORS) {
+            true => expect(ROPE_DIVISORS)?.to_vec1::<f32>()?,
             false => vec![1.0; architecture.rope_dim / 2],
         };
         let (cos, sin) = angles(&architecture, &divisors, max_positions, &device)?;
@@ -132,7 +172,18 @@ impl Base {
             format,
             sha256,
             path,
+            learns,
+            native_sat: summary.native_sat,
+            variables,
         })
+    }
+
+    /// `x w`, `[n_rows, n_out]` from `[n_rows, n_in]` and `[n_in, n_out]`; its gradient reaches `w` where that learns.
+    pub(crate) fn product(&self, x: &Tensor, w: &Tensor) -> candle_core::Result<Tensor> {
+        match self.learns {
+            Learns::Nothing => frozen_product(x, w),
+            Learns::Everything => x.matmul(w),
+        }
     }
 
     /// Sizes and constants.

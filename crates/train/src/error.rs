@@ -23,6 +23,10 @@ pub enum TrainError {
         "this program trains on the processor alone; one built with `--features cuda` can use NVIDIA's GPUs"
     )]
     NoCuda,
+    #[error(
+        "models that scale their logits (Granite) cannot be trained themselves; an adapter can be trained for them"
+    )]
+    ScaledLogits,
     #[error("the GPU: {0}")]
     Gpu(String),
     #[error("{needed} bytes of memory are needed to train this model, {available} are free")]

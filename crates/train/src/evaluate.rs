@@ -1,12 +1,15 @@
 //! How often slots guess right.
 
+use std::collections::BTreeMap;
+
 use candle_core::{D, Tensor};
 
 use crate::adapter::TrainedAdapter;
 use crate::base::Base;
 use crate::batch::{Anchors, Batch};
-use crate::corpus::Sample;
 use crate::error::TrainError;
+use crate::native::NativeModel;
+use crate::sample::Sample;
 
 /// How often slots guess what the model itself finds likeliest behind the text that is there.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -37,6 +40,106 @@ fn likeliest(logits: &Tensor) -> Result<Vec<u32>, TrainError> {
     Ok(logits.argmax(D::Minus1)?.to_vec1::<u32>()?)
 }
 
+/// What was counted of some groups.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    of_model: Vec<usize>,
+    of_text: Vec<usize>,
+    n_chain: usize,
+    n_groups: usize,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        for (all, more) in [(&mut self.of_model, &other.of_model), (&mut self.of_text, &other.of_text)] {
+            all.resize(all.len().max(more.len()), 0);
+            all.iter_mut().zip(more).for_each(|(all, more)| *all += more);
+        }
+        self.n_chain += other.n_chain;
+        self.n_groups += other.n_groups;
+    }
+
+    fn acceptance(&self) -> SlotAcceptance {
+        let share = |n: usize| n as f64 / self.n_groups.max(1) as f64;
+        SlotAcceptance {
+            of_model: self.of_model.iter().copied().map(share).collect(),
+            of_text: self.of_text.iter().copied().map(share).collect(),
+            chain: share(self.n_chain),
+            n_groups: self.n_groups,
+        }
+    }
+}
+
+/// Counts for each sample. `likeliest_of` gives what the model says at the rows of a batch, and what these guess.
+fn count(
+    samples: &[Sample],
+    n_slots: usize,
+    n_anchors: usize,
+    likeliest_of: impl Fn(&Sample, &Batch) -> Result<[Vec<u32>; 2], TrainError>,
+) -> Result<Vec<Counts>, TrainError> {
+    let mut counted = Vec::with_capacity(samples.len());
+    for (idx, sample) in samples.iter().enumerate() {
+        let mut counts =
+            Counts { of_model: vec![0; n_slots], of_text: vec![0; n_slots], ..Counts::default() };
+        let anchors = Anchors { n: n_anchors, keep_rate: 1.0 };
+        let mut random = fastrand::Rng::with_seed(idx as u64);
+        let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, anchors, &mut random);
+        if !batch.is_empty() {
+            let [teacher, guesses] = likeliest_of(sample, &batch)?;
+            for rows in batch.groups() {
+                let is_right = |row: usize| guesses[row] == teacher[row];
+                counts.n_chain += rows.clone().take_while(|&row| is_right(row)).count();
+                counts.n_groups += 1;
+                for row in rows {
+                    let slot = batch.slots[row] as usize;
+                    counts.of_model[slot] += usize::from(is_right(row));
+                    counts.of_text[slot] += usize::from(guesses[row] == batch.labels[row]);
+                }
+            }
+        }
+        counted.push(counts);
+    }
+    Ok(counted)
+}
+
+fn count_of_adapter(
+    base: &Base,
+    adapter: &TrainedAdapter,
+    samples: &[Sample],
+    n_anchors: usize,
+) -> Result<Vec<Counts>, TrainError> {
+    count(samples, adapter.shape().n_slots, n_anchors, |sample, batch| {
+        let pass = base.read(&sample.tokens)?;
+        let teacher = likeliest(&base.logits_at(&pass, &batch.positions)?)?;
+        let guesses = likeliest(&base.logits(&base.draft(adapter, &pass, batch)?.detach())?)?;
+        Ok([teacher, guesses])
+    })
+}
+
+/// The same for a model with a token of its own.
+///
+/// # Errors
+/// Those of memory.
+pub fn evaluate_native(
+    model: &NativeModel,
+    samples: &[Sample],
+    n_anchors: usize,
+) -> Result<SlotAcceptance, TrainError> {
+    let counts = count(samples, model.sat().n_slots, n_anchors, |sample, batch| {
+        let [of_tokens, of_slots] = model.logits(&sample.tokens, batch)?.map(|logits| logits.detach());
+        let said = likeliest(&of_tokens)?;
+        let teacher = batch.positions.iter().map(|&position| said[position as usize]).collect();
+        Ok([teacher, likeliest(&of_slots)?])
+    })?;
+    Ok(in_all(&counts))
+}
+
+fn in_all(counts: &[Counts]) -> SlotAcceptance {
+    let mut all = Counts::default();
+    counts.iter().for_each(|counts| all.add(counts));
+    all.acceptance()
+}
+
 /// Looks at groups behind anchors of `samples`, up to `n_anchors` in each.
 ///
 /// # Errors
@@ -47,35 +150,25 @@ pub fn evaluate(
     samples: &[Sample],
     n_anchors: usize,
 ) -> Result<SlotAcceptance, TrainError> {
-    let n_slots = adapter.shape().n_slots;
-    let (mut of_model, mut of_text) = (vec![0usize; n_slots], vec![0usize; n_slots]);
-    let (mut n_chain, mut n_groups) = (0usize, 0usize);
-    for (idx, sample) in samples.iter().enumerate() {
-        let anchors = Anchors { n: n_anchors, keep_rate: 1.0 };
-        let mut random = fastrand::Rng::with_seed(idx as u64);
-        let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, anchors, &mut random);
-        if batch.is_empty() {
-            continue;
-        }
-        let pass = base.read(&sample.tokens)?;
-        let teacher = likeliest(&base.logits_at(&pass, &batch.positions)?)?;
-        let guesses = likeliest(&base.logits(&base.draft(adapter, &pass, &batch)?.detach())?)?;
-        for rows in batch.groups() {
-            let is_right = |row: usize| guesses[row] == teacher[row];
-            n_chain += rows.clone().take_while(|&row| is_right(row)).count();
-            n_groups += 1;
-            for row in rows {
-                let slot = batch.slots[row] as usize;
-                of_model[slot] += usize::from(is_right(row));
-                of_text[slot] += usize::from(guesses[row] == batch.labels[row]);
-            }
-        }
+    Ok(in_all(&count_of_adapter(base, adapter, samples, n_anchors)?))
+}
+
+/// The same, and for the samples of each language (`text` where none is known), by its name.
+///
+/// # Errors
+/// Those of memory.
+pub fn evaluate_by_language(
+    base: &Base,
+    adapter: &TrainedAdapter,
+    samples: &[Sample],
+    n_anchors: usize,
+) -> Result<(SlotAcceptance, BTreeMap<String, SlotAcceptance>), TrainError> {
+    let counts = count_of_adapter(base, adapter, samples, n_anchors)?;
+    let mut by_language = BTreeMap::<String, Counts>::new();
+    for (sample, counts) in samples.iter().zip(&counts) {
+        let name = if sample.language.is_empty() { "text" } else { &sample.language };
+        by_language.entry(name.to_owned()).or_default().add(counts);
     }
-    let share = |n: usize| n as f64 / n_groups.max(1) as f64;
-    Ok(SlotAcceptance {
-        of_model: of_model.into_iter().map(share).collect(),
-        of_text: of_text.into_iter().map(share).collect(),
-        chain: share(n_chain),
-        n_groups,
-    })
+    let by_language = by_language.into_iter().map(|(name, counts)| (name, counts.acceptance()));
+    Ok((in_all(&counts), by_language.collect()))
 }

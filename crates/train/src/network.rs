@@ -1,11 +1,11 @@
-//! The forward pass: token rows without gradient, rows of adaptive tokens with it.
+//! The forward pass of a frozen model, token rows without gradient and rows of adaptive tokens with it, and of one that learns.
 
 use candle_core::{D, Result, Tensor};
 use model::RopeLayout;
 
 use crate::adapter::TrainedAdapter;
 use crate::attention::{KeysAndValues, attend};
-use crate::base::{Base, Linear};
+use crate::base::{Base, Learns, Linear};
 use crate::batch::Batch;
 use crate::frozen::frozen_product;
 use crate::softmax::{Visible, visible_softmax};
@@ -16,7 +16,7 @@ pub(crate) struct TokenPass {
     /// Keys, rotated, and values, by layer.
     layers: Vec<KeysAndValues>,
     /// After the last norm: `[n_tokens, hidden]`.
-    hidden: Tensor,
+    pub(crate) hidden: Tensor,
 }
 
 fn normalise(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
@@ -27,7 +27,7 @@ fn normalise(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
 impl Base {
     /// Logits of the first [`Self::n_outputs`] tokens: `[n_rows, n_outputs]` from `[n_rows, hidden]`.
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        frozen_product(hidden, &self.head)
+        self.product(hidden, &self.head)
     }
 
     /// Logits that the model has at `positions` of a text.
@@ -102,17 +102,37 @@ impl Base {
 
     /// Runs the token rows of a text, each behind those before it.
     pub(crate) fn read(&self, tokens: &[u32]) -> Result<TokenPass> {
-        let a = &self.architecture;
         let n = tokens.len();
         let ids = Tensor::new(tokens, &self.device)?;
         let positions = Tensor::arange(0u32, n as u32, &self.device)?;
         let visible = Visible::new((0..n).map(|row| [0..row + 1, 0..0]).collect(), n, &self.device)?;
+        self.run(&self.embedding.index_select(&ids, 0)?, &positions, &visible)
+    }
+
+    /// Runs the tokens of a text and, in the same pass, the rows of `batch` behind them, embedded as `slot [1, hidden]` each:
+    /// what a model does whose own weights learn. The rows of the pass are the tokens', then those.
+    pub(crate) fn read_with_slots(&self, tokens: &[u32], slot: &Tensor, batch: &Batch) -> Result<TokenPass> {
+        let (n, n_rows) = (tokens.len(), batch.len());
+        let ids = Tensor::new(tokens, &self.device)?;
+        let slots = slot.broadcast_as((n_rows, self.architecture.hidden))?;
+        let embedded = Tensor::cat(&[self.embedding.index_select(&ids, 0)?, slots.contiguous()?], 0)?;
+        let positions: Vec<u32> = (0..n as u32).chain(batch.positions.iter().copied()).collect();
+        let positions = Tensor::new(positions, &self.device)?;
+        let mut visible: Vec<_> = (0..n).map(|row| [0..row + 1, 0..0]).collect();
+        visible.extend(batch.visible(n));
+        self.run(&embedded, &positions, &Visible::new(visible, n + n_rows, &self.device)?)
+    }
+
+    /// Runs rows that are embedded, `[n_rows, hidden]`, and see each other as `visible` says.
+    fn run(&self, embedded: &Tensor, positions: &Tensor, visible: &Visible) -> Result<TokenPass> {
+        let a = &self.architecture;
+        let n = embedded.dims()[0];
         let linear = |linear: &Linear, x: &Tensor| -> Result<Tensor> {
-            let y = frozen_product(x, &linear.weight)?;
+            let y = self.product(x, &linear.weight)?;
             linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
         };
         let residual = f64::from(a.multipliers.residual);
-        let mut x = (self.embedding.index_select(&ids, 0)? * f64::from(a.multipliers.embedding))?;
+        let mut x = (embedded * f64::from(a.multipliers.embedding))?;
         let mut layers = Vec::new();
         for layer in &self.layers {
             let [q, k, v, o, gate, up, down] = &layer.linears;
@@ -121,16 +141,23 @@ impl Base {
             let queries = self.heads(&linear(q, &normed)?, a.n_heads, norms.map(|norms| &norms[0]))?;
             let key = self.heads(&linear(k, &normed)?, a.n_kv_heads, norms.map(|norms| &norms[1]))?;
             let value = self.heads(&linear(v, &normed)?, a.n_kv_heads, None)?;
-            let queries = self.grouped(&self.rotate(&queries, &positions)?)?;
-            let key = self.rotate(&key, &positions)?.transpose(0, 1)?.contiguous()?;
+            let queries = self.grouped(&self.rotate(&queries, positions)?)?;
+            let key = self.rotate(&key, positions)?.transpose(0, 1)?.contiguous()?;
             let value = value.transpose(0, 1)?.contiguous()?;
-            let shares = visible_softmax(&queries.matmul(&key.t()?)?, &visible, self.score_scale())?;
-            let attended = self.ungrouped(&shares.matmul(&value)?, n)?;
+            let rows = KeysAndValues { keys: key, values: value };
+            let attended = match self.learns {
+                Learns::Nothing => {
+                    let scores = queries.matmul(&rows.keys.t()?)?;
+                    visible_softmax(&scores, visible, self.score_scale())?.matmul(&rows.values)?
+                }
+                Learns::Everything => attend(&queries, &rows, None, visible, self.score_scale())?,
+            };
+            let attended = self.ungrouped(&attended, n)?;
             x = (x + (linear(o, &attended)? * residual)?)?;
             let normed = normalise(&x, &layer.feed_forward_norm, a.norm_epsilon)?;
             let activated = swiglu(&linear(gate, &normed)?, &linear(up, &normed)?)?;
             x = (x + (linear(down, &activated)? * residual)?)?;
-            layers.push(KeysAndValues { keys: key, values: value });
+            layers.push(rows);
         }
         let hidden = normalise(&x, &self.output_norm, a.norm_epsilon)?;
         Ok(TokenPass { layers, hidden })
@@ -163,7 +190,7 @@ impl Base {
             let keys = self.rotate(&keys, &positions)?.transpose(0, 1)?.contiguous()?;
             let values = values.transpose(0, 1)?.contiguous()?;
             let rows = KeysAndValues { keys, values };
-            let attended = attend(&queries, &rows, &pass.layers[idx], &visible, self.score_scale())?;
+            let attended = attend(&queries, &rows, Some(&pass.layers[idx]), &visible, self.score_scale())?;
             let attended = self.ungrouped(&attended, n_rows)?;
             x = (x + (linear(o, &attended, &d_o)? * residual)?)?;
             let normed = normalise(&x, &layer.feed_forward_norm, a.norm_epsilon)?;

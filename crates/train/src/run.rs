@@ -10,11 +10,12 @@ use crate::adapter::{AdapterShape, TrainedAdapter, folder_of};
 use crate::base::Base;
 use crate::batch::{Anchors, Batch};
 use crate::checkpoint;
-use crate::corpus::{Corpus, SampleConfig, Split, random_of};
+use crate::corpus::{Corpus, Split, random_of};
 use crate::error::TrainError;
 use crate::evaluate::{SlotAcceptance, evaluate};
 use crate::loss::{LossConfig, slot_loss};
 use crate::optimizer::{AdamW, AdamWConfig, Schedule};
+use crate::sample::SampleConfig;
 
 /// What a run is. A checkpoint belongs to one.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -90,7 +91,7 @@ impl TrainConfig {
 }
 
 /// How a run goes.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum TrainEvent {
     /// It goes on from a checkpoint of so many steps.

@@ -140,7 +140,7 @@ fn corpus(folder: &Path) -> Corpus {
         let text: String = (0..30).map(|i| format!("def f{idx}_{i}(x):\n    return x + {i}\n")).collect();
         std::fs::write(folder.join(format!("{idx}.py")), text).expect("writes");
     }
-    Corpus::read(folder).expect("a corpus")
+    Corpus::read(&[folder]).expect("a corpus")
 }
 
 fn quick(n_steps: usize) -> TrainConfig {
@@ -261,7 +261,7 @@ fn slots_learn_a_grammar() {
     let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
     let rates = train::AdamWConfig { learning_rate: 1e-2, ..train::AdamWConfig::default() };
     let mut optimizer = train::AdamW::new(rates, variables).expect("an optimizer");
-    let sample = train::Sample { tokens: text.clone(), first_anchor: 16 };
+    let sample = train::Sample { tokens: text.clone(), first_anchor: 16, language: String::new() };
     let before = evaluate(&base, &adapter, std::slice::from_ref(&sample), 64).expect("measures");
     assert!(before.of_text.iter().all(|&share| share < 0.5), "{before:?}");
     for step in 0..300 {

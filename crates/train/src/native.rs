@@ -1,0 +1,265 @@
+//! A model that learns itself, with a token of its own vocabulary as its semantic adaptive token, as SDSAT was published
+//! (arXiv 2403.18647).
+
+use std::io::BufWriter;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor, Var};
+use model::gguf::MetadataValue;
+use model::{NativeSat, SatAdapter};
+
+use crate::TrainError;
+use crate::adapter::folder_of;
+use crate::base::{Base, Learns, ROPE_DIVISORS};
+use crate::batch::{Anchors, Batch};
+use crate::corpus::{Corpus, Split, random_of};
+use crate::device::TrainDevice;
+use crate::evaluate::{SlotAcceptance, evaluate_native};
+use crate::loss::{LossConfig, slot_loss};
+use crate::optimizer::{AdamW, AdamWConfig, Schedule};
+use crate::run::TrainEvent;
+use crate::sample::SampleConfig;
+
+/// How a model itself is trained, in two stages: first the token alone, then all weights with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NativeConfig {
+    /// Tokens of a text.
+    pub max_tokens: usize,
+    /// Anchors in it.
+    pub anchors: Anchors,
+    /// Share of texts in the form of infilling, for models that have one.
+    pub infill: f32,
+    /// Weights of what slots learn. Their teacher is the model itself, as it is at that step.
+    pub loss: LossConfig,
+    /// Weight of what slots learn against what tokens learn, in the second stage.
+    pub slot_weight: f64,
+    /// Steps of the first stage: the embedding of the token learns, nothing else.
+    pub n_token_steps: usize,
+    /// Highest learning rate of these.
+    pub token_rate: f64,
+    /// Steps of the second stage: everything learns.
+    pub n_joint_steps: usize,
+    /// Highest learning rate of these.
+    pub joint_rate: f64,
+    /// Draws of texts and anchors.
+    pub seed: u64,
+    /// Steps between two measurements; the last step is measured in any case.
+    pub evaluate_every: usize,
+    /// Texts that are measured.
+    pub n_evaluated: usize,
+}
+
+/// A model that learns itself.
+pub struct NativeModel {
+    base: Base,
+    sat: NativeSat,
+    /// The embedding of the token: `[1, hidden]`. It goes into the table when the model is written.
+    slot: Var,
+}
+
+impl NativeModel {
+    /// Reads the weight file at `path` for texts of up to `max_positions` tokens. Where the file has a token of this kind it goes
+    /// on from that one's embedding, elsewhere from the mean of all.
+    ///
+    /// # Errors
+    /// What is wrong with the file or the device; [`TrainError::OutOfRange`] for a token that texts need.
+    pub fn load(
+        path: &Path,
+        max_positions: usize,
+        device: TrainDevice,
+        sat: NativeSat,
+    ) -> Result<Self, TrainError> {
+        let base = Base::load_as(path, max_positions, device, Learns::Everything)?;
+        let refuse = |field, bound, got: usize| TrainError::OutOfRange { field, bound, got: got.to_string() };
+        if !(1..=SatAdapter::MAX_SLOTS).contains(&sat.n_slots) {
+            return Err(refuse("slots", "from 1 to 32", sat.n_slots));
+        }
+        let is_one = (1..base.architecture().vocabulary).contains(&(sat.token as usize));
+        if !is_one || !base.tokenizer().bytes(sat.token).is_empty() {
+            let bound = "a special token of the vocabulary, which no text has";
+            return Err(refuse("sat-token", bound, sat.token as usize));
+        }
+        let embedding = base.embedding.detach();
+        let start = match base.native_sat.filter(|own| own.token == sat.token) {
+            Some(own) => embedding.narrow(0, own.token as usize, 1)?,
+            None => embedding.mean_keepdim(0)?,
+        };
+        Ok(Self { slot: Var::from_tensor(&start.contiguous()?)?, base, sat })
+    }
+
+    /// The model.
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// Its token, and how many of it make a group.
+    pub fn sat(&self) -> NativeSat {
+        self.sat
+    }
+
+    /// Everything that learns, with its name in the file.
+    pub fn variables(&self) -> Vec<(String, Var)> {
+        let mut all = vec![("sat".to_owned(), self.slot.clone())];
+        all.extend(self.base.variables.iter().cloned());
+        all
+    }
+
+    /// Logits of the rows of a text, `[n_tokens, n_outputs]`, and of the rows of `batch` behind them, `[n_rows, n_outputs]`.
+    ///
+    /// # Errors
+    /// Those of memory.
+    pub fn logits(&self, tokens: &[u32], batch: &Batch) -> Result<[Tensor; 2], TrainError> {
+        let hidden = self.base.read_with_slots(tokens, self.slot.as_tensor(), batch)?.hidden;
+        let logits = self.base.logits(&hidden)?;
+        Ok([logits.narrow(0, 0, tokens.len())?, logits.narrow(0, tokens.len(), batch.len())?])
+    }
+
+    /// What slots learn, and, where `standard` tokens learn too, what these do: the mean surprise at the next token.
+    ///
+    /// # Errors
+    /// Those of memory.
+    pub fn loss(
+        &self,
+        config: &NativeConfig,
+        stage: Stage,
+        tokens: &[u32],
+        batch: &Batch,
+    ) -> Result<Tensor, TrainError> {
+        let [of_tokens, of_slots] = self.logits(tokens, batch)?;
+        let positions = Tensor::new(&batch.positions[..], of_tokens.device())?;
+        // A target that follows its pupil teaches nothing.
+        let teacher = of_tokens.detach().index_select(&positions, 0)?;
+        let slots = slot_loss(config.loss, &of_slots, &teacher, &batch.slots, &batch.labels)?;
+        if stage == Stage::Token {
+            return Ok(slots);
+        }
+        let n = tokens.len() - 1;
+        let of_tokens = of_tokens.narrow(0, 0, n)?;
+        let surprise = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0 };
+        let zeros = vec![0u32; n];
+        let standard = slot_loss(surprise, &of_tokens, &of_tokens.detach(), &zeros, &tokens[1..])?;
+        Ok((standard + (slots * config.slot_weight)?)?)
+    }
+
+    /// Writes the model to `path`, whole or not at all: matrices in half precision, or as they were where that is more, with the
+    /// token in its metadata.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`], or what is wrong with the file that it came from.
+    pub fn save(&self, path: &Path) -> Result<(), TrainError> {
+        let source = self.base.path();
+        let mut file = std::fs::File::open(source).map_err(TrainError::io(source))?;
+        let content = Content::read(&mut file).map_err(|error| TrainError::unreadable(source, error))?;
+        let mut tensors = Vec::new();
+        for (name, variable) in &self.base.variables {
+            let mut tensor = variable.as_tensor().to_device(&Device::Cpu)?;
+            if name == "token_embd.weight" {
+                let row = self.sat.token as usize;
+                let slot = self.slot.as_tensor().to_device(&Device::Cpu)?;
+                tensor = tensor.slice_assign(&[row..row + 1, 0..self.base.architecture().hidden], &slot)?;
+            }
+            let was = content.tensor_infos.get(name).map(|info| info.ggml_dtype);
+            let dtype = match was {
+                Some(was @ (GgmlDType::F32 | GgmlDType::BF16)) => was,
+                _ if tensor.rank() < 2 => GgmlDType::F32,
+                _ => GgmlDType::F16,
+            };
+            tensors.push((name.clone(), QTensor::quantize(&tensor, dtype)?));
+        }
+        if content.tensor_infos.contains_key(ROPE_DIVISORS) {
+            let divisors = content.tensor(&mut file, ROPE_DIVISORS, &Device::Cpu)?;
+            tensors.push((ROPE_DIVISORS.to_owned(), divisors));
+        }
+        let mut metadata = content.metadata;
+        metadata.insert("general.file_type".to_owned(), Value::U32(MOSTLY_F16));
+        for (key, value) in self.sat.metadata() {
+            // Both of its values are of this kind.
+            if let MetadataValue::U32(value) = value {
+                metadata.insert(key, Value::U32(value));
+            }
+        }
+        let mut metadata: Vec<(&str, &Value)> =
+            metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+        metadata.sort_by_key(|(key, _)| *key);
+        let tensors: Vec<(&str, &QTensor)> =
+            tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let mut part = tempfile::NamedTempFile::new_in(folder_of(path)).map_err(TrainError::io(path))?;
+        gguf_file::write(&mut BufWriter::new(&mut part), &metadata, &tensors)?;
+        part.as_file().sync_all().map_err(TrainError::io(path))?;
+        part.persist(path).map_err(|error| TrainError::Io { path: path.to_owned(), source: error.error })?;
+        Ok(())
+    }
+}
+
+/// What `general.file_type` says of weights in half precision.
+const MOSTLY_F16: u32 = 1;
+
+/// What learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The embedding of the token.
+    Token,
+    /// Everything.
+    Joint,
+}
+
+/// Trains `model` on `corpus` in its two stages. `on_event` says whether to go on; where it does not, the model is what it was
+/// behind that step. Steps are counted through both.
+///
+/// # Errors
+/// What is wrong with the configuration, and [`TrainError::NotANumber`].
+pub fn train_native(
+    model: &NativeModel,
+    corpus: &Corpus,
+    config: &NativeConfig,
+    on_event: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
+) -> Result<(), TrainError> {
+    let base = &model.base;
+    let n_slots = model.sat.n_slots;
+    let of_samples = SampleConfig { max_tokens: config.max_tokens, infill: config.infill, n_slots };
+    let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;
+    let stages = [
+        (Stage::Token, config.n_token_steps, config.token_rate, vec![model.slot.clone()]),
+        (
+            Stage::Joint,
+            config.n_joint_steps,
+            config.joint_rate,
+            model.variables().into_iter().map(|(_, variable)| variable).collect(),
+        ),
+    ];
+    let n_steps = config.n_token_steps + config.n_joint_steps;
+    let mut step = 0;
+    for (stage, n_of_stage, learning_rate, variables) in stages {
+        let schedule = Schedule { n_warm_up: (n_of_stage / 20).min(100), n_steps: n_of_stage };
+        let mut optimizer = AdamW::new(AdamWConfig { learning_rate, ..AdamWConfig::default() }, variables)?;
+        for of_stage in 0..n_of_stage {
+            let started = std::time::Instant::now();
+            let mut random = random_of(config.seed.wrapping_add(1), step);
+            let sample = corpus.sample(base, Split::Training, of_samples, &mut random)?;
+            let batch =
+                Batch::choose(&sample.tokens, sample.first_anchor, n_slots, config.anchors, &mut random);
+            let loss = model.loss(config, stage, &sample.tokens, &batch)?;
+            let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            if !value.is_finite() {
+                return Err(TrainError::NotANumber { step });
+            }
+            let gradient_norm = optimizer.step(&loss.backward()?, schedule.at(of_stage))?;
+            step += 1;
+            let (n_rows, seconds) = (batch.len(), started.elapsed().as_secs_f64());
+            let mut wish = on_event(TrainEvent::Step { step, loss: value, gradient_norm, n_rows, seconds });
+            if step == n_steps || step.is_multiple_of(config.evaluate_every.max(1)) {
+                let acceptance: SlotAcceptance = evaluate_native(model, &samples, config.anchors.n)?;
+                if on_event(TrainEvent::Evaluated { step, acceptance }).is_break() {
+                    wish = ControlFlow::Break(());
+                }
+            }
+            if wish.is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

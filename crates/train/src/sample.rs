@@ -1,0 +1,127 @@
+//! What of a text is learnt from, as the model is asked for it.
+
+use std::ops::Range;
+
+use crate::TrainError;
+use crate::base::Base;
+
+/// Bytes that are about a token.
+const TOKEN_BYTES: usize = 3;
+
+/// A stretch of text as the model is asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// Index of the first token that may be an anchor: the last of the prompt.
+    pub first_anchor: usize,
+    /// Its language, where it is known.
+    pub language: String,
+}
+
+/// What samples are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleConfig {
+    /// Tokens, about.
+    pub max_tokens: usize,
+    /// Share in the form in which the model is asked for the middle of a text, where it has one.
+    pub infill: f32,
+    /// Slots of a group: behind the last anchor stand as many tokens and one.
+    pub n_slots: usize,
+}
+
+/// A text, and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Text {
+    pub(crate) content: String,
+    /// Its language; empty where it is not known.
+    pub(crate) language: String,
+    /// Bytes that the model wrote itself: what is before and behind them is what it was asked with.
+    pub(crate) written: Option<Range<usize>>,
+}
+
+/// A part of a text that is filled in, with what the model is told of the text.
+pub(crate) struct Cut<'a> {
+    pub(crate) before: &'a str,
+    pub(crate) middle: &'a str,
+    pub(crate) after: &'a str,
+}
+
+fn starts_of_lines(text: &str) -> Vec<usize> {
+    std::iter::once(0)
+        .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+        .filter(|&at| at < text.len())
+        .collect()
+}
+
+/// The last place for a cut that is not behind `at`.
+fn at_char(text: &str, mut at: usize) -> usize {
+    at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+impl Text {
+    /// A part of it to fill in. Half of the tokens are what is asked for, and a quarter each stands before and after it.
+    pub(crate) fn cut(&self, max_tokens: usize, random: &mut fastrand::Rng) -> Cut<'_> {
+        let text = self.content.as_str();
+        let mut cursor = random.choice(starts_of_lines(text)).unwrap_or(0);
+        // Within a line as often as at its start.
+        if random.bool() {
+            let line = text[cursor..].find('\n').unwrap_or(text.len() - cursor);
+            cursor = at_char(text, cursor + random.usize(0..=line));
+        }
+        let before = &text[at_char(text, cursor.saturating_sub(max_tokens / 4 * TOKEN_BYTES))..cursor];
+        let end = at_char(text, cursor + max_tokens / 2 * TOKEN_BYTES);
+        let end = text[cursor..end].rfind('\n').map_or(end, |line| cursor + line);
+        let after = &text[end..at_char(text, end + max_tokens / 4 * TOKEN_BYTES)];
+        Cut { before, middle: &text[cursor..end], after }
+    }
+
+    /// A place at the end of a line to go on from, with half of the tokens before it.
+    pub(crate) fn end(&self, max_tokens: usize, random: &mut fastrand::Rng) -> Cut<'_> {
+        let text = self.content.as_str();
+        let cursor = random.choice(starts_of_lines(text)).filter(|&at| at > 0).unwrap_or(text.len());
+        let before = &text[at_char(text, cursor.saturating_sub(max_tokens / 2 * TOKEN_BYTES))..cursor];
+        Cut { before, middle: "", after: "" }
+    }
+
+    /// A sample of it: what the model wrote where it wrote some, else a stretch, or a part to fill in.
+    pub(crate) fn sample(
+        &self,
+        base: &Base,
+        config: SampleConfig,
+        random: &mut fastrand::Rng,
+    ) -> Result<Sample, TrainError> {
+        let SampleConfig { max_tokens, infill, .. } = config;
+        let text = self.content.as_str();
+        let mut sample = match &self.written {
+            Some(written) => {
+                let [before, after] = [&text[..written.start], &text[written.end..]];
+                fill_in(base, Cut { before, middle: &text[written.clone()], after })?
+            }
+            None if base.format().can_infill() && random.f32() < infill => {
+                fill_in(base, self.cut(max_tokens, random))?
+            }
+            None => {
+                let start = random.choice(starts_of_lines(text)).unwrap_or(0);
+                let stretch = &text[start..at_char(text, start + 6 * max_tokens)];
+                let tokens = base.format().between(base.tokenizer(), stretch, "")?;
+                Sample { tokens, first_anchor: 0, language: String::new() }
+            }
+        };
+        sample.tokens.truncate(max_tokens.max(sample.first_anchor + 1));
+        Ok(Sample { language: self.language.clone(), ..sample })
+    }
+}
+
+fn fill_in(base: &Base, Cut { before, middle, after }: Cut<'_>) -> Result<Sample, TrainError> {
+    let mut tokens = base.format().between(base.tokenizer(), before, after)?;
+    let first_anchor = tokens.len().saturating_sub(1);
+    if !middle.is_empty() {
+        tokens.extend(base.tokenizer().encode_inside(middle)?);
+    }
+    Ok(Sample { tokens, first_anchor, language: String::new() })
+}

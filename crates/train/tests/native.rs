@@ -1,0 +1,202 @@
+//! Training a model itself: its gradients, its pass against the engine's, and what the file that it leaves decodes.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::{CompletionRequest, Extent, Session, Speculation};
+use model::{Family, Model, ModelConfig, NativeSat, RandomModelConfig};
+use speculate::{RowPlan, Target};
+use train::{
+    Anchors, Batch, Corpus, LossConfig, NativeConfig, NativeModel, Stage, TrainDevice, TrainEvent,
+    train_native,
+};
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+
+fn config() -> NativeConfig {
+    NativeConfig {
+        max_tokens: 48,
+        anchors: Anchors { n: 12, keep_rate: 1.0 },
+        infill: 0.0,
+        loss: LossConfig { distillation: 0.6, cross_entropy: 0.4, slot_decay: 0.9 },
+        slot_weight: 0.7,
+        n_token_steps: 4,
+        token_rate: 1e-2,
+        n_joint_steps: 4,
+        joint_rate: 5e-3,
+        seed: 1,
+        evaluate_every: 1000,
+        n_evaluated: 4,
+    }
+}
+
+fn text(n: usize, vocabulary: usize) -> Vec<u32> {
+    (0..n).map(|i| (i * i * 31 + i * 7 + 3) as u32 % vocabulary as u32).collect()
+}
+
+/// A special token of the model in the file at `path`.
+fn special_token(path: &Path) -> u32 {
+    let (_, tokenizer) = model::ModelSummary::read(path).expect("reads");
+    let is_special = |id: &u32| tokenizer.bytes(*id).is_empty() && Some(*id) != tokenizer.start_of_sequence();
+    (1..tokenizer.vocabulary() as u32).rev().find(is_special).expect("a special token")
+}
+
+fn random_model(family: Family, folder: &Path) -> PathBuf {
+    let path = folder.join(format!("{}.gguf", family.name()));
+    let config = RandomModelConfig {
+        family,
+        n_layers: 2,
+        hidden: 32,
+        n_heads: 4,
+        n_kv_heads: 2,
+        feed_forward: 64,
+        vocabulary: 320,
+        ..RandomModelConfig::llama_7b(model::gguf::TensorType::F32)
+    };
+    model::write_random_model(&config, &path).expect("writes");
+    path
+}
+
+/// Every weight learns, along the slope that moving it shows.
+#[test]
+fn every_gradient_is_that_of_finite_differences() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+        let path = random_model(family, folder.path());
+        let sat = NativeSat { token: special_token(&path), n_slots: 3 };
+        let model = NativeModel::load(&path, 64, TrainDevice::Cpu, sat).expect("loads");
+        let text = text(24, 256);
+        let anchors = Anchors { n: 6, keep_rate: 1.0 };
+        let batch = Batch::choose(&text, 2, 3, anchors, &mut fastrand::Rng::with_seed(3));
+        // The teacher is the model itself, and no part of the slope.
+        let loss = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 0.8 };
+        let config = NativeConfig { loss, ..config() };
+        let loss = || model.loss(&config, Stage::Joint, &text, &batch).expect("a loss");
+        let value = |loss: candle_core::Tensor| f64::from(loss.to_scalar::<f32>().expect("a number"));
+        let gradients = loss().backward().expect("gradients");
+        for (name, variable) in model.variables() {
+            let gradient = gradients.get(variable.as_tensor()).unwrap_or_else(|| panic!("{name} has none"));
+            let norm =
+                gradient.sqr().and_then(|x| x.sum_all()).and_then(|x| x.to_scalar::<f32>()).expect("it");
+            let norm = f64::from(norm).sqrt();
+            assert!(norm > 1e-6, "{}: {name} does not learn: {norm}", family.name());
+            let before = variable.as_tensor().copy().expect("a copy");
+            let distance = 0.004 / norm;
+            let at = |sign: f64| {
+                let moved = (&before + (gradient * (sign * distance)).expect("a move")).expect("a sum");
+                variable.set(&moved).expect("sets");
+                value(loss())
+            };
+            let slope = (at(1.0) - at(-1.0)) / (2.0 * distance);
+            variable.set(&before).expect("sets");
+            let expected = norm * norm;
+            let error = (slope - expected).abs() / expected;
+            assert!(
+                error < 0.05,
+                "{}: {name}: {slope} by differences, {expected} by gradient",
+                family.name()
+            );
+        }
+    }
+}
+
+/// The file that training leaves is a model of its own kind, whose pass is the one that was trained; it is gone on from with its
+/// token.
+#[test]
+fn the_engine_runs_what_was_trained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+        let path = random_model(family, folder.path());
+        let sat = NativeSat { token: special_token(&path), n_slots: 3 };
+        let model = NativeModel::load(&path, 64, TrainDevice::Cpu, sat).expect("loads");
+        for (name, variable) in model.variables().into_iter().filter(|(name, _)| name == "sat") {
+            let moved = (variable.as_tensor() * 3.0).expect("moves");
+            variable.set(&moved).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        let written = folder.path().join(format!("{}-native.gguf", family.name()));
+        model.save(&written).expect("writes");
+        let text = text(20, 256);
+        let batch =
+            Batch::choose(&text, 12, 3, Anchors { n: 1, keep_rate: 1.0 }, &mut fastrand::Rng::with_seed(1));
+        let anchor = batch.positions[0] as usize - 1;
+        let again = NativeModel::load(&written, 64, TrainDevice::Cpu, sat).expect("reads");
+        let [of_tokens, of_slots] = again.logits(&text[..=anchor], &batch).expect("computes");
+        let engine = Arc::new(Model::load(&ModelConfig::new(&written)).expect("loads"));
+        assert_eq!(engine.n_adaptive_tokens(), 3);
+        let mut sequence = engine.sequence().expect("a sequence");
+        let mut plan = RowPlan::prefill(0, &text[..=anchor]);
+        let first = plan.push_adaptive_group(anchor, 3);
+        for row in std::iter::once(anchor).chain(first..first + 3) {
+            plan.want_logits(row);
+        }
+        let logits = sequence.forward(&plan).expect("a pass").clone();
+        let ours = candle_core::Tensor::cat(&[of_tokens.narrow(0, anchor, 1).expect("a row"), of_slots], 0);
+        let ours: Vec<f32> = ours.and_then(|x| x.flatten_all()).and_then(|x| x.to_vec1()).expect("numbers");
+        assert_eq!(ours.len(), logits.full.len());
+        for (idx, (ours, theirs)) in ours.iter().zip(&logits.full).enumerate() {
+            // The engine never says the token itself.
+            let is_sat = idx % 320 == sat.token as usize;
+            assert!(is_sat || (ours - theirs).abs() < 2e-2 * (1.0 + theirs.abs()), "{idx}: {ours} {theirs}");
+        }
+    }
+}
+
+/// Both stages of the tiny model: its slots learn what code of one kind goes on with, and what it then decodes is the same with
+/// them and without.
+#[test]
+fn a_model_that_learnt_itself_decodes_losslessly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let code = folder.path().join("code");
+    std::fs::create_dir(&code).expect("a folder");
+    for idx in 0..40 {
+        let text: String = (0..30).map(|i| format!("def f{idx}_{i}(x):\n    return x + {i}\n")).collect();
+        std::fs::write(code.join(format!("{idx}.py")), text).expect("writes");
+    }
+    let corpus = Corpus::read(&[&code]).expect("a corpus");
+    let sat = NativeSat { token: special_token(TINY.as_ref()), n_slots: 3 };
+    let model = NativeModel::load(TINY.as_ref(), 128, TrainDevice::Cpu, sat).expect("loads");
+    let config = NativeConfig { n_token_steps: 10, n_joint_steps: 120, evaluate_every: 10, ..config() };
+    let (mut losses, mut measured) = (Vec::new(), Vec::new());
+    let mut on_event = |event| {
+        match event {
+            TrainEvent::Step { loss, .. } => losses.push(loss),
+            TrainEvent::Evaluated { acceptance, .. } => measured.push(acceptance.of_text[0]),
+            TrainEvent::Resumed { .. } => (),
+        }
+        ControlFlow::Continue(())
+    };
+    train_native(&model, &corpus, &config, &mut on_event).expect("trains");
+    assert_eq!(losses.len(), 130);
+    let (first, last) = (measured[0], measured[measured.len() - 1]);
+    assert!(last > first + 0.2, "{measured:?}");
+    let written = folder.path().join("native.gguf");
+    model.save(&written).expect("writes");
+    let engine = Arc::new(Model::load(&ModelConfig::new(&written)).expect("loads"));
+    let mut session = Session::new(&engine);
+    let mut n_accepted = 0;
+    for idx in 0..4 {
+        let prefix = format!("def f{idx}_0(x):\n    return x + 0\ndef f{idx}_1(x):\n");
+        let mut complete = |speculation| {
+            let extent = Extent::Raw;
+            let request = CompletionRequest {
+                speculation,
+                extent,
+                max_tokens: 32,
+                ..CompletionRequest::new(&prefix, "")
+            };
+            session.complete(&request).expect("completes")
+        };
+        let ordinary = complete(Speculation::Off);
+        for speculation in [Speculation::Sdsat, Speculation::Fused, Speculation::Auto] {
+            let speculative = complete(speculation);
+            assert_eq!(speculative.tokens, ordinary.tokens, "{speculation:?}");
+            n_accepted += speculative.n_accepted;
+        }
+    }
+    assert!(n_accepted > 0, "what it learnt is of no use");
+    // Tokens that texts need are refused.
+    let of_text = NativeSat { token: 40, n_slots: 3 };
+    let error = NativeModel::load(TINY.as_ref(), 64, TrainDevice::Cpu, of_text).err().expect("refused");
+    assert!(error.to_string().contains("`sat-token` must be a special token"), "{error}");
+}
