@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use engine::{
-    AddMode, CancelToken, Catalog, FIRST_TEXT_BUDGET_MS, InstallProgress, InstallStage, InstalledModel,
-    LibraryListing, ModelLibrary, ModelSource, ModelSources,
+    AdapterChoice, AddMode, CancelToken, Catalog, FIRST_TEXT_BUDGET_MS, InstallProgress, InstallStage,
+    InstalledModel, LibraryListing, ModelLibrary, ModelSource, ModelSources,
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use settings::SettingsFile;
 
 #[derive(Args)]
 pub(crate) struct ModelsArguments {
@@ -67,8 +68,15 @@ enum AdapterCommand {
         /// The file
         file: PathBuf,
     },
-    /// Show the adapters of each model, that which is used first
+    /// Show which adapter each model uses, and what else there is
     List,
+    /// Choose what a model drafts with, here and in the window
+    Use {
+        /// Which model
+        id: String,
+        /// The name of one of its adapters; `newest`, which is how it begins, `shipped`, or `off`
+        adapter: String,
+    },
     /// Remove an adapter; the one before it is used again
     Remove {
         /// Which model
@@ -83,18 +91,44 @@ fn adapter(library: &ModelLibrary, command: &AdapterCommand) -> anyhow::Result<(
         AdapterCommand::Add { file } => {
             let (id, adapter) =
                 library.add_adapter(file).with_context(|| format!("cannot add {}", file.display()))?;
-            println!("{id} uses {} from now on", adapter.name);
+            let (settings, _) = SettingsFile::of_user();
+            match settings.settings().adapter_of(&id) {
+                AdapterChoice::NEWEST => println!("{id} uses {} from now on", adapter.name),
+                chosen => println!("Added {}; {id} uses {chosen}, as the settings say", adapter.name),
+            }
         }
         AdapterCommand::List => {
+            let (settings, _) = SettingsFile::of_user();
             for model in library.list()?.models {
-                let own: Vec<&str> = model.adapters.iter().map(|adapter| adapter.name.as_str()).collect();
-                let ships = if model.adaptive_tokens == "adapter" { "the one that ships" } else { "none" };
-                println!(
-                    "{:22} {}",
-                    model.id,
-                    if own.is_empty() { ships.to_owned() } else { own.join(", ") }
-                );
+                let mut names: Vec<&str> =
+                    model.adapters.iter().map(|adapter| adapter.name.as_str()).collect();
+                names.extend(model.has_shipped_adapter.then_some(AdapterChoice::SHIPPED));
+                let used = match model.adapter(settings.settings().adapter_of(&model.id)) {
+                    AdapterChoice::File(path) => {
+                        let own = model.adapters.iter().find(|adapter| adapter.path == path);
+                        own.map_or("none", |adapter| adapter.name.as_str())
+                    }
+                    AdapterChoice::Shipped if model.has_shipped_adapter => AdapterChoice::SHIPPED,
+                    AdapterChoice::Shipped | AdapterChoice::Off => "none",
+                };
+                names.retain(|name| *name != used);
+                let others =
+                    if names.is_empty() { String::new() } else { format!("; also {}", names.join(", ")) };
+                println!("{:22} {used}{others}", model.id);
             }
+        }
+        AdapterCommand::Use { id, adapter } => {
+            let model = library.find(id)?;
+            let words = [AdapterChoice::NEWEST, AdapterChoice::SHIPPED, AdapterChoice::OFF];
+            let own = model.adapters.iter().map(|own| own.name.as_str());
+            let known: Vec<&str> = own.chain(words).collect();
+            if !known.contains(&adapter.as_str()) {
+                bail!("{id} has no adapter `{adapter}`; there are {}", known.join(", "));
+            }
+            let (mut settings, notices) = SettingsFile::of_user();
+            notices.iter().for_each(|notice| eprintln!("sateen: {}", crate::terminal::printable(&notice.0)));
+            settings.choose_adapter(id, adapter)?;
+            println!("{id} uses {adapter} from now on");
         }
         AdapterCommand::Remove { id, name } => {
             library.remove_adapter(id, name)?;

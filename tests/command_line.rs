@@ -154,7 +154,7 @@ fn completes_on_a_gpu() {
             ["complete", "--model", "tiny", "--max-tokens", "16", "--json", "--temperature", "1.5"];
         let output = Command::new(env!("CARGO_BIN_EXE_sateen"))
             .args([&arguments[..], &["--device", device, "--speculation", mode, SAMPLE]].concat())
-            .env("SATEEN_CONFIG_DIR", "/nonexistent")
+            .env("SATEEN_CONFIG_DIR", folder.path())
             .env("SATEEN_DATA_DIR", folder.path())
             .output()
             .expect("the program runs");
@@ -201,7 +201,27 @@ fn an_adapter_is_trained_and_used() {
         serde_json::from_str(&output).expect("one JSON object")
     };
     let ordinary = complete("off");
-    let sizes = ["--tokens", "64", "--anchors", "8", "--evaluated", "2"];
+    // The model writes texts of its own, and goes on behind what an interrupted run left.
+    let generate = |n: &str| {
+        let what = ["train", "generate", "--model", "tiny", "--data", "code", "--out", "written.jsonl"];
+        succeeds(&[&what[..], &["--tokens", "64", "--sampled", "0.5", "--texts", n]].concat());
+        std::fs::read_to_string(path("written.jsonl")).expect("texts")
+    };
+    let [three, all] = [generate("3"), {
+        let cut = std::fs::read_to_string(path("written.jsonl")).expect("texts") + "{\"text\": \"de";
+        std::fs::write(path("written.jsonl"), cut).expect("writes");
+        generate("24")
+    }];
+    assert!(all.starts_with(&three) && three.lines().count() == 3, "{all}");
+    let texts: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(texts.len(), 24);
+    assert!(texts.iter().all(|text| text["language"] == "Python"), "{all}");
+    assert!(texts.iter().any(|text| text["temperature"] == 0.0), "{all}");
+    assert!(texts.iter().any(|text| text["temperature"] != 0.0), "{all}");
+    std::fs::write(path("other.jsonl"), "{\"text\": \"mine\"}\n").expect("writes");
+    let other = run(&["train", "generate", "--model", "tiny", "--data", "code", "--out", "other.jsonl"]);
+    assert!(!other.status.success() && text(&other.stderr).contains("line 1 of other.jsonl is not of"));
+    let sizes = ["--tokens", "64", "--anchors", "8", "--evaluated", "2", "--data", "written.jsonl"];
     let train =
         ["train", "sat", "--model", "tiny", "--data", "code", "--out", "own.safetensors", "--steps", "4"];
     let rest = ["--slots", "2", "--rank", "2", "--metrics", "metrics.jsonl"];
@@ -209,8 +229,12 @@ fn an_adapter_is_trained_and_used() {
     assert!(said.contains("step 4: accepted by slot") && said.contains("Wrote own.safetensors"), "{said}");
     let metrics = std::fs::read_to_string(path("metrics.jsonl")).expect("figures");
     assert_eq!(metrics.lines().filter(|line| line.contains("\"event\":\"step\"")).count(), 4, "{metrics}");
+    for plot in ["metrics.loss.svg", "metrics.acceptance.svg"] {
+        assert!(std::fs::read_to_string(path(plot)).expect("a plot").contains("<svg"), "{plot}");
+    }
     let evaluate = ["train", "eval", "--model", "tiny", "--data", "code", "--adapter", "own.safetensors"];
-    assert!(succeeds(&[&evaluate[..], &sizes].concat()).contains(" groups: accepted by slot"));
+    let said = succeeds(&[&evaluate[..], &sizes].concat());
+    assert!(said.contains(" groups: accepted by slot") && said.contains("\nPython, "), "{said}");
 
     assert!(succeeds(&["models", "adapter", "list"]).contains("none"));
     assert_eq!(succeeds(&["models", "adapter", "add", "own.safetensors"]), "tiny uses own from now on\n");
@@ -220,8 +244,43 @@ fn an_adapter_is_trained_and_used() {
         assert_eq!(complete(mode)["text"], ordinary["text"], "{mode}");
     }
     assert!(complete("sdsat")["n_drafted"].as_u64().expect("a number") > 0);
+    // Another choice holds until it is taken back.
+    let one = std::fs::read(path("own.safetensors")).expect("reads");
+    std::fs::write(path("off.safetensors"), one).expect("writes");
+    assert!(
+        !run(&["models", "adapter", "add", "off.safetensors"]).status.success(),
+        "a word for something else"
+    );
+    let unknown = run(&["models", "adapter", "use", "tiny", "other"]);
+    assert!(
+        text(&unknown.stderr).contains("there are own, newest, shipped, off"),
+        "{}",
+        text(&unknown.stderr)
+    );
+    succeeds(&["models", "adapter", "use", "tiny", "off"]);
+    assert!(succeeds(&["models", "adapter", "list"]).contains("none; also own"));
+    assert_eq!(complete("sdsat")["text"], ordinary["text"]);
+    succeeds(&["models", "adapter", "use", "tiny", "own"]);
+    assert!(succeeds(&["models", "adapter", "list"]).ends_with(" own\n"));
     succeeds(&["models", "adapter", "remove", "tiny", "own"]);
     assert_eq!(run(&["models", "adapter", "remove", "tiny", "own"]).status.code(), Some(3));
+    // The model itself learns: it becomes another, whose own token drafts.
+    let native =
+        ["train", "native", "--model", "tiny", "--out", "native.gguf", "--sat-token", "6", "--slots", "3"];
+    let steps = ["--token-steps", "2", "--joint-steps", "2"];
+    let said = succeeds(&[&native[..], &steps, &sizes].concat());
+    assert!(said.contains("Wrote native.gguf behind step 4"), "{said}");
+    assert!(!run(&[&native[..], &steps, &sizes].concat()).status.success(), "it is there already");
+    succeeds(&["models", "add", "native.gguf"]);
+    let complete_native = |mode: &str| -> Value {
+        let arguments = ["complete", "--model", "native", "--max-tokens", "16", "--json", SAMPLE];
+        serde_json::from_str(&succeeds(&[&arguments[..], &["--speculation", mode]].concat()))
+            .expect("an object")
+    };
+    let ordinary = complete_native("off");
+    let speculative = complete_native("sdsat");
+    assert_eq!(speculative["text"], ordinary["text"]);
+    assert!(speculative["n_drafted"].as_u64().expect("a number") > 0);
     // What cannot be read is said.
     let nowhere = run(&["train", "sat", "--model", "tiny", "--data", "nowhere", "--out", "x"]);
     assert!(!nowhere.status.success() && text(&nowhere.stderr).contains("nowhere"));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use engine::{
-    Completion, CompletionRequest, Engine, EngineConfig, Extent, Model, ModelLibrary, PassCosts,
-    PublishedTree, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
+    AdapterChoice, Completion, CompletionRequest, Engine, EngineConfig, Extent, Model, ModelLibrary,
+    PassCosts, PublishedTree, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,7 +134,7 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
     let installed = ModelLibrary::of_user()?.find_or_default(arguments.model.as_deref())?;
     // Nothing learnt before helps any of them.
     let own = EngineConfig::of(&installed);
-    let adapter = arguments.adapter.clone().or(own.adapter.clone());
+    let adapter = arguments.adapter.clone().map_or(own.adapter.clone(), AdapterChoice::File);
     let engine = Engine::start(EngineConfig { learned: None, adapter, ..own }, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
     let costs = if arguments.flat_costs { PassCosts::flat() } else { measure_pass_costs(&model, &|| false)? };

@@ -1,11 +1,14 @@
 //! `sateen bench typing`: what a person who types would feel.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use engine::{CompletionRequest, Engine, EngineConfig, Event, ModelLibrary, Outcome, Priority, PromptBudget};
+use engine::{
+    CompletionRequest, Engine, EngineConfig, Event, ModelLibrary, Outcome, Priority, PromptBudget,
+    Speculation,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
@@ -21,6 +24,10 @@ pub(crate) struct TypingArguments {
     /// Lines, evenly from those of the file's second half
     #[arg(long, default_value_t = 30)]
     lines: usize,
+    /// How long the cursor rests at a line before it is typed, in milliseconds: the place is computed ahead then, as in the
+    /// window
+    #[arg(long, default_value_t = 0)]
+    rest: u64,
     /// Most tokens of a completion
     #[arg(long, default_value_t = 48)]
     max_tokens: usize,
@@ -37,6 +44,9 @@ pub(crate) struct TypingReport {
     pub(crate) model: String,
     pub(crate) file: String,
     pub(crate) n_lines: usize,
+    /// How long the cursor rested at each before it was typed: milliseconds.
+    #[serde(default)]
+    pub(crate) rest_ms: u64,
     pub(crate) n_keystrokes: usize,
     /// Keystrokes whose character was the next of the text that was shown: they cost nothing.
     pub(crate) n_predicted: usize,
@@ -90,6 +100,7 @@ pub(crate) fn run(arguments: &TypingArguments) -> anyhow::Result<()> {
         model: installed.id,
         file: name.clone(),
         n_lines,
+        rest_ms: arguments.rest,
         ..TypingReport::default()
     };
     let mut times = Times::default();
@@ -123,6 +134,19 @@ fn type_line(
     // Passes for the text that is shown, until a character of it is typed.
     let mut n_unused = 0;
     let indent = text[start..end].len() - text[start..end].trim_start().len();
+    let request = |at: usize| CompletionRequest {
+        max_tokens: arguments.max_tokens,
+        path: Some(name.to_owned()),
+        budget: arguments.budget.over(PromptBudget::default()),
+        ..CompletionRequest::new(&text[..at], &text[end..])
+    };
+    if arguments.rest > 0 {
+        let ahead =
+            CompletionRequest { max_tokens: 1, speculation: Speculation::Off, ..request(start + indent) };
+        engine
+            .submit("typing", Priority::Background, ahead)
+            .wait_for_end(Duration::from_millis(arguments.rest));
+    }
     for (at, typed) in text[start + indent..end].char_indices() {
         let at = start + indent + at + typed.len_utf8();
         report.n_keystrokes += 1;
@@ -140,12 +164,7 @@ fn type_line(
         if is_word(typed) && text[at..].starts_with(is_word) {
             continue;
         }
-        let request = CompletionRequest {
-            max_tokens: arguments.max_tokens,
-            path: Some(name.to_owned()),
-            budget: arguments.budget.over(PromptBudget::default()),
-            ..CompletionRequest::new(&text[..at], &text[end..])
-        };
+        let request = request(at);
         let (started, n_before) = (Instant::now(), engine.n_passes());
         let mut first_text = None;
         let mut submission = engine.submit("typing", Priority::Editor, request);
@@ -192,8 +211,8 @@ fn print(report: &TypingReport) {
         report.warm_p50_ms, report.warm_p95_ms, report.median_new_tokens
     );
     println!(
-        "first text at another place of the file: {:.0} ms (p50), {:.0} ms (p95)",
-        report.first_p50_ms, report.first_p95_ms
+        "first text at another place of the file, {} ms after the cursor came there: {:.0} ms (p50), {:.0} ms (p95)",
+        report.rest_ms, report.first_p50_ms, report.first_p95_ms
     );
     println!(
         "{n_passes} passes, {:.0} % of them for texts that were not used",

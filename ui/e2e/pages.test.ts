@@ -196,6 +196,15 @@ describe("the pages", () => {
     expect(readFileSync(TINY).length).toBeGreaterThan(0);
 
     await click("li:first-child button.what");
+    // It drafts without an adapter, then with the one that ships again.
+    const adapters = (): string => JSON.stringify(setting("model", "adapters") ?? {});
+    const choose = (choice: string): Promise<void> => click(`li:first-child select option[value=${choice}]`);
+    await choose("off");
+    await app.until("the choice", () => Promise.resolve(adapters() === JSON.stringify({ [DEFAULT_MODEL]: "off" })));
+    await app.ready();
+    await choose("newest");
+    await app.until("no choice", () => Promise.resolve(adapters() === "{}"));
+    await app.ready();
     await click("li:first-child .buttons button");
     await app.until("figures", async () => /tokens per second/.test((await app.text(".speed")) ?? ""));
     expect(await app.text(".speed")).toContain("The texts are identical.");

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{Completion, CompletionRequest, EngineError, Event, Outcome, StepEvent, Submission};
+use engine::{
+    Completion, CompletionRequest, EngineError, Event, Outcome, Speculation, StepEvent, Submission,
+};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -69,16 +71,33 @@ impl Application {
     ///
     /// [`EngineError::NoModel`] where none was ever loaded.
     pub fn complete(&self, arguments: CompleteArguments) -> Result<Begun, EngineError> {
+        let request = self.editor_request(arguments);
+        let started = Instant::now();
+        Ok(Begun { client: Client::Editor, submission: self.submit(Client::Editor, request)?, started })
+    }
+
+    /// Has what the model is told of a place computed ahead, where someone may begin to type: the first completion there
+    /// comes as soon as any other.
+    pub fn prepare(&self, arguments: CompleteArguments) {
+        let request = self.editor_request(arguments);
+        // The cache is what is wanted; the token is what a request must ask for.
+        self.submit_ahead(CompletionRequest {
+            max_tokens: 1,
+            n_alternatives: 0,
+            speculation: Speculation::Off,
+            ..request
+        });
+    }
+
+    fn editor_request(&self, arguments: CompleteArguments) -> CompletionRequest {
         let CompleteArguments { prefix, suffix, key, name, path, n_alternatives } = arguments;
-        let request = CompletionRequest {
+        CompletionRequest {
             path: Some(self.path_for_model(&path, &name)),
             repository: self.repository(),
             other_files: self.other_files(&key),
             n_alternatives: n_alternatives as usize,
             ..self.request(prefix, suffix)
-        };
-        let started = Instant::now();
-        Ok(Begun { client: Client::Editor, submission: self.submit(Client::Editor, request)?, started })
+        }
     }
 
     /// Hands the events of a completion to `tell` until it ends, and remembers it. It is given up when `tell` says

@@ -37,6 +37,8 @@ pub struct InstalledEntry {
     pub place: String,
     /// From the catalogue; `null` for files from elsewhere.
     pub licence: Option<String>,
+    /// Which adapter was chosen for it: `newest`, `shipped`, `off`, or the name of one of the user's.
+    pub adapter: String,
 }
 
 impl Application {
@@ -56,7 +58,8 @@ impl Application {
             let below_home = home.and_then(|home| model.path.strip_prefix(home).ok());
             let place = below_home.map_or_else(|| model.path.clone(), |below| Path::new("~").join(below));
             let memory = MemoryNeeded::of(&config).ok();
-            InstalledEntry { memory, place: place.display().to_string(), licence, model }
+            let adapter = settings.adapter_of(&model.id).to_owned();
+            InstalledEntry { memory, place: place.display().to_string(), licence, adapter, model }
         };
         let installed: Vec<InstalledEntry> = listing.models.into_iter().map(entry).collect();
         let is_missing = |entry: &&CatalogEntry| installed.iter().all(|other| other.model.id != entry.id);
@@ -79,6 +82,17 @@ impl Application {
         let model = self.library()?.find(id)?;
         self.settings_file().change("model", "id", Some(json!(id)))?;
         Ok(self.load(&model)?)
+    }
+
+    /// Has a model draft with another adapter, now and from now on.
+    ///
+    /// # Errors
+    ///
+    /// The choice cannot be written down, or the model cannot be loaded with it.
+    pub fn choose_adapter(&self, id: &str, choice: &str) -> CommandResult<()> {
+        let before = self.settings();
+        self.settings_file().choose_adapter(id, choice)?;
+        Ok(self.apply_settings(&before)?)
     }
 
     /// Adds a link to a model file.

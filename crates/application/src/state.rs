@@ -111,6 +111,8 @@ pub struct Application {
     page: (Mutex<bool>, Condvar),
     /// The newest request of the editor.
     completion: Mutex<CancelToken>,
+    /// What is computed ahead; given up when it is dropped.
+    pub(crate) preparation: Mutex<Option<Submission>>,
     installation: Mutex<CancelToken>,
 }
 
@@ -162,6 +164,7 @@ impl Application {
             is_starting: AtomicBool::new(true),
             page: Default::default(),
             completion: Mutex::default(),
+            preparation: Mutex::default(),
             installation: Mutex::default(),
         }
     }
@@ -224,9 +227,15 @@ impl Application {
     /// The model that they name is not there.
     pub fn apply_settings(&self, before: &Settings) -> Result<(), EngineError> {
         let now = self.settings();
+        let running = lock(&self.model_id).clone();
+        let of_running = |settings: &Settings| {
+            let mut model = settings.model.clone();
+            model.adapters.retain(|id, _| Some(id) == running.as_ref());
+            model
+        };
         if now.model.id != before.model.id {
             self.load(&now.model(&self.library()?)?)
-        } else if now.model != before.model || now.privacy.learning != before.privacy.learning {
+        } else if of_running(&now) != of_running(before) || now.privacy.learning != before.privacy.learning {
             self.reload()
         } else {
             Ok(())
@@ -380,9 +389,22 @@ impl Application {
         Ok(submission)
     }
 
-    /// Gives up the newest completion of the editor.
+    /// Has what `request` asks the model with computed ahead, in the place of earlier work for the editor, while nothing
+    /// else is to be done. Only by a model that is ready.
+    pub(crate) fn submit_ahead(&self, request: CompletionRequest) {
+        let running = lock(&self.running);
+        if let Some(engine) =
+            running.as_ref().filter(|engine| matches!(engine.state(), EngineState::Ready(_)))
+        {
+            let submission = engine.submit(Client::Editor.name(), Priority::Background, request);
+            *lock(&self.preparation) = Some(submission);
+        }
+    }
+
+    /// Gives up the newest completion of the editor, and what is computed ahead.
     pub fn cancel_completion(&self) {
         lock(&self.completion).cancel();
+        *lock(&self.preparation) = None;
     }
 
     /// A token for a new installation; an earlier one is cancelled.

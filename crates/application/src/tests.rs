@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use engine::{AddMode, EngineState, ModelLibrary};
+use engine::{AdapterChoice, AddMode, EngineState, ModelLibrary};
 use settings::SettingsFile;
 use tempfile::TempDir;
 
@@ -95,6 +95,56 @@ fn completions_are_remembered_where_that_is_wanted() {
         assert_ne!(text, "");
         assert_eq!(entry.is_some(), is_kept, "{settings}");
     }
+}
+
+/// What is computed ahead is there when someone types, is no completion, and wakes no model that rests.
+#[test]
+fn a_place_is_prepared_for_who_types_there() {
+    let running = Running::with_model("{}");
+    let text = "def mean(values):\n    return sum(values) / len(values)\n\n".repeat(4);
+    running.application.prepare(arguments(&text));
+    let preparation = lock(&running.application.preparation).take();
+    preparation.expect("a model is ready").wait_for_end(PATIENCE);
+    let reused = |text: &str| {
+        let begun = running.application.complete(arguments(text)).expect("a model");
+        let mut n = None;
+        running.application.follow(begun, |event| {
+            if let CompletionEvent::Ended { completion, .. } = event {
+                n = Some((completion.n_reused_tokens, completion.n_prompt_tokens));
+            }
+            true
+        });
+        n.expect("an end")
+    };
+    let (n_reused, n_prompt) = reused(&format!("{text}x"));
+    assert!(n_reused > 20 && n_reused + 4 > n_prompt, "{n_reused} of {n_prompt}");
+    let insight = running.application.with_history(|history| history.insight(0, 1));
+    assert_eq!(insight.expect("it is kept").expect("reads").n_shown, 1, "the preparation is none");
+    running.application.unload();
+    running.wait_for(|state| matches!(state, EngineState::Unloaded { .. }));
+    running.application.prepare(arguments(&text));
+    assert!(matches!(running.application.state().engine, EngineState::Unloaded { .. }));
+}
+
+/// A choice is for one model and for good, and the one that runs is loaded with it.
+#[test]
+fn an_adapter_is_chosen_for_its_model() {
+    let running = Running::with_model("{}");
+    let listed = || {
+        let list = running.application.list_models(None).expect("a folder");
+        (list.installed[0].model.id.clone(), list.installed[0].adapter.clone())
+    };
+    let (id, adapter) = listed();
+    assert_eq!(adapter, AdapterChoice::NEWEST);
+    running.application.choose_adapter(&id, AdapterChoice::OFF).expect("written");
+    running.wait_for(|state| matches!(state, EngineState::Loading { .. }));
+    running.wait_for(|state| matches!(state, EngineState::Ready { .. }));
+    assert_eq!(listed().1, AdapterChoice::OFF);
+    assert_eq!(running.application.settings().adapter_of("another"), AdapterChoice::NEWEST);
+    running.application.choose_adapter("another", AdapterChoice::OFF).expect("written");
+    assert!(matches!(running.application.state().engine, EngineState::Ready(_)), "it does not run");
+    running.application.choose_adapter(&id, AdapterChoice::NEWEST).expect("written");
+    assert_eq!(listed().1, AdapterChoice::NEWEST);
 }
 
 /// A page that asks anew, because it was loaded again, gets the text of its first time; the key for it another.

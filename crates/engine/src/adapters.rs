@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
 use crate::library::check_id;
-use crate::{EngineError, ModelLibrary};
+use crate::{EngineError, InstalledModel, ModelLibrary};
 
 const BUILT_IN: [&[u8]; 2] = [
     include_bytes!("../../../models/sat-qwen2.5-coder-0.5b.safetensors"),
@@ -19,6 +19,51 @@ const BUILT_IN: [&[u8]; 2] = [
 pub(crate) fn built_in_for(sha256: &str) -> Option<AdapterSource> {
     let fits = |bytes: &&&[u8]| SatAdapter::base_of(bytes).as_deref() == Some(sha256);
     BUILT_IN.iter().find(fits).map(|bytes| AdapterSource::BuiltIn(bytes))
+}
+
+/// What a model's adaptive tokens come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AdapterChoice {
+    /// The adapter that ships for the weights, if any does.
+    #[default]
+    Shipped,
+    /// None: adaptive tokens are untrained.
+    Off,
+    /// One in a file.
+    File(PathBuf),
+}
+
+impl AdapterChoice {
+    /// The user's newest adapter, and where there is none the one that ships.
+    pub const NEWEST: &str = "newest";
+    /// The adapter that ships.
+    pub const SHIPPED: &str = "shipped";
+    /// No adapter.
+    pub const OFF: &str = "off";
+
+    pub(crate) fn source(&self, sha256: &str) -> Option<AdapterSource> {
+        match self {
+            Self::Shipped => built_in_for(sha256),
+            Self::Off => None,
+            Self::File(path) => Some(AdapterSource::File(path.clone())),
+        }
+    }
+}
+
+impl InstalledModel {
+    /// What `choice` means for this model: one of the three words above, or the name of an adapter that the user has
+    /// added. [`AdapterChoice::NEWEST`] where there is none of the name (any more).
+    pub fn adapter(&self, choice: &str) -> AdapterChoice {
+        let named = self.adapters.iter().find(|adapter| adapter.name == choice);
+        match choice {
+            AdapterChoice::OFF => AdapterChoice::Off,
+            AdapterChoice::SHIPPED => AdapterChoice::Shipped,
+            _ => match named.or(self.adapters.first()) {
+                Some(adapter) => AdapterChoice::File(adapter.path.clone()),
+                None => AdapterChoice::Shipped,
+            },
+        }
+    }
 }
 
 /// Digits of a hash that are enough to tell weights apart.
@@ -44,7 +89,8 @@ impl ModelLibrary {
         self.adapters_folder().join(format!("{base}.{name}.safetensors"))
     }
 
-    /// The user's adapters for the weights with this SHA-256, the newest first: that is the one which is used.
+    /// The user's adapters for the weights with this SHA-256, the newest first: that is the one which is used unless another
+    /// is chosen.
     pub(crate) fn adapters_for(&self, sha256: &str) -> Vec<InstalledAdapter> {
         let base = sha256.get(..N_DIGITS).unwrap_or(sha256);
         let entries = std::fs::read_dir(self.adapters_folder()).into_iter().flatten().flatten();
@@ -79,7 +125,8 @@ impl ModelLibrary {
             .collect();
         check_id(&name)?;
         let path = self.adapter_path(&base, &name);
-        if path.exists() {
+        let words = [AdapterChoice::NEWEST, AdapterChoice::SHIPPED, AdapterChoice::OFF];
+        if path.exists() || words.contains(&name.as_str()) {
             return Err(EngineError::AdapterExists { name });
         }
         let folder = self.adapters_folder();

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
 use crate::completion::{Completion, CompletionRequest, StepEvent};
-use crate::{CancelToken, DeviceChoice, EngineError, ErrorCode, InstalledModel, ModelLibrary};
+use crate::{AdapterChoice, CancelToken, DeviceChoice, EngineError, ErrorCode, InstalledModel, ModelLibrary};
 pub use events::{Event, Submission};
 use worker::{Job, Worker};
 
@@ -30,8 +30,8 @@ pub struct EngineConfig {
     pub weights: PathBuf,
     /// SHA-256 of the weight file; it finds the SAT adapter that ships.
     pub sha256: String,
-    /// A SAT adapter; without one it is that which ships for the weights, if any does.
-    pub adapter: Option<PathBuf>,
+    /// The SAT adapter.
+    pub adapter: AdapterChoice,
     /// Longest context in tokens; the model's own length where that is shorter.
     pub max_context: usize,
     /// What to run on.
@@ -63,7 +63,7 @@ impl EngineConfig {
             model_name: model_name.into(),
             weights: weights.into(),
             sha256: sha256.into(),
-            adapter: None,
+            adapter: AdapterChoice::default(),
             max_context: Self::DEFAULT_CONTEXT,
             device: DeviceChoice::default(),
             n_threads: 0,
@@ -77,7 +77,7 @@ impl EngineConfig {
     /// An engine with the defaults for an installed model.
     pub fn of(model: &InstalledModel) -> Self {
         let learned = ModelLibrary::learned_folder(&model.path);
-        let adapter = model.adapters.first().map(|adapter| adapter.path.clone());
+        let adapter = model.adapter(AdapterChoice::NEWEST);
         Self { learned, adapter, ..Self::new(&model.name, &model.path, &model.sha256) }
     }
 }

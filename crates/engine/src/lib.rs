@@ -31,7 +31,7 @@ mod sequences;
 mod session;
 mod syntax;
 
-pub use adapters::InstalledAdapter;
+pub use adapters::{AdapterChoice, InstalledAdapter};
 pub use cancel::CancelToken;
 pub use catalog::{Catalog, CatalogEntry, HubFile, ModelSource, Part};
 pub use completion::{

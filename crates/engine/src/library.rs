@@ -44,7 +44,9 @@ pub struct InstalledModel {
     pub can_infill: bool,
     /// Where its semantic adaptive tokens come from: `adapter` or `none`.
     pub adaptive_tokens: String,
-    /// Adapters that the user has added, the newest first: that is the one which is used.
+    /// Whether an adapter ships for it.
+    pub has_shipped_adapter: bool,
+    /// Adapters that the user has added, the newest first: that is the one which is used unless another is chosen.
     pub adapters: Vec<InstalledAdapter>,
 }
 
@@ -209,7 +211,8 @@ impl ModelLibrary {
         let in_catalog = Catalog::built_in().models.into_iter().find(is_it);
         let name = in_catalog.as_ref().map(|entry| entry.name.clone()).or(record.name);
         let adapters = self.adapters_for(&record.sha256);
-        let has_adapter = !adapters.is_empty() || built_in_for(&record.sha256).is_some();
+        let has_shipped_adapter = built_in_for(&record.sha256).is_some();
+        let has_adapter = !adapters.is_empty() || has_shipped_adapter;
         let adaptive_tokens = if has_adapter { "adapter" } else { "none" };
         Ok(InstalledModel {
             id: id.to_owned(),
@@ -223,6 +226,7 @@ impl ModelLibrary {
             prompt_format: record.prompt_format,
             can_infill: record.can_infill,
             adaptive_tokens: adaptive_tokens.to_owned(),
+            has_shipped_adapter,
             adapters,
         })
     }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use engine::AdapterChoice;
 use serde_json::{Map, Value, json};
 
 use crate::Settings;
@@ -141,6 +142,19 @@ impl SettingsFile {
         }
         of_group[name] = value;
         self.adopt(entries, settings)
+    }
+
+    /// Chooses the adapter of the model `id`, in the words of [`engine::InstalledModel::adapter`], and writes the file.
+    ///
+    /// # Errors
+    /// [`SettingsError`]; the settings are then what they were.
+    pub fn choose_adapter(&mut self, id: &str, choice: &str) -> Result<(), SettingsError> {
+        let mut adapters = self.settings.model.adapters.clone();
+        match choice {
+            AdapterChoice::NEWEST => adapters.remove(id),
+            _ => adapters.insert(id.to_owned(), choice.to_owned()),
+        };
+        self.change("model", "adapters", Some(json!(adapters)))
     }
 
     /// Takes all settings from another file, which must be whole.

@@ -1,8 +1,10 @@
 //! The settings, their defaults and their bounds.
 
+use std::collections::BTreeMap;
+
 use engine::{
-    CacheType, DeviceChoice, EngineConfig, EngineError, Extent, InstalledModel, ModelLibrary, PromptBudget,
-    Speculation,
+    AdapterChoice, CacheType, DeviceChoice, EngineConfig, EngineError, Extent, InstalledModel, ModelLibrary,
+    PromptBudget, Speculation,
 };
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -35,6 +37,9 @@ pub struct Settings {
 pub struct ModelSettings {
     /// Id of the installed model; the catalogue's first that is installed when empty.
     pub id: String,
+    /// Adapters by the id of their model: the name of one of the user's, `shipped`, `off`, or `newest`, as where nothing is
+    /// said: the user's newest, and where there is none the one that ships.
+    pub adapters: BTreeMap<String, String>,
     /// What it runs on: `auto`, `cpu`, or a GPU like `cuda:0`, `vulkan:0` or `metal`.
     pub device: String,
     /// Threads that compute; as many as the machine has cores when 0.
@@ -51,6 +56,7 @@ impl Default for ModelSettings {
     fn default() -> Self {
         Self {
             id: String::new(),
+            adapters: BTreeMap::new(),
             device: DeviceChoice::Auto.to_string(),
             threads: 0,
             context_tokens: EngineConfig::DEFAULT_CONTEXT,
@@ -215,6 +221,8 @@ pub struct StartSettings {
 
 /// Longest text of a setting in characters.
 const MAX_TEXT: usize = 200;
+/// Most models with an adapter of their own.
+const MAX_ADAPTERS: usize = 1000;
 /// Most endings or programs that are excluded.
 const MAX_EXCLUDED: usize = 100;
 
@@ -237,6 +245,12 @@ impl Settings {
             within(name, got >= min && got <= max, format!("from {min} to {max}"), got.to_string())
         };
         text("model.id", &model.id)?;
+        count("model.adapters", model.adapters.len(), 0, MAX_ADAPTERS)?;
+        model
+            .adapters
+            .iter()
+            .flat_map(|(id, name)| [id, name])
+            .try_for_each(|e| text("model.adapters", e))?;
         let device = model.device.parse::<DeviceChoice>();
         let bound = "`auto`, `cpu`, `cuda:N`, `vulkan:N` or `metal`".to_owned();
         within("model.device", device.is_ok(), bound, model.device.clone())?;
@@ -261,11 +275,17 @@ impl Settings {
         number("appearance.code_size", appearance.code_size, 8.0, 40.0)
     }
 
+    /// Which adapter was chosen for the model `id`, in the words of [`InstalledModel::adapter`].
+    pub fn adapter_of(&self, id: &str) -> &str {
+        self.model.adapters.get(id).map_or(AdapterChoice::NEWEST, String::as_str)
+    }
+
     /// What the engine runs when `model` is to run.
     pub fn engine_config(&self, model: &InstalledModel) -> EngineConfig {
         let of_model = EngineConfig::of(model);
         let minutes = self.model.unload_after_minutes;
         EngineConfig {
+            adapter: model.adapter(self.adapter_of(&model.id)),
             max_context: self.model.context_tokens,
             // It was parsed when it was read.
             device: self.model.device.parse().unwrap_or_default(),

@@ -25,6 +25,12 @@ pub(super) fn follow(app: &AppHandle, begun: Begun, on_event: Channel<Completion
     Ok(())
 }
 
+/// Has a place computed ahead, where someone may begin to type.
+#[tauri::command]
+pub(crate) fn prepare_completion(application: State<'_, Application>, arguments: CompleteArguments) {
+    application.prepare(arguments);
+}
+
 #[tauri::command]
 pub(crate) fn cancel_completion(application: State<'_, Application>) {
     application.cancel_completion();

@@ -9,6 +9,7 @@ use tauri::{AppHandle, Emitter, Manager, State};
 use tauri_plugin_dialog::DialogExt;
 
 use super::files::chosen;
+use super::settings::tell;
 
 /// Pages ask when they show what they were started with.
 #[tauri::command]
@@ -63,6 +64,14 @@ pub(crate) fn cancel_install(application: State<'_, Application>) {
 #[tauri::command(async)]
 pub(crate) fn load_model(application: State<'_, Application>, id: String) -> CommandResult<()> {
     application.choose_model(&id)
+}
+
+/// Has a model draft with another adapter: `newest`, `shipped`, `off`, or the name of one of the user's.
+#[tauri::command(async)]
+pub(crate) fn choose_adapter(app: AppHandle, id: String, choice: String) -> CommandResult<()> {
+    app.state::<Application>().choose_adapter(&id, &choice)?;
+    tell(&app);
+    Ok(())
 }
 
 #[tauri::command]

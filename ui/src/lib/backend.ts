@@ -23,7 +23,7 @@ import type { SpeedMeasurement } from "./bindings/SpeedMeasurement";
 import type { Startup } from "./bindings/Startup";
 
 /** What a setting can be. */
-export type SettingValue = string | number | boolean | string[];
+export type SettingValue = string | number | boolean | string[] | Record<string, string>;
 
 function on<T>(event: string): (callback: (payload: T) => void) => Promise<UnlistenFn> {
   return (callback) => listen<T>(event, ({ payload }) => callback(payload));
@@ -43,6 +43,8 @@ export const listModels = (): Promise<ModelList> => invoke("list_models");
 export const recommendModels = (): Promise<Recommendation> => invoke("recommend_models");
 export const cancelInstall = (): Promise<void> => invoke("cancel_install");
 export const loadModel = (id: string): Promise<void> => invoke("load_model", { id });
+/** One of the user's by its name, or `newest`, `shipped`, `off`. */
+export const chooseAdapter = (id: string, choice: string): Promise<void> => invoke("choose_adapter", { id, choice });
 export const unloadModel = (): Promise<void> => invoke("unload_model");
 /** Asks for a file; null when none was chosen. */
 export const addModel = (): Promise<InstalledModel | null> => invoke("add_model");
@@ -62,6 +64,9 @@ export function complete(request: CompleteArguments, onEvent: (event: Completion
   return invoke("complete", { arguments: request, onEvent: new Channel<CompletionEvent>(onEvent) });
 }
 
+/** Has a place computed ahead, where someone may begin to type. */
+export const prepareCompletion = (request: CompleteArguments): Promise<void> =>
+  invoke("prepare_completion", { arguments: request });
 export const cancelCompletion = (): Promise<void> => invoke("cancel_completion");
 
 /** `nChars` of the completion's characters were accepted so far. */

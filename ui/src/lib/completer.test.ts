@@ -16,6 +16,13 @@ class Recorder {
   requests: { request: CompleteArguments; send: (event: CompletionEvent) => void }[] = [];
   fates: [number, Fate, number][] = [];
   nCancels = 0;
+  prepared: CompleteArguments[] = [];
+
+  prepareCompletion(request: CompleteArguments): Promise<void> {
+    this.prepared.push(request);
+    return Promise.resolve();
+  }
+
 
   complete(request: CompleteArguments, send: (event: CompletionEvent) => void): Promise<void> {
     this.requests.push({ request, send });
@@ -63,6 +70,7 @@ function step(text: string): CompletionEvent {
 
 describe("the completer", () => {
   let backend: Recorder;
+  let completer: Completer;
   let view: EditorView;
   let isReady: boolean;
   let name: string;
@@ -74,7 +82,7 @@ describe("the completer", () => {
     backend = new Recorder();
     isReady = true;
     name = "a.py";
-    const completer = new Completer(backend, listener, {
+    completer = new Completer(backend, listener, {
       place: () => ({ key: "k", name, path: "/src/a.py" }),
       isReady: () => isReady,
       isAutomatic: (name) => !name.endsWith(".md"),
@@ -146,6 +154,44 @@ describe("the completer", () => {
     expect(ghost()).toBe("cde");
     vi.advanceTimersByTime(500);
     expect([backend.requests.length, backend.nCancels]).toEqual([1, 0]);
+  });
+
+  it("has the model read a line where the cursor comes to rest, once", () => {
+    const move = (anchor: number): void => view.dispatch({ selection: { anchor } });
+    const lines = (): number[] => backend.prepared.map(({ prefix }) => prefix.split("\n").length);
+    move(3);
+    vi.advanceTimersByTime(200);
+    move(0);
+    vi.advanceTimersByTime(300);
+    expect(lines()).toEqual([1]);
+    move(2);
+    vi.advanceTimersByTime(300);
+    move(4);
+    vi.advanceTimersByTime(300);
+    expect(lines()).toEqual([1, 2]);
+    expect(backend.prepared.at(-1)).toEqual({ prefix: "\nr", suffix: "est", key: "k", name: "a.py", path: "/src/a.py", n_alternatives: 0 });
+    // What is asked for there is read with it, and where nothing is asked for nothing is read.
+    move(5);
+    type("a");
+    vi.advanceTimersByTime(300);
+    expect(backend.requests).toHaveLength(1);
+    [isReady, name] = [true, "notes.md"];
+    move(0);
+    vi.advanceTimersByTime(300);
+    [isReady, name] = [false, "a.py"];
+    move(6);
+    vi.advanceTimersByTime(300);
+    view.dispatch({ selection: { anchor: 0, head: 3 } });
+    vi.advanceTimersByTime(300);
+    expect(backend.prepared).toHaveLength(2);
+  });
+
+  it("has another model read the place anew", () => {
+    view.dispatch({ selection: { anchor: 3 } });
+    vi.advanceTimersByTime(300);
+    completer.modelIsReady();
+    vi.advanceTimersByTime(300);
+    expect(backend.prepared).toHaveLength(2);
   });
 
   it("accepts with Tab and dismisses with Esc", () => {

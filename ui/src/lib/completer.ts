@@ -1,6 +1,6 @@
 /** When to ask for a completion, and what to do with the answers. */
 
-import type { Extension } from "@codemirror/state";
+import type { EditorState, Extension, Text } from "@codemirror/state";
 import { EditorView, type ViewUpdate } from "@codemirror/view";
 
 import type { CompleteArguments } from "./bindings/CompleteArguments";
@@ -13,6 +13,7 @@ import { appendGhost, clearGhost, ghostField, ghostTextExtension, replaceGhost }
 /** The Rust side, or what stands for it in a test. */
 export interface CompletionBackend {
   complete(request: CompleteArguments, onEvent: (event: CompletionEvent) => void): Promise<void>;
+  prepareCompletion(request: CompleteArguments): Promise<void>;
   cancelCompletion(): Promise<void>;
   resolveCompletion(entry: number, fate: Fate, nChars: number): Promise<void>;
 }
@@ -44,6 +45,8 @@ export interface CompleterConfig {
 const MAX_LINE_REST = 12;
 /** Other completions that are asked for at a time. */
 const N_ALTERNATIVES = 3;
+/** A cursor that rests so long at another line may be where someone begins to type, in milliseconds. */
+const REST_MS = 250;
 /** A request that says nothing for so long, in milliseconds, is said. */
 const SILENCE_MS = 15_000;
 
@@ -59,6 +62,9 @@ interface Shown {
 export class Completer {
   readonly extension: Extension;
   private timer: ReturnType<typeof setTimeout> | null = null;
+  private restTimer: ReturnType<typeof setTimeout> | null = null;
+  /** Where the model has read last: what is typed on the same line is all that it has not. */
+  private read: { doc: Text; line: number } | null = null;
   private watchdog: ReturnType<typeof setTimeout> | null = null;
   /** Counts requests, so that answers to older ones are told apart. */
   private newest = 0;
@@ -92,14 +98,43 @@ export class Completer {
     const request = ++this.newest;
     this.isRunning = true;
     this.watch(request);
-    const { key, name, path } = place;
-    const [prefix, suffix] = [state.doc.sliceString(0, pos), state.doc.sliceString(pos)];
     this.backend
-      .complete({ prefix, suffix, key, name, path, n_alternatives: nAlternatives }, (event) =>
-        this.onEvent(request, pos, event),
-      )
+      .complete(this.argumentsAt(state, place, nAlternatives), (event) => this.onEvent(request, pos, event))
       .catch((error: unknown) => this.onFailure(request, error));
     return true;
+  }
+
+  /** What is asked of a place; from now on the model has read it. */
+  private argumentsAt(state: EditorState, place: CompletionPlace, nAlternatives: number): CompleteArguments {
+    const pos = state.selection.main.head;
+    this.read = { doc: state.doc, line: state.doc.lineAt(pos).number };
+    const [prefix, suffix] = [state.doc.sliceString(0, pos), state.doc.sliceString(pos)];
+    const { key, name, path } = place;
+    return { prefix, suffix, key, name, path, n_alternatives: nAlternatives };
+  }
+
+  /** Another model is there, or the first: it has read nothing yet. */
+  modelIsReady(): void {
+    this.read = null;
+    this.prepareSoon();
+  }
+
+  /** Has the model read what is around the cursor when it comes to rest at another line: the first completion there is as quick as any. */
+  prepareSoon(): void {
+    if (this.restTimer !== null) clearTimeout(this.restTimer);
+    this.restTimer = setTimeout(() => {
+      this.restTimer = null;
+      const view = this.view;
+      const place = this.config.place();
+      // Where something is asked for anyway, that comes first.
+      if (view === null || place === null || this.isRunning || this.timer !== null) return;
+      if (!this.config.isReady() || !this.config.isAutomatic(place.name)) return;
+      const { state } = view;
+      const line = state.doc.lineAt(state.selection.main.head).number;
+      if (!state.selection.main.empty || (this.read?.doc === state.doc && this.read.line === line)) return;
+      // Nobody waits for it, and nothing is lost without it.
+      void this.backend.prepareCompletion(this.argumentsAt(state, place, 0)).catch(() => undefined);
+    }, REST_MS);
   }
 
   /** Esc: takes the ghost text away and stops the work on it. False when there was neither. */
@@ -152,7 +187,10 @@ export class Completer {
     else if (before !== null && !hasGhost) this.resolve("dismissed");
     if (!update.docChanged) {
       // Moving the cursor away leaves the place that was being completed.
-      if (update.selectionSet && !hasGhost) this.cancel();
+      if (update.selectionSet && !hasGhost) {
+        this.cancel();
+        this.prepareSoon();
+      }
       return;
     }
     this.debounce.typed(performance.now());

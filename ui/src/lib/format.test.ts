@@ -2,15 +2,18 @@ import { describe, expect, it } from "vitest";
 
 import type { Completion } from "./bindings/Completion";
 import type { InstalledModel } from "./bindings/InstalledModel";
-import { bytes, draftsWith, figuresOf, installText, statusOf, whereItRuns } from "./format";
+import { adapterChoices, bytes, figuresOf, installText, statusOf, whereItRuns } from "./format";
 import { lineEndingOf, withLineEnding } from "./line-endings";
 
 describe("words and figures", () => {
   it("says what drafts", () => {
-    const model = { adaptive_tokens: "none", adapters: [] } as unknown as InstalledModel;
-    expect(draftsWith(model)).toContain("no adapter");
-    expect(draftsWith({ ...model, adaptive_tokens: "adapter" })).toContain("that ships");
-    expect(draftsWith({ ...model, adapters: [{ name: "own", path: "" }] })).toContain("Your adapter own");
+    const model = { has_shipped_adapter: false, adapters: [] } as unknown as InstalledModel;
+    const [b, a] = ["b", "a"].map((name) => ({ name, path: "" })) as [InstalledModel["adapters"][0], InstalledModel["adapters"][0]];
+    const choices = (of: Partial<InstalledModel>) => adapterChoices({ ...model, ...of }).map(([choice]) => choice);
+    expect(choices({})).toEqual([]);
+    expect(choices({ has_shipped_adapter: true })).toEqual(["newest", "off"]);
+    expect(choices({ adapters: [b] })).toEqual(["newest", "off"]);
+    expect(choices({ has_shipped_adapter: true, adapters: [b, a] })).toEqual(["newest", "b", "a", "shipped", "off"]);
   });
 
   it("says the state and why", () => {

@@ -42,11 +42,14 @@ export function statusOf(state: ApplicationState | null): Status {
   }
 }
 
-/** Where its adaptive tokens come from. */
-export function draftsWith({ adaptive_tokens, adapters }: InstalledModel): string {
-  const [own] = adapters;
-  if (own !== undefined) return `Your adapter ${own.name}, and the free drafters.`;
-  return adaptive_tokens === "adapter" ? "The adapter that ships, and the free drafters." : "The free drafters; it has no adapter.";
+/** What a model can draft with beside the free drafters, which it always has: choices and their names. */
+export function adapterChoices({ has_shipped_adapter, adapters }: InstalledModel): [string, string][] {
+  const own = adapters.map(({ name }): [string, string] => [name, name]);
+  if (own.length === 0 && !has_shipped_adapter) return [];
+  const [newest] = adapters;
+  const first: [string, string][] = newest === undefined ? [] : [["newest", `The newest of yours: ${newest.name}`]];
+  const shipped: [string, string][] = has_shipped_adapter ? [[newest === undefined ? "newest" : "shipped", "The adapter that ships"]] : [];
+  return [...first, ...(own.length > 1 ? own : []), ...shipped, ["off", "No adapter"]];
 }
 
 /** The device, and why it is no GPU where it is none. */

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use model::{AdapterSource, Model, ModelConfig, ModelError, give_back_freed_memory};
+use model::{Model, ModelConfig, ModelError, give_back_freed_memory};
 
 use super::events::EventSender;
 use super::{EngineConfig, EngineState, LoadedModel, Order, Priority, Shared, lock};
-use crate::adapters::built_in_for;
 use crate::device::{LoadedOn, load_on};
 use crate::generation::{Generation, Progress};
 use crate::learned::LearnedFiles;
@@ -187,7 +186,9 @@ impl Worker {
         });
         let Some(turn) = turn else { return };
         self.make_room(turn);
-        if let Some(loaded) = &self.loaded {
+        // What nobody waits for is nothing to tell.
+        let is_awaited = self.active[turn].job.priority > Priority::Background;
+        if let Some(loaded) = self.loaded.as_ref().filter(|_| is_awaited) {
             self.set_state(EngineState::Thinking(loaded.words.clone()));
         }
         let Some(loaded) = self.loaded.as_mut() else { return };
@@ -334,10 +335,7 @@ impl Worker {
         check_memory(config)?;
         let model_config = |device| ModelConfig {
             device,
-            adapter: match &config.adapter {
-                Some(path) => Some(AdapterSource::File(path.clone())),
-                None => built_in_for(&config.sha256),
-            },
+            adapter: config.adapter.source(&config.sha256),
             weights_sha256: Some(config.sha256.clone()).filter(|hash| !hash.is_empty()),
             probe_slots: PROBE_SLOTS,
             max_context: config.max_context,

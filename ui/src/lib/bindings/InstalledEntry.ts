@@ -21,4 +21,8 @@ place: string,
 /**
  * From the catalogue; `null` for files from elsewhere.
  */
-licence: string | null, };
+licence: string | null, 
+/**
+ * Which adapter was chosen for it: `newest`, `shipped`, `off`, or the name of one of the user's.
+ */
+adapter: string, };

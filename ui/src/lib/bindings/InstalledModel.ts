@@ -50,6 +50,10 @@ can_infill: boolean,
  */
 adaptive_tokens: string, 
 /**
- * Adapters that the user has added, the newest first: that is the one which is used.
+ * Whether an adapter ships for it.
+ */
+has_shipped_adapter: boolean, 
+/**
+ * Adapters that the user has added, the newest first: that is the one which is used unless another is chosen.
  */
 adapters: Array<InstalledAdapter>, };

@@ -9,6 +9,11 @@ export type ModelSettings = {
  */
 id: string, 
 /**
+ * Adapters by the id of their model: the name of one of the user's, `shipped`, `off`, or `newest`, as where nothing is
+ * said: the user's newest, and where there is none the one that ships.
+ */
+adapters: { [key in string]: string }, 
+/**
  * What it runs on: `auto`, `cpu`, or a GPU like `cuda:0`, `vulkan:0` or `metal`.
  */
 device: string, 
