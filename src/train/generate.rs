@@ -93,15 +93,18 @@ pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
         // Spread evenly over the numbers, so that an interrupted run has its share too.
         let is_drawn = (number as f32 * sampled).fract() + sampled >= 1.0;
         let temperature = if is_drawn { *temperature } else { 0.0 };
+        // At the beginning of a short text there is nothing to go on from.
+        let has_prompt = !prompt.before.is_empty() || !prompt.after.is_empty();
         let request = CompletionRequest {
             max_tokens: (tokens / 2).max(1),
             extent: Extent::Raw,
             sampling: SamplingParams { temperature, seed: *seed, ..SamplingParams::default() },
             ..CompletionRequest::new(&prompt.before, &prompt.after)
         };
-        let completion = engine.complete(request, |_| ())?;
-        n_tokens += completion.n_tokens;
-        let mut line = prompt.line(if completion.n_tokens < MIN_TOKENS { "" } else { &completion.text });
+        let completion = has_prompt.then(|| engine.complete(request, |_| ())).transpose()?;
+        n_tokens += completion.as_ref().map_or(0, |completion| completion.n_tokens);
+        let written = completion.filter(|completion| completion.n_tokens >= MIN_TOKENS);
+        let mut line = prompt.line(written.as_ref().map_or("", |completion| &completion.text));
         line["number"] = number.into();
         line["temperature"] = temperature.into();
         // In one piece: what is cut short is written anew.

@@ -328,10 +328,13 @@ impl Application {
     ///
     /// # Errors
     ///
-    /// [`EngineError::NoModel`] while none is loaded.
+    /// [`EngineError::NoModel`] where there is none, and [`EngineError::NotReady`] while it is not loaded.
     pub fn model(&self) -> Result<Arc<Model>, EngineError> {
         let running = lock(&self.running);
-        running.as_ref().and_then(Engine::model).ok_or(EngineError::NoModel)
+        let engine = running.as_ref().ok_or(EngineError::NoModel)?;
+        let not_loaded =
+            || EngineError::NotReady { state: "it is not loaded yet".to_owned(), code: ErrorCode::Busy };
+        engine.model().ok_or_else(not_loaded)
     }
 
     /// Name of the open folder, as the model is told.

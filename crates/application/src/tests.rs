@@ -124,6 +124,8 @@ fn a_place_is_prepared_for_who_types_there() {
     running.wait_for(|state| matches!(state, EngineState::Unloaded { .. }));
     running.application.prepare(arguments(&text));
     assert!(matches!(running.application.state().engine, EngineState::Unloaded { .. }));
+    let error = running.application.model().expect_err("it rests").to_string();
+    assert_eq!(error, "the model is not ready: it is not loaded yet");
 }
 
 /// A choice is for one model and for good, and the one that runs is loaded with it.
