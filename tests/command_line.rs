@@ -154,7 +154,7 @@ fn completes_on_a_gpu() {
             ["complete", "--model", "tiny", "--max-tokens", "16", "--json", "--temperature", "1.5"];
         let output = Command::new(env!("CARGO_BIN_EXE_sateen"))
             .args([&arguments[..], &["--device", device, "--speculation", mode, SAMPLE]].concat())
-            .env("SATEEN_CONFIG_DIR", folder.path())
+            .env("SATEEN_CONFIG_DIR", "/nonexistent")
             .env("SATEEN_DATA_DIR", folder.path())
             .output()
             .expect("the program runs");
@@ -185,7 +185,7 @@ fn an_adapter_is_trained_and_used() {
         Command::new(env!("CARGO_BIN_EXE_sateen"))
             .args(arguments)
             .current_dir(folder.path())
-            .env("SATEEN_CONFIG_DIR", "/nonexistent")
+            .env("SATEEN_CONFIG_DIR", folder.path())
             .env("SATEEN_DATA_DIR", folder.path())
             .output()
             .expect("the program runs")
@@ -267,7 +267,7 @@ fn an_adapter_is_trained_and_used() {
     // The model itself learns: it becomes another, whose own token drafts.
     let native =
         ["train", "native", "--model", "tiny", "--out", "native.gguf", "--sat-token", "6", "--slots", "3"];
-    let steps = ["--token-steps", "2", "--joint-steps", "2"];
+    let steps = ["--data", "code", "--token-steps", "2", "--joint-steps", "2"];
     let said = succeeds(&[&native[..], &steps, &sizes].concat());
     assert!(said.contains("Wrote native.gguf behind step 4"), "{said}");
     assert!(!run(&[&native[..], &steps, &sizes].concat()).status.success(), "it is there already");
