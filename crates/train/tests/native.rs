@@ -1,11 +1,14 @@
 //! Training a model itself: its gradients, its pass against the engine's, and what the file that it leaves decodes.
 
+mod common;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use common::{gradients_are_slopes, random_model};
 use engine::{CompletionRequest, Extent, Session, Speculation};
-use model::{Family, Model, ModelConfig, NativeSat, RandomModelConfig};
+use model::{Family, Model, ModelConfig, NativeSat};
 use speculate::{RowPlan, Target};
 use train::{
     Anchors, Batch, Corpus, LossConfig, NativeConfig, NativeModel, Stage, TrainDevice, TrainEvent,
@@ -42,22 +45,6 @@ fn special_token(path: &Path) -> u32 {
     (1..tokenizer.vocabulary() as u32).rev().find(is_special).expect("a special token")
 }
 
-fn random_model(family: Family, folder: &Path) -> PathBuf {
-    let path = folder.join(format!("{}.gguf", family.name()));
-    let config = RandomModelConfig {
-        family,
-        n_layers: 2,
-        hidden: 32,
-        n_heads: 4,
-        n_kv_heads: 2,
-        feed_forward: 64,
-        vocabulary: 320,
-        ..RandomModelConfig::llama_7b(model::gguf::TensorType::F32)
-    };
-    model::write_random_model(&config, &path).expect("writes");
-    path
-}
-
 /// Every weight learns, along the slope that moving it shows.
 #[test]
 fn every_gradient_is_that_of_finite_differences() {
@@ -73,31 +60,7 @@ fn every_gradient_is_that_of_finite_differences() {
         let loss = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 0.8 };
         let config = NativeConfig { loss, ..config() };
         let loss = || model.loss(&config, Stage::Joint, &text, &batch).expect("a loss");
-        let value = |loss: candle_core::Tensor| f64::from(loss.to_scalar::<f32>().expect("a number"));
-        let gradients = loss().backward().expect("gradients");
-        for (name, variable) in model.variables() {
-            let gradient = gradients.get(variable.as_tensor()).unwrap_or_else(|| panic!("{name} has none"));
-            let norm =
-                gradient.sqr().and_then(|x| x.sum_all()).and_then(|x| x.to_scalar::<f32>()).expect("it");
-            let norm = f64::from(norm).sqrt();
-            assert!(norm > 1e-6, "{}: {name} does not learn: {norm}", family.name());
-            let before = variable.as_tensor().copy().expect("a copy");
-            let distance = 0.004 / norm;
-            let at = |sign: f64| {
-                let moved = (&before + (gradient * (sign * distance)).expect("a move")).expect("a sum");
-                variable.set(&moved).expect("sets");
-                value(loss())
-            };
-            let slope = (at(1.0) - at(-1.0)) / (2.0 * distance);
-            variable.set(&before).expect("sets");
-            let expected = norm * norm;
-            let error = (slope - expected).abs() / expected;
-            assert!(
-                error < 0.05,
-                "{}: {name}: {slope} by differences, {expected} by gradient",
-                family.name()
-            );
-        }
+        gradients_are_slopes(family.name(), model.variables(), loss);
     }
 }
 

@@ -1,10 +1,13 @@
 //! The trainer against the engine, against finite differences, and against itself when it is interrupted.
 
+mod common;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig, RandomModelConfig};
+use common::{gradients_are_slopes, random_model};
+use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig};
 use speculate::{RowPlan, Target};
 use train::{
     AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, TrainConfig, TrainDevice, TrainError, TrainEvent,
@@ -30,23 +33,6 @@ fn adapter_of(base: &Base, shape: AdapterShape) -> TrainedAdapter {
     adapter
 }
 
-/// A random model of any family, small enough for finite differences.
-fn random_model(family: model::Family, folder: &Path) -> PathBuf {
-    let path = folder.join(format!("{}.gguf", family.name()));
-    let config = RandomModelConfig {
-        family,
-        n_layers: 2,
-        hidden: 32,
-        n_heads: 4,
-        n_kv_heads: 2,
-        feed_forward: 64,
-        vocabulary: 320,
-        ..RandomModelConfig::llama_7b(model::gguf::TensorType::F32)
-    };
-    model::write_random_model(&config, &path).expect("writes");
-    path
-}
-
 /// candle cuts gradients off in several of its operations without a word. So every tensor that learns is moved along a
 /// direction, and the loss must change as its gradient says.
 #[test]
@@ -60,32 +46,7 @@ fn every_gradient_is_that_of_finite_differences() {
         let batch = Batch::choose(&text, 2, 3, anchors, &mut fastrand::Rng::with_seed(3));
         let config = LossConfig { distillation: 0.7, cross_entropy: 0.6, slot_decay: 0.8 };
         let loss = || train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
-        let value = |loss: candle_core::Tensor| f64::from(loss.to_scalar::<f32>().expect("a number"));
-        let gradients = loss().backward().expect("gradients");
-        for (name, variable) in adapter.variables() {
-            let gradient = gradients.get(variable.as_tensor()).unwrap_or_else(|| panic!("{name} has none"));
-            // Along the gradient itself, where the change is largest.
-            let norm =
-                gradient.sqr().and_then(|x| x.sum_all()).and_then(|x| x.to_scalar::<f32>()).expect("it");
-            let norm = f64::from(norm).sqrt();
-            assert!(norm > 1e-6, "{}: {name} does not learn: {norm}", family.name());
-            let before = variable.as_tensor().copy().expect("a copy");
-            let distance = 0.004 / norm;
-            let at = |sign: f64| {
-                let moved = (&before + (gradient * (sign * distance)).expect("a move")).expect("a sum");
-                variable.set(&moved).expect("sets");
-                value(loss())
-            };
-            let slope = (at(1.0) - at(-1.0)) / (2.0 * distance);
-            variable.set(&before).expect("sets");
-            let expected = norm * norm;
-            let error = (slope - expected).abs() / expected;
-            assert!(
-                error < 0.05,
-                "{}: {name}: {slope} by differences, {expected} by gradient",
-                family.name()
-            );
-        }
+        gradients_are_slopes(family.name(), adapter.variables(), loss);
     }
 }
 
