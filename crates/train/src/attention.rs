@@ -28,7 +28,7 @@ pub(crate) fn attend(
     let queries = queries.detach();
     let rows = KeysAndValues { keys: rows.keys.detach(), values: rows.values.detach() };
     // What is seen, and the columns that it has.
-    let n_tokens = text.map_or(0, |text| text.keys.dim(1).unwrap_or(0));
+    let n_tokens = text.map(|text| text.keys.dim(1)).transpose()?.unwrap_or(0);
     let mut seen: Vec<(KeysAndValues, usize)> = text.map(|text| (text.clone(), 0)).into_iter().collect();
     seen.push((rows.clone(), n_tokens));
     let over_seen = |x: &Tensor, of: fn(&KeysAndValues) -> &Tensor, seen: &[(KeysAndValues, usize)]| {

@@ -197,6 +197,12 @@ mod tests {
         ContextFile { path: path.to_owned(), text: text.to_owned() }
     }
 
+    /// At the end of a file with others beside it.
+    fn here<'a>(prefix: &'a str, other_files: &'a [ContextFile]) -> ContextTexts<'a> {
+        let path = Some("here.rs");
+        ContextTexts { prefix, suffix: "", path, repository: "", other_files, recent_edits: &[] }
+    }
+
     #[test]
     fn chunks_are_those_that_are_alike_in_the_order_of_their_files() {
         let alike = "fn read_header(file: &File) -> Header {\n    file.parse_header()\n}\n";
@@ -209,14 +215,7 @@ mod tests {
         ];
         let edits = [file("c.rs", "fn edited() {}\n")];
         let prefix = "fn read_header(file: &File) -> Header {\n".repeat(8);
-        let texts = ContextTexts {
-            prefix: &prefix,
-            suffix: "",
-            path: Some("here.rs"),
-            repository: "",
-            other_files: &files,
-            recent_edits: &edits,
-        };
+        let texts = ContextTexts { recent_edits: &edits, ..here(&prefix, &files) };
         let paths = |n_tokens| chunks(texts, n_tokens).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
         assert_eq!(paths(400), ["z.rs", "b.rs", "c.rs"]);
         assert!(paths(0).is_empty());
@@ -235,14 +234,7 @@ mod tests {
         let files =
             [file("caller.rs", caller), file("definition.rs", definition), file("unlike.rs", &unlike)];
         let prefix = "x = parse_header(file, limit, mode)\n".repeat(8);
-        let texts = ContextTexts {
-            prefix: &prefix,
-            suffix: "",
-            path: Some("here.rs"),
-            repository: "",
-            other_files: &files,
-            recent_edits: &[],
-        };
+        let texts = here(&prefix, &files);
         let room_for_one = definition.len().max(caller.len()) / TYPICAL_BYTES + 8;
         let paths: Vec<&str> = chunks(texts, room_for_one).into_iter().map(|(path, _)| path).collect();
         assert_eq!(paths, ["definition.rs"]);
