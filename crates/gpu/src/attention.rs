@@ -16,10 +16,6 @@ use crate::plan;
 const LOWEST: f32 = -3.0e38;
 /// Units whose numbers are reduced first.
 const SHARE: u32 = 16;
-/// Slots of a unit whose values are asked of memory at once.
-const AT_ONCE: u32 = 16;
-/// Vectors of a key that are asked of memory at once, at most.
-const KEYS_AT_ONCE: u32 = 16;
 
 /// How a cube works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +28,9 @@ pub(crate) struct AttentionConfig {
     pub(crate) head_dim: u32,
     /// Numbers of a key or a value that are loaded together; divides the former.
     pub(crate) n_together: u32,
+    /// Loads that a unit asks of memory before it needs the first: slots whose values, and at most so many vectors of a
+    /// key. No sum's order depends on it, and the program grows with it.
+    pub(crate) n_at_once: u32,
     /// Packs the rows that come out; a head is whole blocks.
     pub(crate) packs: bool,
 }
@@ -45,7 +44,7 @@ impl AttentionConfig {
     /// Vectors of a key that are asked of memory at once: a power of two that divides how many there are.
     const fn keys_at_once(self) -> u32 {
         let largest = self.n_vectors() & self.n_vectors().wrapping_neg();
-        if largest < KEYS_AT_ONCE { largest } else { KEYS_AT_ONCE }
+        if largest < self.n_at_once { largest } else { self.n_at_once }
     }
 
     /// Numbers of a row that a reduction leaves for every unit to reduce.
@@ -97,6 +96,7 @@ pub(crate) fn attend<N: Float, S: Size>(
     let n_together = comptime!(config.n_together);
     let n_vectors = comptime!(config.n_vectors());
     let n_parts = comptime!(config.n_parts());
+    let n_at_once = comptime!(config.n_at_once);
     let head = CUBE_POS_X;
     let unit = UNIT_POS;
     let first_column = head / heads_per_kv * head_dim;
@@ -233,10 +233,10 @@ pub(crate) fn attend<N: Float, S: Size>(
         let mut i = part;
         // Units that are left over have no part.
         while i < n && part < n_parts {
-            let mut numbers = Array::<Vector<N, S>>::new(comptime!(AT_ONCE as usize));
+            let mut numbers = Array::<Vector<N, S>>::new(comptime!(n_at_once as usize));
             let mut are_shared = true;
             #[unroll]
-            for j in 0..AT_ONCE {
+            for j in 0..n_at_once {
                 let at = u32::min(i + comptime!(j * n_parts), n_units - 1u32) as usize;
                 let value = (slots[at] * kv_width + first_column) / n_together + vector;
                 numbers[j as usize] = values[value as usize];
@@ -247,7 +247,7 @@ pub(crate) fn attend<N: Float, S: Size>(
                 // Those of the first row are there.
                 if comptime!(r > 0) && !are_shared {
                     #[unroll]
-                    for j in 0..AT_ONCE {
+                    for j in 0..n_at_once {
                         let at = u32::min(i + comptime!(j * n_parts), n_units - 1u32);
                         let slot = slots[(comptime!(r * n_units) + at) as usize];
                         let value = (slot * kv_width + first_column) / n_together + vector;
@@ -255,7 +255,7 @@ pub(crate) fn attend<N: Float, S: Size>(
                     }
                 }
                 #[unroll]
-                for j in 0..AT_ONCE {
+                for j in 0..n_at_once {
                     let wanted = i + comptime!(j * n_parts);
                     let at = u32::min(wanted, n_units - 1u32);
                     let weight = weights[(comptime!(r * n_units) + at) as usize];
@@ -268,7 +268,7 @@ pub(crate) fn attend<N: Float, S: Size>(
                     }
                 }
             }
-            i += comptime!(AT_ONCE * n_parts);
+            i += comptime!(n_at_once * n_parts);
         }
         start += n_units;
     }
