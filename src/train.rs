@@ -15,8 +15,8 @@ use clap::{Args, Subcommand};
 use engine::ModelLibrary;
 use indicatif::{ProgressBar, ProgressStyle};
 use train::{
-    AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance, TrainConfig, TrainDevice,
-    TrainEvent, TrainOutcome, TrainedAdapter, evaluate_by_language,
+    AdapterPart, AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance, TrainConfig,
+    TrainDevice, TrainEvent, TrainOutcome, TrainedAdapter, evaluate_by_language,
 };
 
 #[derive(Args)]
@@ -78,7 +78,13 @@ struct SatArguments {
     /// Rank of the deltas
     #[arg(long, default_value_t = 16)]
     rank: usize,
-    /// Go on from this adapter, with its slots and rank
+    /// Rank of a Markov head, by which a draft depends on the token before it; 0 for none
+    #[arg(long, default_value_t = 0)]
+    markov_rank: usize,
+    /// What learns
+    #[arg(long, value_enum, default_value_t = Part::Whole)]
+    learns: Part,
+    /// Go on from this adapter, with its slots and ranks; it may be given a Markov head
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Highest learning rate
@@ -108,6 +114,15 @@ struct SatArguments {
     /// Append what happens to this file, a JSON object a line, and draw it beside it, as SVG
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+}
+
+/// What of an adapter learns.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Part {
+    /// All of it
+    Whole,
+    /// Its Markov head, which takes half the time
+    Markov,
 }
 
 #[derive(Args)]
@@ -196,7 +211,15 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
     say_count(&corpus);
     let defaults = TrainConfig::new(*steps);
     let config = TrainConfig {
-        shape: AdapterShape { n_slots: arguments.slots, rank: arguments.rank },
+        shape: AdapterShape {
+            n_slots: arguments.slots,
+            rank: arguments.rank,
+            markov_rank: arguments.markov_rank,
+        },
+        learns: match arguments.learns {
+            Part::Whole => AdapterPart::Whole,
+            Part::Markov => AdapterPart::MarkovHead,
+        },
         init: arguments.init.clone(),
         max_tokens: text.tokens,
         anchors: Anchors { n: text.anchors, keep_rate: arguments.keep_rate },

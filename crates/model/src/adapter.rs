@@ -1,8 +1,10 @@
 //! SAT adapters: what a frozen model needs to run semantic adaptive tokens.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::{Dtype, SafeTensors};
+use speculate::MarkovHead;
 
 use crate::ModelError;
 use crate::architecture::{Architecture, RopeLayout};
@@ -87,6 +89,8 @@ pub struct SatAdapter {
     pub(crate) embedding: Vec<f32>,
     pub(crate) layers: Vec<LayerDeltas>,
     pub(crate) rank: usize,
+    /// What says how the drafts of slots depend on each other, where that was trained.
+    pub(crate) markov_head: Option<Arc<MarkovHead>>,
     n_slots: usize,
     base_sha256: String,
 }
@@ -100,6 +104,9 @@ impl SatAdapter {
     pub const MAX_SLOTS: usize = MAX_SLOTS;
     /// Largest rank of a delta.
     pub const MAX_RANK: usize = MAX_RANK;
+    /// Names of the factors of a Markov head: of the token before, and of the token that is drafted; `[n_tokens, rank]` each, of
+    /// the first tokens of the vocabulary.
+    pub const MARKOV: [&str; 2] = ["markov.before", "markov.after"];
 
     /// Reads the adapter in `source` and checks that it fits `architecture`.
     ///
@@ -176,8 +183,10 @@ impl SatAdapter {
             return Err(mismatch("rope", rope, note("rope")));
         }
 
+        let tensor_of =
+            |name: &str| tensors.tensor(name).map_err(|error| refuse(format!("`{name}`: {error}")));
         let floats = |name: &str, shape: [usize; 2]| -> Result<Vec<f32>, ModelError> {
-            let tensor = tensors.tensor(name).map_err(|error| refuse(format!("`{name}`: {error}")))?;
+            let tensor = tensor_of(name)?;
             if tensor.shape() != shape {
                 return Err(mismatch(
                     format!("shape of {name}"),
@@ -223,11 +232,29 @@ impl SatAdapter {
             let [q, k, v, o, gate, up, down] = Self::linears(architecture);
             layers.push([delta(q)?, delta(k)?, delta(v)?, delta(o)?, delta(gate)?, delta(up)?, delta(down)?]);
         }
-        let n_expected = 1 + n_layers * 2 * LINEARS.len();
+        let [before, after] = Self::MARKOV;
+        let has_markov_head = [before, after].iter().any(|name| tensors.tensor(name).is_ok());
+        let markov_head = if has_markov_head {
+            let shape = tensor_of(before)?.shape().to_vec();
+            let fits = |n: usize, max: usize| (1..=max).contains(&n);
+            let &[n_tokens, rank] = &shape[..] else {
+                return Err(mismatch(format!("shape of {before}"), "two sizes", format!("{shape:?}")));
+            };
+            if !fits(n_tokens, architecture.vocabulary) || !fits(rank, MAX_RANK) {
+                let expected = format!("at most [{}, {MAX_RANK}]", architecture.vocabulary);
+                return Err(mismatch(format!("shape of {before}"), expected, format!("{shape:?}")));
+            }
+            let [before, after] = [floats(before, [n_tokens, rank])?, floats(after, [n_tokens, rank])?];
+            Some(Arc::new(MarkovHead::new(rank, &before, &after)))
+        } else {
+            None
+        };
+        let n_expected = 1 + n_layers * 2 * LINEARS.len() + if has_markov_head { 2 } else { 0 };
         if tensors.len() != n_expected {
             return Err(mismatch("number of tensors", n_expected, tensors.len()));
         }
-        Ok(Self { embedding, layers, rank, n_slots, base_sha256: note("base_sha256").to_owned() })
+        let base_sha256 = note("base_sha256").to_owned();
+        Ok(Self { embedding, layers, rank, markov_head, n_slots, base_sha256 })
     }
 
     /// Number of semantic adaptive tokens in a group.

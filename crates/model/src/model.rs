@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernels::CacheType;
-use speculate::{Layout, Logits, RowPlan};
+use speculate::{Layout, Logits, MarkovHead, RowPlan};
 
 use crate::adapter::{AdapterSource, NativeSat, SatAdapter};
 use crate::architecture::Architecture;
@@ -123,6 +123,7 @@ pub struct Model {
     tokenizer: Tokenizer,
     context_length: usize,
     cache_type: CacheType,
+    markov_head: Option<Arc<MarkovHead>>,
 }
 
 impl std::fmt::Debug for Model {
@@ -172,6 +173,7 @@ impl Model {
             Some(source) => Some(load_adapter(source, config, &architecture)?),
             None => None,
         };
+        let markov_head = adapter.as_ref().and_then(|adapter| adapter.markov_head.clone());
         let probe_slots = config.probe_slots;
         let vocabulary = architecture.vocabulary;
         // The tokenizer takes about as long as a tenth of the weights; it is built beside them.
@@ -183,7 +185,7 @@ impl Model {
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let network = Arc::new(llama?);
-        Ok(Self { network, tokenizer, context_length, cache_type: config.cache_type })
+        Ok(Self { network, tokenizer, context_length, cache_type: config.cache_type, markov_head })
     }
 
     /// Whether rows give the same bits alone and among others, which is what makes speculation exact.
@@ -229,6 +231,11 @@ impl Model {
     /// Semantic adaptive tokens in a group, trained or not.
     pub fn n_adaptive_tokens(&self) -> usize {
         self.network.n_slots()
+    }
+
+    /// What says how the drafts of adaptive tokens depend on each other, where the adapter has it.
+    pub fn markov_head(&self) -> Option<&Arc<MarkovHead>> {
+        self.markov_head.as_ref()
     }
 
     /// Whether its adaptive tokens were trained.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use speculate::{Layout, Logits, RowPlan, Target};
+use speculate::{Layout, Logits, MarkovHead, RowPlan, Target};
 
 use crate::forward::{MARGIN_ROWS, PassOrder};
 use crate::network::NetworkContext;
@@ -159,6 +159,10 @@ impl Target for CancellableSequence<'_> {
         self.sequence.n_adaptive_tokens()
     }
 
+    fn markov_head(&self) -> Option<Arc<MarkovHead>> {
+        self.sequence.markov_head()
+    }
+
     fn lay_out(&self, tokens: &[u32]) -> RowPlan {
         self.sequence.lay_out(tokens)
     }
@@ -181,6 +185,10 @@ impl Target for Sequence {
 
     fn n_adaptive_tokens(&self) -> usize {
         self.model.n_adaptive_tokens()
+    }
+
+    fn markov_head(&self) -> Option<Arc<MarkovHead>> {
+        self.model.markov_head().cloned()
     }
 
     fn lay_out(&self, tokens: &[u32]) -> RowPlan {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{Decision, DraftSource, DraftTree, PublishedTree, Ranked, StepOutcome, argmax};
+use crate::{Decision, DraftSource, DraftTree, PublishedTree, Slots, StepOutcome, argmax};
 
 /// A group of semantic adaptive tokens that drafts ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,19 +138,19 @@ pub struct TwoPassSdsat {
     pub max_slots: Option<usize>,
     /// A tree of the paper; the chain of the likeliest tokens without it.
     pub tree: Option<PublishedTree>,
-    slots: Vec<Ranked>,
+    slots: Slots,
 }
 
 impl TwoPassSdsat {
     /// With at most so many slots, and a tree of the paper.
     pub fn new(max_slots: Option<usize>, tree: Option<PublishedTree>) -> Self {
-        Self { max_slots, tree, slots: Vec::new() }
+        Self { max_slots, tree, slots: Slots::default() }
     }
 }
 
 impl Drafter for TwoPassSdsat {
     fn begin(&mut self, _context: &[u32]) {
-        self.slots.clear();
+        self.slots = Slots::default();
     }
 
     fn propose(&mut self, _context: &[u32], _n_pending: usize) -> Proposal {
@@ -160,9 +160,11 @@ impl Drafter for TwoPassSdsat {
             None => {
                 // A slot without a finite logit ends the drafts; verification never depends on them.
                 let mut chain = DraftTree::default();
-                let mut parent = None;
-                for token in slots.iter().map_while(argmax) {
+                let (mut parent, mut before) = (None, 0);
+                for slot in 0..slots.len() {
+                    let Some(token) = slots.behind(slot, before).as_ref().and_then(argmax) else { break };
                     parent = Some(chain.push_from(DraftSource::Semantic, token, parent, 1.0));
+                    before = token;
                 }
                 chain
             }
@@ -176,7 +178,7 @@ impl Drafter for TwoPassSdsat {
     }
 
     fn observe(&mut self, _context: &[u32], outcome: &StepOutcome) {
-        self.slots.clone_from(outcome.slots.as_ref().unwrap_or(&Vec::new()));
+        self.slots = outcome.slots.clone().unwrap_or_default();
     }
 }
 

@@ -21,6 +21,7 @@ mod calibration;
 mod drafter;
 mod drafters;
 mod logits;
+mod markov;
 mod published_tree;
 mod router;
 mod rows;
@@ -35,6 +36,7 @@ pub use drafters::{
     Corpus, CorpusDrafter, PhrasePool, PromptLookup, SemanticDrafter, SuffixDrafter, TokenRecycling,
 };
 pub use logits::{Logits, N_RANKED, Ranked, RowLogits, argmax, rank, ranked_probabilities};
+pub use markov::{MarkovHead, Slots};
 pub use published_tree::PublishedTree;
 pub use router::{Router, RouterConfig};
 pub use rows::{Layout, Row, RowInput, RowPlan, Wanted};

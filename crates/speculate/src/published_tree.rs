@@ -1,6 +1,6 @@
 //! The fixed trees of the SDSAT paper, for reproduction.
 
-use crate::{DraftSource, DraftTree, Ranked};
+use crate::{DraftSource, DraftTree, Slots};
 
 /// A tree whose shape does not depend on what the slots say: which ranks of each slot are drafted, for
 /// groups of 5, 7, 9, 11 or 13 (arXiv 2403.18647; the widths of the levels are those of its code).
@@ -50,17 +50,19 @@ impl PublishedTree {
     }
 
     /// The tree over what the slots of a group say; as deep as there are slots.
-    pub(crate) fn over(self, slots: &[Ranked]) -> DraftTree {
+    pub(crate) fn over(self, slots: &Slots) -> DraftTree {
         let mut tree = DraftTree::default();
         for path in self.paths().into_iter().filter(|path| path.len() <= slots.len()) {
-            let mut parent = None;
-            for (slot, rank) in slots.iter().zip(path) {
-                let (token, logit) = slot[rank];
+            let (mut parent, mut before) = (None, 0);
+            for (slot, rank) in path.into_iter().enumerate() {
+                let Some(ranked) = slots.behind(slot, before) else { break };
+                let (token, logit) = ranked[rank];
                 // A slot that is not sure of so many tokens leaves the place out, and all behind it.
                 if !logit.is_finite() {
                     break;
                 }
                 parent = Some(tree.push_from(DraftSource::Semantic, token, parent, 1.0));
+                before = token;
             }
         }
         tree
@@ -83,12 +85,12 @@ mod tests {
                 let is_there = path.len() == 1 || paths[..idx].contains(&path[..path.len() - 1].to_vec());
                 assert!(is_there, "{path:?} has no parent");
             }
-            let slots = vec![rank(&[3.0, 2.0, 1.0, 0.5, 0.1]); depth];
-            assert_eq!(tree.over(&slots).nodes().len(), tree.widths.iter().sum::<usize>());
-            assert!(tree.over(&slots[..2]).nodes().iter().all(|node| node.depth <= 2));
+            let slots = |n: usize| Slots::new(vec![rank(&[3.0, 2.0, 1.0, 0.5, 0.1]); n], 0, None);
+            assert_eq!(tree.over(&slots(depth)).nodes().len(), tree.widths.iter().sum::<usize>());
+            assert!(tree.over(&slots(2)).nodes().iter().all(|node| node.depth <= 2));
         }
         assert_eq!(PublishedTree::of_depth(6), None);
-        let few = vec![rank(&[1.0, 0.0]); 5];
+        let few = Slots::new(vec![rank(&[1.0, 0.0]); 5], 0, None);
         let tree = PublishedTree::of_depth(5).expect("published").over(&few);
         assert!(tree.nodes().iter().all(|node| node.token < 2));
     }

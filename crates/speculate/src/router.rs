@@ -319,7 +319,7 @@ impl Drafter for Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ranked, rank};
+    use crate::{Slots, rank};
 
     /// Drafts the same chain with the same confidence, whatever happens.
     struct Stubborn {
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn groups_that_bring_nothing_are_only_tried_now_and_then() {
-        let slots: Vec<Ranked> = vec![rank(&[5.0, 0.0]); 4];
+        let slots = Slots::new(vec![rank(&[5.0, 0.0]); 4], 0, None);
         let costs = PassCosts::linear(0.05).with_adaptive(5, 1.4);
         let config = RouterConfig { costs, n_slots: 4 };
         let mut router = Router::new(config, vec![Box::new(crate::SemanticDrafter::default())]);

@@ -1,8 +1,10 @@
 //! One step: a forward pass that verifies drafts, emits at least one token, and may draft ahead.
 
+use std::sync::Arc;
+
 use crate::{
-    Decision, DraftTree, Logits, PENALTY_WINDOW, Proposal, Ranked, RowLogits, RowPlan, Sampler,
-    SamplingError, rank, sample_match,
+    Decision, DraftTree, Logits, MarkovHead, PENALTY_WINDOW, Proposal, Ranked, RowLogits, RowPlan, Sampler,
+    SamplingError, Slots, rank, sample_match,
 };
 
 /// The model whose distribution must be preserved, with its cache.
@@ -15,6 +17,11 @@ pub trait Target {
 
     /// Number of semantic adaptive tokens in a group; 0 when the model has none.
     fn n_adaptive_tokens(&self) -> usize;
+
+    /// What says how drafts of adaptive tokens depend on each other, where something does.
+    fn markov_head(&self) -> Option<Arc<MarkovHead>> {
+        None
+    }
 
     /// Runs the rows of `plan` on top of the committed rows, which stay as they are.
     ///
@@ -57,7 +64,7 @@ pub struct StepOutcome {
     pub drafts: DraftTree,
     /// What the adaptive group after the last accepted token says, slot by slot. Slot j stands
     /// j + 2 tokens after that token, hence the first says the token after the last of `tokens`.
-    pub slots: Option<Vec<Ranked>>,
+    pub slots: Option<Slots>,
     /// The last pending token's row, then those of all drafts, accepted or not.
     pub rows: Vec<VerifiedRow>,
     /// Rows of the forward pass.
@@ -134,7 +141,8 @@ pub fn step<T: Target>(
 
     let stop = verified.path.last().copied();
     let group = groups.iter().find(|(anchor, _)| *anchor == stop);
-    let slots = group.map(|(_, logits_idx)| logits_idx.iter().map(|&idx| *logits.row(idx).ranked).collect());
+    let slots: Option<Vec<Ranked>> =
+        group.map(|(_, logits_idx)| logits_idx.iter().map(|&idx| *logits.row(idx).ranked).collect());
     let before_root = context.len().checked_sub(2).map(|idx| context[idx]);
     let root = VerifiedRow { before: before_root, token: pending[root_row], ranked: *logits_of(None).ranked };
     let mut rows = vec![root];
@@ -153,6 +161,7 @@ pub fn step<T: Target>(
 
     let mut tokens: Vec<u32> = verified.path.iter().map(|&node| drafts.nodes()[node].token).collect();
     tokens.push(verified.next);
+    let slots = slots.map(|ranked| Slots::new(ranked, verified.next, target.markov_head()));
     Ok(StepOutcome { tokens, accepted_path: verified.path, drafts, slots, rows, n_rows, decision })
 }
 

@@ -1,14 +1,19 @@
-//! The adapter that is trained: embeddings of the slots, and a low-rank delta on each linear layer.
+//! The adapter that is trained: embeddings of the slots, a low-rank delta on each linear layer, and a Markov head.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use model::SatAdapter;
 use safetensors::tensor::{Dtype, TensorView};
+use speculate::MarkovHead;
 
 use crate::TrainError;
 use crate::base::Base;
+
+/// Factors of a Markov head that has learnt nothing lie within this of 0.
+const FIRST_FACTORS: f32 = 0.5;
 
 /// How large an adapter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -17,6 +22,18 @@ pub struct AdapterShape {
     pub n_slots: usize,
     /// Rank of the deltas, from 1 to 1,024.
     pub rank: usize,
+    /// Rank of the Markov head, up to 1,024; 0 for none.
+    pub markov_rank: usize,
+}
+
+/// What of an adapter learns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum AdapterPart {
+    /// All of it.
+    #[default]
+    Whole,
+    /// Its Markov head only: the rest stays as it is, and no gradient runs through the model.
+    MarkovHead,
 }
 
 impl AdapterShape {
@@ -27,6 +44,9 @@ impl AdapterShape {
         }
         if !(1..=SatAdapter::MAX_RANK).contains(&self.rank) {
             return Err(refuse("rank", "from 1 to 1024", self.rank));
+        }
+        if self.markov_rank > SatAdapter::MAX_RANK {
+            return Err(refuse("rank of the Markov head", "from 0 to 1024", self.markov_rank));
         }
         Ok(())
     }
@@ -41,6 +61,9 @@ pub struct TrainedAdapter {
     names: [&'static str; 7],
     /// By layer, in the order of the linear layers: `[n_in, rank]` and `[rank, n_out]`.
     layers: Vec<[[Var; 2]; 7]>,
+    /// Of the token before and of the token that is drafted: `[n_outputs, markov_rank]` each.
+    markov: Option<[Var; 2]>,
+    learns: AdapterPart,
 }
 
 fn names_of(base: &Base) -> [&'static str; 7] {
@@ -71,7 +94,39 @@ impl TrainedAdapter {
             }
             layers.extend(<[[Var; 2]; 7]>::try_from(of_layer));
         }
-        Ok(Self { shape, embedding, names: names_of(base), layers })
+        let adapter = Self {
+            shape: AdapterShape { markov_rank: 0, ..shape },
+            embedding,
+            names: names_of(base),
+            layers,
+            markov: None,
+            learns: AdapterPart::Whole,
+        };
+        adapter.with_markov_head(base, shape.markov_rank, seed)
+    }
+
+    /// The adapter with a Markov head of `rank` that changes nothing yet, where it has none and `rank` is not 0.
+    ///
+    /// # Errors
+    /// [`TrainError::OutOfRange`].
+    pub fn with_markov_head(mut self, base: &Base, rank: usize, seed: u64) -> Result<Self, TrainError> {
+        if self.markov.is_some() || rank == 0 {
+            return Ok(self);
+        }
+        self.shape.markov_rank = rank;
+        self.shape.check()?;
+        let mut random = fastrand::Rng::with_seed(seed ^ 0x4d);
+        let shape = (base.n_outputs(), rank);
+        let before: Vec<f32> =
+            (0..shape.0 * rank).map(|_| (2.0 * random.f32() - 1.0) * FIRST_FACTORS).collect();
+        let before = Var::from_vec(before, shape, &base.device)?;
+        self.markov = Some([before, Var::zeros(shape, DType::F32, &base.device)?]);
+        Ok(self)
+    }
+
+    /// The adapter of which only `part` learns.
+    pub fn learning(self, part: AdapterPart) -> Self {
+        Self { learns: part, ..self }
     }
 
     /// Goes on from the adapter at `path`.
@@ -105,7 +160,13 @@ impl TrainedAdapter {
             layers.extend(<[[Var; 2]; 7]>::try_from(of_layer));
         }
         let rank = layers.first().map_or(0, |layer| layer[0][0].dims()[1]);
-        Ok(Self { shape: AdapterShape { n_slots: checked.n_slots(), rank }, embedding, names, layers })
+        let markov = match tensors.contains_key(SatAdapter::MARKOV[0]) {
+            true => Some([var(SatAdapter::MARKOV[0])?, var(SatAdapter::MARKOV[1])?]),
+            false => None,
+        };
+        let markov_rank = markov.as_ref().map_or(0, |[before, _]| before.dims()[1]);
+        let shape = AdapterShape { n_slots: checked.n_slots(), rank, markov_rank };
+        Ok(Self { shape, embedding, names, layers, markov, learns: AdapterPart::Whole })
     }
 
     /// How large it is.
@@ -116,12 +177,59 @@ impl TrainedAdapter {
     pub(crate) fn deltas_of(&self, layer: usize) -> [[Tensor; 2]; 7] {
         std::array::from_fn(|idx| {
             let [a, b] = &self.layers[layer][idx];
-            [a.as_tensor().clone(), b.as_tensor().clone()]
+            [self.of_the_whole(a), self.of_the_whole(b)]
         })
+    }
+
+    /// Of the slots: `[n_slots, hidden]`.
+    pub(crate) fn slot_embedding(&self) -> Tensor {
+        self.of_the_whole(&self.embedding)
+    }
+
+    /// What learns only where the whole adapter does.
+    fn of_the_whole(&self, variable: &Var) -> Tensor {
+        match self.learns {
+            AdapterPart::Whole => variable.as_tensor().clone(),
+            AdapterPart::MarkovHead => variable.as_detached_tensor(),
+        }
+    }
+
+    /// `logits [n_rows, n_outputs]`, raised by what the token `before` each row says of the next.
+    pub(crate) fn raised(&self, logits: Tensor, before: &[u32]) -> candle_core::Result<Tensor> {
+        let Some([of_before, of_after]) = &self.markov else { return Ok(logits) };
+        let n_tokens = of_before.dims()[0] as u32;
+        // Behind tokens that the head does not know nothing is raised.
+        let is_known: Vec<f32> = before.iter().map(|&token| f32::from(u8::from(token < n_tokens))).collect();
+        let tokens: Vec<u32> = before.iter().map(|&token| token.min(n_tokens - 1)).collect();
+        let is_known = Tensor::from_vec(is_known, (before.len(), 1), logits.device())?;
+        let factors = of_before.index_select(&Tensor::new(tokens, logits.device())?, 0)?;
+        logits + factors.broadcast_mul(&is_known)?.matmul(&of_after.t()?)?
+    }
+
+    /// The Markov head as the engine has it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn markov_head(&self) -> candle_core::Result<Option<Arc<MarkovHead>>> {
+        let Some([before, after]) = &self.markov else { return Ok(None) };
+        let numbers = |factors: &Var| factors.as_tensor().flatten_all()?.to_vec1::<f32>();
+        Ok(Some(Arc::new(MarkovHead::new(self.shape.markov_rank, &numbers(before)?, &numbers(after)?))))
     }
 
     /// Everything that learns, with its name in the file.
     pub fn variables(&self) -> Vec<(String, Var)> {
+        match self.learns {
+            AdapterPart::Whole => self.all(),
+            AdapterPart::MarkovHead => self.of_markov_head(),
+        }
+    }
+
+    fn of_markov_head(&self) -> Vec<(String, Var)> {
+        let names = SatAdapter::MARKOV.map(str::to_owned).into_iter();
+        names.zip(self.markov.clone().into_iter().flatten()).collect()
+    }
+
+    fn all(&self) -> Vec<(String, Var)> {
         let mut all = vec![("sat.embedding".to_owned(), self.embedding.clone())];
         for (layer, of_layer) in self.layers.iter().enumerate() {
             for (name, [a, b]) in self.names.iter().zip(of_layer) {
@@ -129,6 +237,7 @@ impl TrainedAdapter {
                 all.push((format!("layers.{layer}.{name}.lora_b"), b.clone()));
             }
         }
+        all.extend(self.of_markov_head());
         all
     }
 
@@ -145,7 +254,7 @@ impl TrainedAdapter {
             ("rope".to_owned(), base.rope_name().to_owned()),
         ]);
         let mut tensors = Vec::new();
-        for (name, var) in self.variables() {
+        for (name, var) in self.all() {
             let dtype = if name == "sat.embedding" { Dtype::F32 } else { Dtype::F16 };
             tensors.push((name, var.dims().to_vec(), dtype, bytes_of(var.as_tensor(), dtype)?));
         }

@@ -22,6 +22,8 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// Tokens that each row guesses.
     pub labels: Vec<u32>,
+    /// Tokens before those.
+    pub before: Vec<u32>,
     /// Index of the last token that each row sees.
     anchors: Vec<usize>,
 }
@@ -50,6 +52,7 @@ impl Batch {
                 batch.slots.push(slot as u32);
                 batch.positions.push((anchor + 1 + slot) as u32);
                 batch.labels.push(tokens[anchor + 2 + slot]);
+                batch.before.push(tokens[anchor + 1 + slot]);
                 batch.anchors.push(anchor);
             }
         }
@@ -62,6 +65,7 @@ impl Batch {
             slots: (0..n_slots as u32).collect(),
             positions: (0..n_slots).map(|slot| (anchor + 1 + slot) as u32).collect(),
             labels: vec![0; n_slots],
+            before: vec![0; n_slots],
             anchors: vec![anchor; n_slots],
         }
     }
@@ -107,6 +111,7 @@ mod tests {
         assert_eq!(batch.groups(), [0..2, 2..4, 4..6]);
         assert_eq!(batch.positions, [5, 6, 6, 7, 7, 8]);
         assert_eq!(batch.labels, [106, 107, 107, 108, 108, 109]);
+        assert_eq!(batch.before, [105, 106, 106, 107, 107, 108]);
         let visible = batch.visible(10);
         assert_eq!(visible.len(), 6);
         assert_eq!((&visible[3], &visible[0]), (&[0..6, 12..14], &[0..5, 10..11]));

@@ -39,6 +39,8 @@ pub enum TrainError {
     OtherBase { path: PathBuf, expected: String, got: String },
     #[error("{} is of another run: {what} is {got} there and {expected} here", path.display())]
     OtherRun { path: PathBuf, what: &'static str, expected: String, got: String },
+    #[error("nothing would learn: the adapter has no Markov head, and none was asked for")]
+    NothingLearns,
     #[error("{} is there already; remove it, or name another file", path.display())]
     Exists { path: PathBuf },
     #[error("the loss of step {step} is not a number; a smaller learning rate may help")]

@@ -1,8 +1,10 @@
 //! How often slots guess right.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{D, Tensor};
+use speculate::{MarkovHead, Slots, rank};
 
 use crate::adapter::TrainedAdapter;
 use crate::base::Base;
@@ -38,6 +40,16 @@ impl SlotAcceptance {
 
 fn likeliest(logits: &Tensor) -> Result<Vec<u32>, TrainError> {
     Ok(logits.argmax(D::Minus1)?.to_vec1::<u32>()?)
+}
+
+/// Of the likeliest tokens of each row, the one that is likeliest behind the token `before`: what the engine drafts.
+fn likeliest_behind(head: &Arc<MarkovHead>, logits: &Tensor, before: &[u32]) -> Result<Vec<u32>, TrainError> {
+    let rows = logits.to_vec2::<f32>()?;
+    let guess = |(row, &before): (&Vec<f32>, &u32)| {
+        let slots = Slots::new(vec![rank(row)], before, Some(head.clone()));
+        slots.behind(0, before).map_or(0, |ranked| ranked[0].0)
+    };
+    Ok(rows.iter().zip(before).map(guess).collect())
 }
 
 /// What was counted of some groups.
@@ -108,10 +120,15 @@ fn count_of_adapter(
     samples: &[Sample],
     n_anchors: usize,
 ) -> Result<Vec<Counts>, TrainError> {
+    let head = adapter.markov_head()?;
     count(samples, adapter.shape().n_slots, n_anchors, |sample, batch| {
         let pass = base.read(&sample.tokens)?;
         let teacher = likeliest(&base.logits_at(&pass, &batch.positions)?)?;
-        let guesses = likeliest(&base.logits(&base.draft(adapter, &pass, batch)?.detach())?)?;
+        let logits = base.logits(&base.draft(adapter, &pass, batch)?.detach())?;
+        let guesses = match &head {
+            None => likeliest(&logits)?,
+            Some(head) => likeliest_behind(head, &logits, &batch.before)?,
+        };
         Ok([teacher, guesses])
     })
 }

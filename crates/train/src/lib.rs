@@ -28,7 +28,7 @@ mod sample;
 mod softmax;
 mod swiglu;
 
-pub use adapter::{AdapterShape, TrainedAdapter};
+pub use adapter::{AdapterPart, AdapterShape, TrainedAdapter};
 pub use base::Base;
 pub use batch::{Anchors, Batch};
 pub use corpus::{Corpus, CorpusCount, Split, WritingPrompt};

@@ -176,8 +176,7 @@ impl Base {
             linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
         };
         let residual = f64::from(a.multipliers.residual);
-        let embedding = adapter.embedding.as_tensor();
-        let mut x = (embedding.index_select(&slots, 0)? * f64::from(a.multipliers.embedding))?;
+        let mut x = (adapter.slot_embedding().index_select(&slots, 0)? * f64::from(a.multipliers.embedding))?;
         for (idx, layer) in self.layers.iter().enumerate() {
             let [q, k, v, o, gate, up, down] = &layer.linears;
             let [dq, dk, dv, d_o, d_gate, d_up, d_down] = adapter.deltas_of(idx);

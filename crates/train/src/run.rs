@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
-use crate::adapter::{AdapterShape, TrainedAdapter, folder_of};
+use crate::adapter::{AdapterPart, AdapterShape, TrainedAdapter, folder_of};
 use crate::base::Base;
 use crate::batch::{Anchors, Batch};
 use crate::checkpoint;
@@ -20,10 +20,12 @@ use crate::sample::SampleConfig;
 /// What a run is. A checkpoint belongs to one.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct TrainConfig {
-    /// Slots and rank; those of `init` where it goes on from an adapter.
+    /// Slots and ranks; those of `init` where it goes on from an adapter, but for a Markov head that it has not.
     pub shape: AdapterShape,
     /// An adapter to go on from.
     pub init: Option<PathBuf>,
+    /// What learns.
+    pub learns: AdapterPart,
     /// Tokens of a text.
     pub max_tokens: usize,
     /// Anchors in it.
@@ -50,8 +52,9 @@ impl TrainConfig {
     /// As the adapters that ship were trained, in so many steps.
     pub fn new(n_steps: usize) -> Self {
         Self {
-            shape: AdapterShape { n_slots: 4, rank: 16 },
+            shape: AdapterShape { n_slots: 4, rank: 16, markov_rank: 0 },
             init: None,
+            learns: AdapterPart::Whole,
             max_tokens: 256,
             anchors: Anchors { n: 64, keep_rate: 1.0 },
             infill: 0.6,
@@ -147,10 +150,11 @@ pub fn loss_of(
     let pass = base.read(tokens)?;
     let teacher = base.logits_at(&pass, &batch.positions)?;
     let logits = base.logits(&base.draft(adapter, &pass, batch)?)?;
+    let logits = adapter.raised(logits, &batch.before)?;
     Ok(slot_loss(config, &logits, &teacher, &batch.slots, &batch.labels)?)
 }
 
-/// Logits of the last of `tokens`, and of each slot behind it: `[1 + n_slots, n_outputs]`, row by row.
+/// Logits of the last of `tokens`, and of each slot behind it, without a Markov head: `[1 + n_slots, n_outputs]`, row by row.
 ///
 /// # Errors
 /// Those of memory.
@@ -182,6 +186,11 @@ pub fn train(
         Some(path) => TrainedAdapter::load(base, path)?,
         None => TrainedAdapter::new(base, config.shape, config.seed)?,
     };
+    let adapter =
+        adapter.with_markov_head(base, config.shape.markov_rank, config.seed)?.learning(config.learns);
+    if adapter.variables().is_empty() {
+        return Err(TrainError::NothingLearns);
+    }
     let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
     let mut optimizer = AdamW::new(config.optimizer, variables)?;
     let mut checkpoint_path = out.as_os_str().to_owned();

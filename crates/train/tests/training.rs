@@ -10,8 +10,8 @@ use common::{gradients_are_slopes, random_model};
 use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig};
 use speculate::{RowPlan, Target};
 use train::{
-    AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, TrainConfig, TrainDevice, TrainError, TrainEvent,
-    TrainOutcome, TrainedAdapter, evaluate, slot_loss, train,
+    AdapterPart, AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, TrainConfig, TrainDevice,
+    TrainError, TrainEvent, TrainOutcome, TrainedAdapter, evaluate, slot_loss, train,
 };
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
@@ -40,7 +40,7 @@ fn every_gradient_is_that_of_finite_differences() {
     let folder = tempfile::tempdir().expect("a folder");
     for family in [model::Family::Llama, model::Family::Qwen2, model::Family::Qwen3] {
         let base = Base::load(&random_model(family, folder.path()), 64, TrainDevice::Cpu).expect("loads");
-        let adapter = adapter_of(&base, AdapterShape { n_slots: 3, rank: 2 });
+        let adapter = adapter_of(&base, AdapterShape { n_slots: 3, rank: 2, markov_rank: 5 });
         let text = tokens(24, base.architecture().vocabulary);
         let anchors = Anchors { n: 6, keep_rate: 1.0 };
         let batch = Batch::choose(&text, 2, 3, anchors, &mut fastrand::Rng::with_seed(3));
@@ -57,7 +57,7 @@ fn the_engine_drafts_what_was_trained() {
     for family in [model::Family::Llama, model::Family::Qwen2, model::Family::Qwen3] {
         let path = random_model(family, folder.path());
         let base = Base::load(&path, 64, TrainDevice::Cpu).expect("loads");
-        let shape = AdapterShape { n_slots: 3, rank: 4 };
+        let shape = AdapterShape { n_slots: 3, rank: 4, markov_rank: 6 };
         let trained = adapter_of(&base, shape);
         let file = folder.path().join("adapter.safetensors");
         trained.save(&base, &file).expect("writes");
@@ -77,6 +77,8 @@ fn the_engine_drafts_what_was_trained() {
         let vocabulary = base.architecture().vocabulary;
         assert_eq!(logits.full.len(), ours.len());
         assert!(vocabulary <= DRAFT_VOCABULARY);
+        let head = saved.markov_head().expect("numbers");
+        assert!(head.is_some() && model.markov_head() == head.as_ref(), "{}", family.name());
         for (row, (theirs, ours)) in
             logits.full.chunks_exact(vocabulary).zip(ours.chunks_exact(vocabulary)).enumerate()
         {
@@ -106,7 +108,7 @@ fn corpus(folder: &Path) -> Corpus {
 
 fn quick(n_steps: usize) -> TrainConfig {
     TrainConfig {
-        shape: AdapterShape { n_slots: 3, rank: 4 },
+        shape: AdapterShape { n_slots: 3, rank: 4, markov_rank: 0 },
         max_tokens: 64,
         anchors: Anchors { n: 8, keep_rate: 0.9 },
         evaluate_every: 3,
@@ -190,8 +192,8 @@ fn mistakes_are_said_and_checkpoints_stay() {
     for config in [
         TrainConfig { max_tokens: 4, ..quick(2) },
         TrainConfig { infill: f32::NAN, ..quick(2) },
-        TrainConfig { shape: AdapterShape { n_slots: 40, rank: 4 }, ..quick(2) },
-        TrainConfig { shape: AdapterShape { n_slots: 4, rank: 0 }, ..quick(2) },
+        TrainConfig { shape: AdapterShape { n_slots: 40, rank: 4, markov_rank: 0 }, ..quick(2) },
+        TrainConfig { shape: AdapterShape { n_slots: 4, rank: 0, markov_rank: 0 }, ..quick(2) },
     ] {
         let error = train(&base, &corpus, &config, &out, stop).expect_err("out of range");
         assert!(matches!(error, TrainError::OutOfRange { .. }), "{error}");
@@ -214,7 +216,7 @@ fn mistakes_are_said_and_checkpoints_stay() {
 #[test]
 fn slots_learn_a_grammar() {
     let base = Base::load(Path::new(TINY), 128, TrainDevice::Cpu).expect("loads");
-    let shape = AdapterShape { n_slots: 3, rank: 16 };
+    let shape = AdapterShape { n_slots: 3, rank: 16, markov_rank: 0 };
     let adapter = TrainedAdapter::new(&base, shape, 1).expect("an adapter");
     // Every token has one successor.
     let text: Vec<u32> = (0..96).map(|i| 40 + (i % 12) as u32 * 5).collect();
@@ -239,6 +241,65 @@ fn slots_learn_a_grammar() {
     }
     let after = evaluate(&base, &adapter, std::slice::from_ref(&sample), 64).expect("measures");
     panic!("it did not learn: {after:?}");
+}
+
+/// What follows is clear from the token before it, and from nothing earlier: slots alone can but guess.
+#[test]
+fn a_markov_head_learns_what_slots_cannot_know() {
+    let base = Base::load(Path::new(TINY), 128, TrainDevice::Cpu).expect("loads");
+    let mut random = fastrand::Rng::with_seed(4);
+    let pairs = (0..48).flat_map(|_| if random.bool() { [40, 60] } else { [45, 65] });
+    let text: Vec<u32> = pairs.collect();
+    let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0 };
+    let rates = train::AdamWConfig { learning_rate: 1e-2, ..train::AdamWConfig::default() };
+    let sample = train::Sample { tokens: text.clone(), first_anchor: 16, language: String::new() };
+    let [without, with] = [0, 8].map(|markov_rank| {
+        let shape = AdapterShape { n_slots: 2, rank: 4, markov_rank };
+        let adapter = TrainedAdapter::new(&base, shape, 1).expect("an adapter");
+        let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
+        let mut optimizer = train::AdamW::new(rates, variables).expect("an optimizer");
+        for step in 0..80 {
+            let mut random = fastrand::Rng::with_seed(step);
+            let batch = Batch::choose(&text, 16, 2, Anchors { n: 24, keep_rate: 1.0 }, &mut random);
+            let loss = train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
+            optimizer.step(&loss.backward().expect("gradients"), 1.0).expect("a step");
+        }
+        evaluate(&base, &adapter, std::slice::from_ref(&sample), 64).expect("measures").of_text
+    });
+    // Half of the tokens are the second of a pair.
+    assert!(
+        without.iter().zip(&with).all(|(without, with)| with > &(without + 0.15)),
+        "{without:?} {with:?}"
+    );
+}
+
+/// Where only the head learns, the rest of the adapter stays as it is.
+#[test]
+fn a_markov_head_learns_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("code")).expect("a folder");
+    let corpus = corpus(&folder.path().join("code"));
+    let base = Base::load(Path::new(TINY), 128, TrainDevice::Cpu).expect("loads");
+    let [first, second, third] = ["first", "second", "third"].map(|name| folder.path().join(name));
+    let go_on = &mut |_| ControlFlow::Continue(());
+    train(&base, &corpus, &quick(2), &first, go_on).expect("trains");
+    let alone = |markov_rank| TrainConfig {
+        shape: AdapterShape { markov_rank, ..quick(2).shape },
+        learns: AdapterPart::MarkovHead,
+        init: Some(first.clone()),
+        ..quick(2)
+    };
+    let error = train(&base, &corpus, &alone(0), &second, go_on).expect_err("nothing to learn");
+    assert!(matches!(error, TrainError::NothingLearns), "{error}");
+    train(&base, &corpus, &alone(4), &third, go_on).expect("trains");
+    let [before, after] = [&first, &third].map(|path| std::fs::read(path).expect("reads"));
+    let [before, after] =
+        [&before, &after].map(|bytes| safetensors::SafeTensors::deserialize(bytes).expect("an adapter"));
+    for (name, tensor) in before.tensors() {
+        assert_eq!(after.tensor(&name).expect("it is still there").data(), tensor.data(), "{name}");
+    }
+    let learnt = after.tensor("markov.after").expect("a head").data().iter().any(|&byte| byte != 0);
+    assert!(learnt && after.len() == before.len() + 2);
 }
 
 /// Without distillation and labels there is nothing to learn.

@@ -1,7 +1,11 @@
 //! A toy target whose logits are a hash of everything before a row, and drafters of every temper.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-use speculate::{AdaptiveGroup, DraftTree, Drafter, Logits, Proposal, RowInput, RowPlan, Target, Wanted};
+use std::sync::Arc;
+
+use speculate::{
+    AdaptiveGroup, DraftTree, Drafter, Logits, MarkovHead, Proposal, RowInput, RowPlan, Target, Wanted,
+};
 
 /// Splitmix64 finaliser: a cheap hash with good diffusion.
 pub fn mix(mut x: u64) -> u64 {
@@ -29,10 +33,16 @@ pub struct ToyTarget {
     pub committed: Vec<u32>,
     pub last_plan: RowPlan,
     pub logits: Logits,
+    pub markov_head: Option<Arc<MarkovHead>>,
 }
 
 impl ToyTarget {
+    /// Every other seed has a Markov head, of all tokens but the last.
     pub fn new(seed: u64, vocabulary: usize) -> Self {
+        let number = |at: u64| (hash_of(seed, [at]) % 9) as f32 - 4.0;
+        let factors =
+            |salt: u64| -> Vec<f32> { (0..2 * vocabulary as u64 - 2).map(|at| number(salt + at)).collect() };
+        let markov_head = (seed % 2 == 0).then(|| Arc::new(MarkovHead::new(2, &factors(0), &factors(1000))));
         Self {
             seed,
             vocabulary,
@@ -42,6 +52,7 @@ impl ToyTarget {
             committed: vec![],
             last_plan: RowPlan::default(),
             logits: Logits::default(),
+            markov_head,
         }
     }
 
@@ -65,6 +76,10 @@ impl Target for ToyTarget {
 
     fn n_adaptive_tokens(&self) -> usize {
         self.n_slots
+    }
+
+    fn markov_head(&self) -> Option<Arc<MarkovHead>> {
+        self.markov_head.clone()
     }
 
     fn forward(&mut self, plan: &RowPlan) -> Result<&Logits, ToyError> {
