@@ -107,6 +107,9 @@ impl SatAdapter {
     /// Names of the factors of a Markov head: of the token before, and of the token that is drafted; `[n_tokens, rank]` each, of
     /// the first tokens of the vocabulary.
     pub const MARKOV: [&str; 2] = ["markov.before", "markov.after"];
+    /// Names of what the trainer made them from, `[hidden, rank]` each, for who goes on from them: of embeddings, and of rows
+    /// of the output layer.
+    pub const MARKOV_PROJECTIONS: [&str; 2] = ["markov.before.projection", "markov.after.projection"];
 
     /// Reads the adapter in `source` and checks that it fits `architecture`.
     ///
@@ -249,7 +252,9 @@ impl SatAdapter {
         } else {
             None
         };
-        let n_expected = 1 + n_layers * 2 * LINEARS.len() + if has_markov_head { 2 } else { 0 };
+        let of_markov_head = Self::MARKOV.iter().chain(&Self::MARKOV_PROJECTIONS);
+        let n_of_markov_head = of_markov_head.filter(|name| tensors.tensor(name).is_ok()).count();
+        let n_expected = 1 + n_layers * 2 * LINEARS.len() + n_of_markov_head;
         if tensors.len() != n_expected {
             return Err(mismatch("number of tensors", n_expected, tensors.len()));
         }

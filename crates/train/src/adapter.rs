@@ -12,9 +12,6 @@ use speculate::MarkovHead;
 use crate::TrainError;
 use crate::base::Base;
 
-/// Factors of a Markov head that has learnt nothing lie within this of 0.
-const FIRST_FACTORS: f32 = 0.5;
-
 /// How large an adapter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AdapterShape {
@@ -61,7 +58,8 @@ pub struct TrainedAdapter {
     names: [&'static str; 7],
     /// By layer, in the order of the linear layers: `[n_in, rank]` and `[rank, n_out]`.
     layers: Vec<[[Var; 2]; 7]>,
-    /// Of the token before and of the token that is drafted: `[n_outputs, markov_rank]` each.
+    /// What makes a Markov head's factors of the embedding of the token before, and of the output row of the token that is
+    /// drafted: `[hidden, markov_rank]` each. So what is learnt of a token holds for those that are like it.
     markov: Option<[Var; 2]>,
     learns: AdapterPart,
 }
@@ -116,9 +114,10 @@ impl TrainedAdapter {
         self.shape.markov_rank = rank;
         self.shape.check()?;
         let mut random = fastrand::Rng::with_seed(seed ^ 0x4d);
-        let shape = (base.n_outputs(), rank);
-        let before: Vec<f32> =
-            (0..shape.0 * rank).map(|_| (2.0 * random.f32() - 1.0) * FIRST_FACTORS).collect();
+        let shape = (base.architecture().hidden, rank);
+        // Embeddings are normalised, so that factors begin with a mean square of 1.
+        let bound = (3.0 / shape.0 as f32).sqrt();
+        let before: Vec<f32> = (0..shape.0 * rank).map(|_| (2.0 * random.f32() - 1.0) * bound).collect();
         let before = Var::from_vec(before, shape, &base.device)?;
         self.markov = Some([before, Var::zeros(shape, DType::F32, &base.device)?]);
         Ok(self)
@@ -160,13 +159,19 @@ impl TrainedAdapter {
             layers.extend(<[[Var; 2]; 7]>::try_from(of_layer));
         }
         let rank = layers.first().map_or(0, |layer| layer[0][0].dims()[1]);
+        let [before, after] = SatAdapter::MARKOV_PROJECTIONS;
         let markov = match tensors.contains_key(SatAdapter::MARKOV[0]) {
-            true => Some([var(SatAdapter::MARKOV[0])?, var(SatAdapter::MARKOV[1])?]),
+            true => Some([var(before)?, var(after)?]),
             false => None,
         };
         let markov_rank = markov.as_ref().map_or(0, |[before, _]| before.dims()[1]);
         let shape = AdapterShape { n_slots: checked.n_slots(), rank, markov_rank };
         Ok(Self { shape, embedding, names, layers, markov, learns: AdapterPart::Whole })
+    }
+
+    /// What of it learns.
+    pub fn learns(&self) -> AdapterPart {
+        self.learns
     }
 
     /// How large it is.
@@ -194,26 +199,37 @@ impl TrainedAdapter {
         }
     }
 
-    /// `logits [n_rows, n_outputs]`, raised by what the token `before` each row says of the next.
-    pub(crate) fn raised(&self, logits: Tensor, before: &[u32]) -> candle_core::Result<Tensor> {
-        let Some([of_before, of_after]) = &self.markov else { return Ok(logits) };
-        let n_tokens = of_before.dims()[0] as u32;
+    /// `hidden [n_rows, hidden]` of rows, moved by the token `before` each: its product with the head is what the slots say,
+    /// raised by the Markov head.
+    pub(crate) fn moved(&self, base: &Base, hidden: Tensor, before: &[u32]) -> candle_core::Result<Tensor> {
+        let Some([of_before, of_after]) = &self.markov else { return Ok(hidden) };
+        let n_tokens = base.n_outputs() as u32;
         // Behind tokens that the head does not know nothing is raised.
         let is_known: Vec<f32> = before.iter().map(|&token| f32::from(u8::from(token < n_tokens))).collect();
-        let tokens: Vec<u32> = before.iter().map(|&token| token.min(n_tokens - 1)).collect();
-        let is_known = Tensor::from_vec(is_known, (before.len(), 1), logits.device())?;
-        let factors = of_before.index_select(&Tensor::new(tokens, logits.device())?, 0)?;
-        logits + factors.broadcast_mul(&is_known)?.matmul(&of_after.t()?)?
+        let is_known = Tensor::from_vec(is_known, (before.len(), 1), hidden.device())?;
+        let features = base.token_features(Some(before))?.broadcast_mul(&is_known)?;
+        hidden + features.matmul(of_before)?.matmul(&of_after.t()?)?
+    }
+
+    /// Factors of all tokens that are drafted: `[n_outputs, markov_rank]` each.
+    fn factors(&self, base: &Base) -> candle_core::Result<Option<[Tensor; 2]>> {
+        let Some([before, after]) = &self.markov else { return Ok(None) };
+        let [before, after] = [before, after].map(Var::as_detached_tensor);
+        let of_before = base.token_features(None)?.matmul(&before)?;
+        Ok(Some([of_before, base.head.t()?.matmul(&after)?]))
     }
 
     /// The Markov head as the engine has it.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn markov_head(&self) -> candle_core::Result<Option<Arc<MarkovHead>>> {
-        let Some([before, after]) = &self.markov else { return Ok(None) };
-        let numbers = |factors: &Var| factors.as_tensor().flatten_all()?.to_vec1::<f32>();
-        Ok(Some(Arc::new(MarkovHead::new(self.shape.markov_rank, &numbers(before)?, &numbers(after)?))))
+    pub fn markov_head(&self, base: &Base) -> candle_core::Result<Option<Arc<MarkovHead>>> {
+        let Some([before, after]) = self.factors(base)? else { return Ok(None) };
+        // As in the file: in half precision.
+        let numbers = |factors: &Tensor| {
+            factors.to_dtype(DType::F16)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
+        };
+        Ok(Some(Arc::new(MarkovHead::new(self.shape.markov_rank, &numbers(&before)?, &numbers(&after)?))))
     }
 
     /// Everything that learns, with its name in the file.
@@ -225,7 +241,7 @@ impl TrainedAdapter {
     }
 
     fn of_markov_head(&self) -> Vec<(String, Var)> {
-        let names = SatAdapter::MARKOV.map(str::to_owned).into_iter();
+        let names = SatAdapter::MARKOV_PROJECTIONS.map(str::to_owned).into_iter();
         names.zip(self.markov.clone().into_iter().flatten()).collect()
     }
 
@@ -254,9 +270,12 @@ impl TrainedAdapter {
             ("rope".to_owned(), base.rope_name().to_owned()),
         ]);
         let mut tensors = Vec::new();
-        for (name, var) in self.all() {
-            let dtype = if name == "sat.embedding" { Dtype::F32 } else { Dtype::F16 };
-            tensors.push((name, var.dims().to_vec(), dtype, bytes_of(var.as_tensor(), dtype)?));
+        let all = self.all().into_iter().map(|(name, var)| (name, var.as_tensor().clone()));
+        let factors = self.factors(base)?.into_iter().flatten();
+        for (name, tensor) in all.chain(SatAdapter::MARKOV.map(str::to_owned).into_iter().zip(factors)) {
+            let is_exact = name == "sat.embedding" || SatAdapter::MARKOV_PROJECTIONS.contains(&name.as_str());
+            let dtype = if is_exact { Dtype::F32 } else { Dtype::F16 };
+            tensors.push((name, tensor.dims().to_vec(), dtype, bytes_of(&tensor, dtype)?));
         }
         write_safetensors(path, &tensors, metadata)
     }

@@ -120,7 +120,7 @@ fn count_of_adapter(
     samples: &[Sample],
     n_anchors: usize,
 ) -> Result<Vec<Counts>, TrainError> {
-    let head = adapter.markov_head()?;
+    let head = adapter.markov_head(base)?;
     count(samples, adapter.shape().n_slots, n_anchors, |sample, batch| {
         let pass = base.read(&sample.tokens)?;
         let teacher = likeliest(&base.logits_at(&pass, &batch.positions)?)?;

@@ -30,6 +30,18 @@ impl Base {
         self.product(hidden, &self.head)
     }
 
+    /// What is known of tokens before any context, of all that are drafted without `tokens`: embeddings, each with a mean
+    /// square of 1, `[n_tokens, hidden]`.
+    pub(crate) fn token_features(&self, tokens: Option<&[u32]>) -> Result<Tensor> {
+        let embedding = match tokens {
+            Some(tokens) => self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?,
+            None => self.embedding.narrow(0, 0, self.n_outputs())?,
+        };
+        // Of zeros, as padding may be, nothing is known.
+        let mean = embedding.sqr()?.mean_keepdim(D::Minus1)?;
+        embedding.broadcast_div(&(mean + 1e-9)?.sqrt()?)
+    }
+
     /// Logits that the model has at `positions` of a text.
     pub(crate) fn logits_at(&self, pass: &TokenPass, positions: &[u32]) -> Result<Tensor> {
         let positions = Tensor::new(positions, &self.device)?;

@@ -149,9 +149,19 @@ pub fn loss_of(
 ) -> Result<Tensor, TrainError> {
     let pass = base.read(tokens)?;
     let teacher = base.logits_at(&pass, &batch.positions)?;
-    let logits = base.logits(&base.draft(adapter, &pass, batch)?)?;
-    let logits = adapter.raised(logits, &batch.before)?;
-    Ok(slot_loss(config, &logits, &teacher, &batch.slots, &batch.labels)?)
+    let hidden = base.draft(adapter, &pass, batch)?;
+    let loss = |hidden: &Tensor| -> Result<Tensor, TrainError> {
+        Ok(slot_loss(config, &base.logits(hidden)?, &teacher, &batch.slots, &batch.labels)?)
+    };
+    match (adapter.shape().markov_rank, adapter.learns()) {
+        (0, _) => loss(&hidden),
+        (_, AdapterPart::MarkovHead) => loss(&adapter.moved(base, hidden, &batch.before)?),
+        // A head raises what slots find likely by themselves, so they must be right without it as well.
+        (_, AdapterPart::Whole) => {
+            let alone = loss(&hidden)?;
+            Ok(((alone + loss(&adapter.moved(base, hidden, &batch.before)?)?)? * 0.5)?)
+        }
+    }
 }
 
 /// Logits of the last of `tokens`, and of each slot behind it, without a Markov head: `[1 + n_slots, n_outputs]`, row by row.

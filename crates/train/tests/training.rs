@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{gradients_are_slopes, random_model};
-use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig};
+use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig, SatAdapter};
 use speculate::{RowPlan, Target};
 use train::{
     AdapterPart, AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, TrainConfig, TrainDevice,
@@ -77,7 +77,7 @@ fn the_engine_drafts_what_was_trained() {
         let vocabulary = base.architecture().vocabulary;
         assert_eq!(logits.full.len(), ours.len());
         assert!(vocabulary <= DRAFT_VOCABULARY);
-        let head = saved.markov_head().expect("numbers");
+        let head = saved.markov_head(&base).expect("numbers");
         assert!(head.is_some() && model.markov_head() == head.as_ref(), "{}", family.name());
         for (row, (theirs, ours)) in
             logits.full.chunks_exact(vocabulary).zip(ours.chunks_exact(vocabulary)).enumerate()
@@ -247,18 +247,20 @@ fn slots_learn_a_grammar() {
 #[test]
 fn a_markov_head_learns_what_slots_cannot_know() {
     let base = Base::load(Path::new(TINY), 128, TrainDevice::Cpu).expect("loads");
-    let mut random = fastrand::Rng::with_seed(4);
-    let pairs = (0..48).flat_map(|_| if random.bool() { [40, 60] } else { [45, 65] });
-    let text: Vec<u32> = pairs.collect();
+    let text_of = |seed| -> Vec<u32> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        (0..32).flat_map(|_| if random.bool() { [40, 60] } else { [45, 65] }).collect()
+    };
+    let sample = train::Sample { tokens: text_of(1000), first_anchor: 16, language: String::new() };
     let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0 };
     let rates = train::AdamWConfig { learning_rate: 1e-2, ..train::AdamWConfig::default() };
-    let sample = train::Sample { tokens: text.clone(), first_anchor: 16, language: String::new() };
     let [without, with] = [0, 8].map(|markov_rank| {
         let shape = AdapterShape { n_slots: 2, rank: 4, markov_rank };
         let adapter = TrainedAdapter::new(&base, shape, 1).expect("an adapter");
         let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
         let mut optimizer = train::AdamW::new(rates, variables).expect("an optimizer");
-        for step in 0..80 {
+        for step in 0..120 {
+            let text = text_of(step);
             let mut random = fastrand::Rng::with_seed(step);
             let batch = Batch::choose(&text, 16, 2, Anchors { n: 24, keep_rate: 1.0 }, &mut random);
             let loss = train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
@@ -299,7 +301,43 @@ fn a_markov_head_learns_alone() {
         assert_eq!(after.tensor(&name).expect("it is still there").data(), tensor.data(), "{name}");
     }
     let learnt = after.tensor("markov.after").expect("a head").data().iter().any(|&byte| byte != 0);
-    assert!(learnt && after.len() == before.len() + 2);
+    assert!(learnt && after.len() == before.len() + 4);
+}
+
+/// Factors of a Markov head come from a file: what does not fit is refused, and said where.
+#[test]
+fn markov_heads_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let base = Base::load(Path::new(TINY), 64, TrainDevice::Cpu).expect("loads");
+    let file = folder.path().join("adapter.safetensors");
+    adapter_of(&base, AdapterShape { n_slots: 2, rank: 2, markov_rank: 4 })
+        .save(&base, &file)
+        .expect("writes");
+    let bytes = std::fs::read(&file).expect("reads");
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("a header");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("an adapter");
+    let n = base.n_outputs();
+    // `markov.after` in another shape, in half precision, or not at all.
+    let refused = |shape: Option<Vec<usize>>, number: half::f16| -> String {
+        let data = number.to_le_bytes().repeat(shape.iter().flatten().product());
+        let mut views = tensors.tensors();
+        views.retain(|(name, _)| name != SatAdapter::MARKOV[1]);
+        if let Some(shape) = shape {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, shape, &data);
+            views.push((SatAdapter::MARKOV[1].to_owned(), view.expect("a tensor")));
+        }
+        let changed = safetensors::serialize(views, header.metadata().clone()).expect("serializes");
+        let parsed = SatAdapter::parse(&changed, Path::new("changed"), base.architecture());
+        parsed.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let one = half::f16::ONE;
+    assert_eq!(refused(Some(vec![n, 4]), one), "");
+    for shape in [vec![n, 5], vec![n - 1, 4], vec![4 * n], vec![1, n, 4]] {
+        let error = refused(Some(shape.clone()), one);
+        assert!(error.contains("shape of markov.after"), "{shape:?}: {error}");
+    }
+    assert!(refused(Some(vec![n, 4]), half::f16::NAN).contains("markov.after"));
+    assert!(refused(None, one).contains("markov.after"));
 }
 
 /// Without distillation and labels there is nothing to learn.
