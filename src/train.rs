@@ -99,6 +99,12 @@ struct SatArguments {
     /// Weight of a slot against the one before it
     #[arg(long, default_value_t = 0.85)]
     slot_decay: f64,
+    /// Count a slot only where those before it have what the model says among so many of their likeliest; 0 counts all
+    #[arg(long, default_value_t = 0)]
+    aligned_among: usize,
+    /// Share of groups that are told their first tokens, at the beginning; it falls to none
+    #[arg(long, default_value_t = 0.0)]
+    glancing: f32,
     /// Share of groups that keep their next slot
     #[arg(long, default_value_t = 1.0)]
     keep_rate: f32,
@@ -222,12 +228,13 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
         },
         init: arguments.init.clone(),
         max_tokens: text.tokens,
-        anchors: Anchors { n: text.anchors, keep_rate: arguments.keep_rate },
+        anchors: Anchors { n: text.anchors, keep_rate: arguments.keep_rate, glancing: arguments.glancing },
         infill: text.infill,
         loss: LossConfig {
             distillation: arguments.distillation,
             cross_entropy: arguments.cross_entropy,
             slot_decay: arguments.slot_decay,
+            aligned_among: arguments.aligned_among,
         },
         optimizer: train::AdamWConfig { learning_rate: arguments.rate, ..defaults.optimizer },
         seed: arguments.seed,

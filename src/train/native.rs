@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &NativeArguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot train {}", installed.id))?;
     let config = NativeConfig {
         max_tokens: text.tokens,
-        anchors: Anchors { n: text.anchors, keep_rate: 1.0 },
+        anchors: Anchors { n: text.anchors, keep_rate: 1.0, glancing: 0.0 },
         infill: text.infill,
         loss: LossConfig::default(),
         slot_weight: arguments.slot_weight,

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::loss::LossRows;
+
 /// How anchors are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Anchors {
@@ -10,6 +12,9 @@ pub struct Anchors {
     /// Share of the groups with a slot that have the next one too: later slots learn from fewer rows (PARD, arXiv
     /// 2504.18583, §3.2). 1 keeps all.
     pub keep_rate: f32,
+    /// Share of groups that are told some of their first tokens, and learn the slots behind these only (glancing, arXiv
+    /// 2008.07905): what is near comes first. 0 tells none.
+    pub glancing: f32,
 }
 
 /// Rows of adaptive tokens behind the tokens of one text. A group stands behind its anchor: slot `j` from 0, at position
@@ -26,6 +31,8 @@ pub struct Batch {
     pub before: Vec<u32>,
     /// Index of the last token that each row sees.
     anchors: Vec<usize>,
+    /// The first row of each row's group.
+    firsts: Vec<usize>,
 }
 
 impl Batch {
@@ -45,15 +52,19 @@ impl Batch {
         possible.sort_unstable();
         let mut batch = Self::default();
         for anchor in possible {
-            for slot in 0..n_slots {
-                if slot > 0 && random.f32() >= anchors.keep_rate {
+            let is_told = anchors.glancing > 0.0 && n_slots > 1 && random.f32() < anchors.glancing;
+            let n_told = if is_told { random.usize(1..n_slots) } else { 0 };
+            let first = batch.len();
+            for slot in n_told..n_slots {
+                if slot > n_told && random.f32() >= anchors.keep_rate {
                     break;
                 }
                 batch.slots.push(slot as u32);
                 batch.positions.push((anchor + 1 + slot) as u32);
                 batch.labels.push(tokens[anchor + 2 + slot]);
                 batch.before.push(tokens[anchor + 1 + slot]);
-                batch.anchors.push(anchor);
+                batch.anchors.push(anchor + n_told);
+                batch.firsts.push(first);
             }
         }
         batch
@@ -67,12 +78,18 @@ impl Batch {
             labels: vec![0; n_slots],
             before: vec![0; n_slots],
             anchors: vec![anchor; n_slots],
+            firsts: vec![0; n_slots],
         }
     }
 
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// What a loss is told of them.
+    pub(crate) fn loss_rows(&self) -> LossRows<'_> {
+        LossRows { slots: &self.slots, labels: &self.labels, firsts: &self.firsts }
     }
 
     /// Whether there is none.
@@ -82,7 +99,7 @@ impl Batch {
 
     /// Rows of a group each, in order.
     pub fn groups(&self) -> Vec<std::ops::Range<usize>> {
-        let starts: Vec<usize> = (0..self.len()).filter(|&row| self.slots[row] == 0).collect();
+        let starts: Vec<usize> = (0..self.len()).filter(|&row| self.firsts[row] == row).collect();
         let ends = starts.iter().skip(1).copied().chain([self.len()]);
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
@@ -90,10 +107,7 @@ impl Batch {
     /// What each row sees of `n_tokens` tokens and, behind them, the rows of the batch: the text up to its anchor, and its
     /// own group up to itself.
     pub(crate) fn visible(&self, n_tokens: usize) -> Vec<[Range<usize>; 2]> {
-        let of_row = |row: usize| {
-            let first = row - self.slots[row] as usize;
-            [0..self.anchors[row] + 1, n_tokens + first..n_tokens + row + 1]
-        };
+        let of_row = |row: usize| [0..self.anchors[row] + 1, n_tokens + self.firsts[row]..n_tokens + row + 1];
         (0..self.len()).map(of_row).collect()
     }
 }
@@ -105,7 +119,7 @@ mod tests {
     #[test]
     fn rows_see_their_anchor_and_their_group() {
         let tokens: Vec<u32> = (100..110).collect();
-        let anchors = Anchors { n: 100, keep_rate: 1.0 };
+        let anchors = Anchors { n: 100, keep_rate: 1.0, glancing: 0.0 };
         let batch = Batch::choose(&tokens, 4, 2, anchors, &mut fastrand::Rng::with_seed(1));
         // The last anchor is the one whose last slot guesses the last token.
         assert_eq!(batch.groups(), [0..2, 2..4, 4..6]);
@@ -115,7 +129,13 @@ mod tests {
         let visible = batch.visible(10);
         assert_eq!(visible.len(), 6);
         assert_eq!((&visible[3], &visible[0]), (&[0..6, 12..14], &[0..5, 10..11]));
-        let sparse = Anchors { n: 100, keep_rate: 0.0 };
+        let told = Anchors { glancing: 1.0, ..anchors };
+        let batch = Batch::choose(&tokens, 4, 2, told, &mut fastrand::Rng::with_seed(1));
+        // Of two slots the second is left, behind the token that the first would have guessed.
+        assert_eq!((&batch.slots[..], &batch.positions[..]), (&[1, 1, 1][..], &[6, 7, 8][..]));
+        assert_eq!(batch.labels, [107, 108, 109]);
+        assert_eq!((&batch.visible(10)[1], batch.groups().len()), (&[0..7, 11..12], 3));
+        let sparse = Anchors { n: 100, keep_rate: 0.0, glancing: 0.0 };
         let batch = Batch::choose(&tokens, 0, 3, sparse, &mut fastrand::Rng::with_seed(1));
         assert!(batch.slots.iter().all(|&slot| slot == 0));
         assert!(Batch::choose(&tokens[..3], 0, 4, anchors, &mut fastrand::Rng::with_seed(1)).is_empty());

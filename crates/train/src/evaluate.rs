@@ -93,7 +93,7 @@ fn count(
     for (idx, sample) in samples.iter().enumerate() {
         let mut counts =
             Counts { of_model: vec![0; n_slots], of_text: vec![0; n_slots], ..Counts::default() };
-        let anchors = Anchors { n: n_anchors, keep_rate: 1.0 };
+        let anchors = Anchors { n: n_anchors, keep_rate: 1.0, glancing: 0.0 };
         let mut random = fastrand::Rng::with_seed(idx as u64);
         let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, anchors, &mut random);
         if !batch.is_empty() {

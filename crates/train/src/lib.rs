@@ -35,7 +35,7 @@ pub use corpus::{Corpus, CorpusCount, Split, WritingPrompt};
 pub use device::TrainDevice;
 pub use error::TrainError;
 pub use evaluate::{SlotAcceptance, evaluate, evaluate_by_language, evaluate_native};
-pub use loss::{LossConfig, slot_loss};
+pub use loss::{LossConfig, LossRows, slot_loss};
 pub use model::NativeSat;
 pub use native::{NativeConfig, NativeModel, Stage, train_native};
 pub use optimizer::{AdamW, AdamWConfig, Schedule};

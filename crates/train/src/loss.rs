@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{D, Device, Error, Result, Tensor};
+use candle_core::{D, DType, Device, Error, Result, Tensor};
 
 use crate::outside::computed_outside;
 use crate::rows::for_each_row;
@@ -17,11 +17,25 @@ pub struct LossConfig {
     pub cross_entropy: f64,
     /// A slot's weight is this to the power of its index: a later one counts only where the earlier were accepted.
     pub slot_decay: f64,
+    /// A row counts only where the slots before it in its group have what the model says among so many of their likeliest
+    /// tokens (token-alignment mask, GRIFFIN, arXiv 2502.11018): elsewhere its draft would never be looked at. 0 counts all.
+    pub aligned_among: usize,
+}
+
+/// What the rows of a loss are.
+#[derive(Clone, Copy, Debug)]
+pub struct LossRows<'a> {
+    /// Slot of each row.
+    pub slots: &'a [u32],
+    /// The token that it guesses.
+    pub labels: &'a [u32],
+    /// The first row of its group.
+    pub firsts: &'a [usize],
 }
 
 impl Default for LossConfig {
     fn default() -> Self {
-        Self { distillation: 0.9, cross_entropy: 0.1, slot_decay: 0.85 }
+        Self { distillation: 0.9, cross_entropy: 0.1, slot_decay: 0.85, aligned_among: 0 }
     }
 }
 
@@ -34,11 +48,15 @@ pub fn slot_loss(
     config: LossConfig,
     logits: &Tensor,
     teacher: &Tensor,
-    slots: &[u32],
-    labels: &[u32],
+    LossRows { slots, labels, firsts }: LossRows<'_>,
 ) -> Result<Tensor> {
-    let (_, n_outputs) = logits.dims2()?;
-    let weights: Vec<f64> = slots.iter().map(|&slot| config.slot_decay.powi(slot as i32)).collect();
+    let (n_rows, n_outputs) = logits.dims2()?;
+    let counts = match config.aligned_among {
+        0 => vec![true; n_rows],
+        n => aligned(&logits.detach(), teacher, firsts, n)?,
+    };
+    let weight = |(&slot, counts)| if counts { config.slot_decay.powi(slot as i32) } else { 0.0 };
+    let weights: Vec<f64> = slots.iter().zip(counts).map(weight).collect();
     let sum: f64 = weights.iter().sum();
     let rows = weights.iter().zip(labels).map(|(weight, &label)| {
         let has_label = (label as usize) < n_outputs;
@@ -54,6 +72,18 @@ pub fn slot_loss(
         _ => by_tensors(&rows, &logits.detach(), &teacher.detach())?,
     };
     computed_outside(logits, &value, move |_, of_loss| gradient.broadcast_mul(of_loss))
+}
+
+/// Of which rows all before them in their group have the teacher's likeliest token among their `n` likeliest.
+fn aligned(logits: &Tensor, teacher: &Tensor, firsts: &[usize], n: usize) -> Result<Vec<bool>> {
+    let of_said = logits.gather(&teacher.argmax_keepdim(D::Minus1)?, D::Minus1)?;
+    let n_likelier = logits.broadcast_gt(&of_said)?.to_dtype(DType::F32)?.sum(D::Minus1)?.to_vec1::<f32>()?;
+    let mut so_far = true;
+    let counts = firsts.iter().enumerate().map(|(row, &first)| {
+        so_far = first == row || (so_far && n_likelier[row - 1] < n as f32);
+        so_far
+    });
+    Ok(counts.collect())
 }
 
 /// What a row counts for.
@@ -144,13 +174,41 @@ mod tests {
         let divergence = |p: [f64; 3], q: [f64; 3]| -> f64 {
             log_softmax(p).iter().zip(log_softmax(q)).map(|(p, q)| p.exp() * (p - q)).sum()
         };
-        let config = LossConfig { distillation: 0.5, cross_entropy: 2.0, slot_decay: 0.5 };
-        let loss = slot_loss(config, &logits, &teacher, &[0, 1], &[2, 9]).expect("computes");
-        let loss = f64::from(loss.to_scalar::<f32>().expect("a number"));
+        let config = LossConfig { distillation: 0.5, cross_entropy: 2.0, slot_decay: 0.5, aligned_among: 0 };
+        let loss_of = |config| -> f64 {
+            let rows = LossRows { slots: &[0, 1], labels: &[2, 9], firsts: &[0, 0] };
+            let loss = slot_loss(config, &logits, &teacher, rows).expect("computes");
+            f64::from(loss.to_scalar::<f32>().expect("a number"))
+        };
+        let loss = loss_of(config);
         let (first, second) = ([0.0, 1.0, 2.0], [1.0, 0.0, 0.0]);
         let by_rows = divergence([0.0, 0.0, 1.0], first) + 0.5 * divergence([3.0, 0.0, 0.0], second);
         let expected = (0.5 * by_rows - 2.0 * log_softmax(first)[2]) / 1.5;
         assert!((loss - expected).abs() < 1e-5, "{loss} {expected}");
+        // The first slot has what the model says in front: its likeliest is enough for the second to count.
+        assert_eq!(loss_of(LossConfig { aligned_among: 1, ..config }), loss);
+    }
+
+    #[test]
+    fn rows_behind_one_that_is_far_off_do_not_count() {
+        let tensor = |values: &[f32]| {
+            Tensor::new(values, &Device::Cpu).and_then(|x| x.reshape((values.len() / 4, 4))).expect("rows")
+        };
+        // The model says 0 everywhere, and so do the slots, but for the first: there it is the third.
+        let logits =
+            tensor(&[1.0, 3.0, 2.0, 0.0, 5.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0]);
+        let teacher = tensor(&[4.0, 0.0, 0.0, 0.0].repeat(4));
+        assert_eq!(aligned(&logits, &teacher, &[0, 0, 0, 3], 2).expect("counts"), [true, false, false, true]);
+        assert_eq!(aligned(&logits, &teacher, &[0, 0, 0, 3], 3).expect("counts"), [true; 4]);
+        let loss = |n_rows: usize, aligned_among| -> f32 {
+            let config = LossConfig { aligned_among, ..LossConfig::default() };
+            let [logits, teacher] = [&logits, &teacher].map(|x| x.narrow(0, 0, n_rows).expect("rows"));
+            let slots: Vec<u32> = (0..n_rows as u32).collect();
+            let rows = LossRows { slots: &slots, labels: &vec![0; n_rows], firsts: &vec![0; n_rows] };
+            slot_loss(config, &logits, &teacher, rows).and_then(|loss| loss.to_scalar()).expect("a number")
+        };
+        assert!((loss(3, 2) - loss(1, 0)).abs() < 1e-6);
+        assert!((loss(3, 3) - loss(3, 0)).abs() < 1e-6 && loss(3, 0) < 0.9 * loss(1, 0));
     }
 
     /// What other devices do is what the processor does, the gradient too.
@@ -177,9 +235,9 @@ mod tests {
             assert!((expected - got).abs() < 1e-6 * expected.abs().max(1.0), "{expected} {got}");
         }
         // The gradient is that of the loss: against differences.
-        let config = LossConfig { distillation: 0.9, cross_entropy: 0.1, slot_decay: 0.85 };
-        let loss =
-            |logits: &Tensor| slot_loss(config, logits, &teacher, &[0, 1, 2, 3, 0], &[7, 0, 999, 3, 3]);
+        let rows_of =
+            LossRows { slots: &[0, 1, 2, 3, 0], labels: &[7, 0, 999, 3, 3], firsts: &[0, 0, 0, 0, 4] };
+        let loss = |logits: &Tensor| slot_loss(LossConfig::default(), logits, &teacher, rows_of);
         let variable = Var::from_tensor(&logits).expect("a variable");
         let gradients = loss(variable.as_tensor()).and_then(|loss| loss.backward()).expect("gradients");
         let gradient = gradients.get(variable.as_tensor()).expect("one").to_vec2::<f32>().expect("numbers");

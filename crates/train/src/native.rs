@@ -18,7 +18,7 @@ use crate::batch::{Anchors, Batch};
 use crate::corpus::{Corpus, Split, random_of};
 use crate::device::TrainDevice;
 use crate::evaluate::{SlotAcceptance, evaluate_native};
-use crate::loss::{LossConfig, slot_loss};
+use crate::loss::{LossConfig, LossRows, slot_loss};
 use crate::optimizer::{AdamW, AdamWConfig, Schedule};
 use crate::run::TrainEvent;
 use crate::sample::SampleConfig;
@@ -132,15 +132,17 @@ impl NativeModel {
         let positions = Tensor::new(&batch.positions[..], of_tokens.device())?;
         // A target that follows its pupil teaches nothing.
         let teacher = of_tokens.detach().index_select(&positions, 0)?;
-        let slots = slot_loss(config.loss, &of_slots, &teacher, &batch.slots, &batch.labels)?;
+        let slots = slot_loss(config.loss, &of_slots, &teacher, batch.loss_rows())?;
         if stage == Stage::Token {
             return Ok(slots);
         }
         let n = tokens.len() - 1;
         let of_tokens = of_tokens.narrow(0, 0, n)?;
-        let surprise = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0 };
-        let zeros = vec![0u32; n];
-        let standard = slot_loss(surprise, &of_tokens, &of_tokens.detach(), &zeros, &tokens[1..])?;
+        let surprise =
+            LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0, aligned_among: 0 };
+        let (slots_of_tokens, firsts) = (vec![0u32; n], (0..n).collect::<Vec<_>>());
+        let rows = LossRows { slots: &slots_of_tokens, labels: &tokens[1..], firsts: &firsts };
+        let standard = slot_loss(surprise, &of_tokens, &of_tokens.detach(), rows)?;
         Ok((standard + (slots * config.slot_weight)?)?)
     }
 

@@ -56,7 +56,7 @@ impl TrainConfig {
             init: None,
             learns: AdapterPart::Whole,
             max_tokens: 256,
-            anchors: Anchors { n: 64, keep_rate: 1.0 },
+            anchors: Anchors { n: 64, keep_rate: 1.0, glancing: 0.0 },
             infill: 0.6,
             loss: LossConfig::default(),
             optimizer: AdamWConfig::default(),
@@ -86,8 +86,10 @@ impl TrainConfig {
         if !(rate > 0.0 && rate <= 1.0) {
             return refuse("rate", "above 0, at most 1", &rate);
         }
-        if !(0.0..=1.0).contains(&self.infill) {
-            return refuse("infill", "from 0 to 1", &self.infill);
+        for (field, share) in [("infill", self.infill), ("glancing", self.anchors.glancing)] {
+            if !(0.0..=1.0).contains(&share) {
+                return refuse(field, "from 0 to 1", &share);
+            }
         }
         Ok(())
     }
@@ -151,7 +153,7 @@ pub fn loss_of(
     let teacher = base.logits_at(&pass, &batch.positions)?;
     let hidden = base.draft(adapter, &pass, batch)?;
     let loss = |hidden: &Tensor| -> Result<Tensor, TrainError> {
-        Ok(slot_loss(config, &base.logits(hidden)?, &teacher, &batch.slots, &batch.labels)?)
+        Ok(slot_loss(config, &base.logits(hidden)?, &teacher, batch.loss_rows())?)
     };
     match (adapter.shape().markov_rank, adapter.learns()) {
         (0, _) => loss(&hidden),
@@ -229,7 +231,10 @@ pub fn train(
         let started = Instant::now();
         let mut random = random_of(config.seed.wrapping_add(1), step);
         let sample = corpus.sample(base, Split::Training, of_samples, &mut random)?;
-        let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, config.anchors, &mut random);
+        // The less is told, the nearer the end.
+        let glancing = config.anchors.glancing * (1.0 - step as f32 / n_steps as f32);
+        let anchors = Anchors { glancing, ..config.anchors };
+        let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, anchors, &mut random);
         let loss = loss_of(base, &adapter, config.loss, &sample.tokens, &batch)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {

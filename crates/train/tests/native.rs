@@ -20,9 +20,9 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-rando
 fn config() -> NativeConfig {
     NativeConfig {
         max_tokens: 48,
-        anchors: Anchors { n: 12, keep_rate: 1.0 },
+        anchors: Anchors { n: 12, keep_rate: 1.0, glancing: 0.0 },
         infill: 0.0,
-        loss: LossConfig { distillation: 0.6, cross_entropy: 0.4, slot_decay: 0.9 },
+        loss: LossConfig { distillation: 0.6, cross_entropy: 0.4, slot_decay: 0.9, aligned_among: 0 },
         slot_weight: 0.7,
         n_token_steps: 4,
         token_rate: 1e-2,
@@ -54,10 +54,10 @@ fn every_gradient_is_that_of_finite_differences() {
         let sat = NativeSat { token: special_token(&path), n_slots: 3 };
         let model = NativeModel::load(&path, 64, TrainDevice::Cpu, sat).expect("loads");
         let text = text(24, 256);
-        let anchors = Anchors { n: 6, keep_rate: 1.0 };
+        let anchors = Anchors { n: 6, keep_rate: 1.0, glancing: 0.0 };
         let batch = Batch::choose(&text, 2, 3, anchors, &mut fastrand::Rng::with_seed(3));
         // The teacher is the model itself, and no part of the slope.
-        let loss = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 0.8 };
+        let loss = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 0.8, aligned_among: 0 };
         let config = NativeConfig { loss, ..config() };
         let loss = || model.loss(&config, Stage::Joint, &text, &batch).expect("a loss");
         gradients_are_slopes(family.name(), model.variables(), loss);
@@ -80,8 +80,13 @@ fn the_engine_runs_what_was_trained() {
         let written = folder.path().join(format!("{}-native.gguf", family.name()));
         model.save(&written).expect("writes");
         let text = text(20, 256);
-        let batch =
-            Batch::choose(&text, 12, 3, Anchors { n: 1, keep_rate: 1.0 }, &mut fastrand::Rng::with_seed(1));
+        let batch = Batch::choose(
+            &text,
+            12,
+            3,
+            Anchors { n: 1, keep_rate: 1.0, glancing: 0.0 },
+            &mut fastrand::Rng::with_seed(1),
+        );
         let anchor = batch.positions[0] as usize - 1;
         let again = NativeModel::load(&written, 64, TrainDevice::Cpu, sat).expect("reads");
         let [of_tokens, of_slots] = again.logits(&text[..=anchor], &batch).expect("computes");

@@ -10,7 +10,7 @@ use common::{gradients_are_slopes, random_model};
 use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig, SatAdapter};
 use speculate::{RowPlan, Target};
 use train::{
-    AdapterPart, AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, TrainConfig, TrainDevice,
+    AdapterPart, AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, LossRows, TrainConfig, TrainDevice,
     TrainError, TrainEvent, TrainOutcome, TrainedAdapter, evaluate, slot_loss, train,
 };
 
@@ -42,9 +42,9 @@ fn every_gradient_is_that_of_finite_differences() {
         let base = Base::load(&random_model(family, folder.path()), 64, TrainDevice::Cpu).expect("loads");
         let adapter = adapter_of(&base, AdapterShape { n_slots: 3, rank: 2, markov_rank: 5 });
         let text = tokens(24, base.architecture().vocabulary);
-        let anchors = Anchors { n: 6, keep_rate: 1.0 };
+        let anchors = Anchors { n: 6, keep_rate: 1.0, glancing: 0.0 };
         let batch = Batch::choose(&text, 2, 3, anchors, &mut fastrand::Rng::with_seed(3));
-        let config = LossConfig { distillation: 0.7, cross_entropy: 0.6, slot_decay: 0.8 };
+        let config = LossConfig { distillation: 0.7, cross_entropy: 0.6, slot_decay: 0.8, aligned_among: 0 };
         let loss = || train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
         gradients_are_slopes(family.name(), adapter.variables(), loss);
     }
@@ -110,7 +110,8 @@ fn quick(n_steps: usize) -> TrainConfig {
     TrainConfig {
         shape: AdapterShape { n_slots: 3, rank: 4, markov_rank: 0 },
         max_tokens: 64,
-        anchors: Anchors { n: 8, keep_rate: 0.9 },
+        anchors: Anchors { n: 8, keep_rate: 0.9, glancing: 0.4 },
+        loss: LossConfig { aligned_among: 3, ..LossConfig::default() },
         evaluate_every: 3,
         n_evaluated: 2,
         save_every: 2,
@@ -192,6 +193,7 @@ fn mistakes_are_said_and_checkpoints_stay() {
     for config in [
         TrainConfig { max_tokens: 4, ..quick(2) },
         TrainConfig { infill: f32::NAN, ..quick(2) },
+        TrainConfig { anchors: Anchors { glancing: 1.5, ..quick(2).anchors }, ..quick(2) },
         TrainConfig { shape: AdapterShape { n_slots: 40, rank: 4, markov_rank: 0 }, ..quick(2) },
         TrainConfig { shape: AdapterShape { n_slots: 4, rank: 0, markov_rank: 0 }, ..quick(2) },
     ] {
@@ -220,7 +222,7 @@ fn slots_learn_a_grammar() {
     let adapter = TrainedAdapter::new(&base, shape, 1).expect("an adapter");
     // Every token has one successor.
     let text: Vec<u32> = (0..96).map(|i| 40 + (i % 12) as u32 * 5).collect();
-    let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0 };
+    let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0, aligned_among: 0 };
     let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
     let rates = train::AdamWConfig { learning_rate: 1e-2, ..train::AdamWConfig::default() };
     let mut optimizer = train::AdamW::new(rates, variables).expect("an optimizer");
@@ -229,7 +231,8 @@ fn slots_learn_a_grammar() {
     assert!(before.of_text.iter().all(|&share| share < 0.5), "{before:?}");
     for step in 0..300 {
         let mut random = fastrand::Rng::with_seed(step);
-        let batch = Batch::choose(&text, 16, 3, Anchors { n: 24, keep_rate: 1.0 }, &mut random);
+        let batch =
+            Batch::choose(&text, 16, 3, Anchors { n: 24, keep_rate: 1.0, glancing: 0.0 }, &mut random);
         let loss = train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
         optimizer.step(&loss.backward().expect("gradients"), 1.0).expect("a step");
         if step % 20 == 19 {
@@ -252,7 +255,7 @@ fn a_markov_head_learns_what_slots_cannot_know() {
         (0..32).flat_map(|_| if random.bool() { [40, 60] } else { [45, 65] }).collect()
     };
     let sample = train::Sample { tokens: text_of(1000), first_anchor: 16, language: String::new() };
-    let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0 };
+    let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0, aligned_among: 0 };
     let rates = train::AdamWConfig { learning_rate: 1e-2, ..train::AdamWConfig::default() };
     let [without, with] = [0, 8].map(|markov_rank| {
         let shape = AdapterShape { n_slots: 2, rank: 4, markov_rank };
@@ -262,7 +265,8 @@ fn a_markov_head_learns_what_slots_cannot_know() {
         for step in 0..120 {
             let text = text_of(step);
             let mut random = fastrand::Rng::with_seed(step);
-            let batch = Batch::choose(&text, 16, 2, Anchors { n: 24, keep_rate: 1.0 }, &mut random);
+            let batch =
+                Batch::choose(&text, 16, 2, Anchors { n: 24, keep_rate: 1.0, glancing: 0.0 }, &mut random);
             let loss = train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
             optimizer.step(&loss.backward().expect("gradients"), 1.0).expect("a step");
         }
@@ -343,9 +347,10 @@ fn markov_heads_that_do_not_fit_are_refused() {
 /// Without distillation and labels there is nothing to learn.
 #[test]
 fn a_loss_without_parts_is_zero() {
-    let config = LossConfig { distillation: 0.0, cross_entropy: 0.0, slot_decay: 1.0 };
+    let config = LossConfig { distillation: 0.0, cross_entropy: 0.0, slot_decay: 1.0, aligned_among: 0 };
     let rows =
         candle_core::Tensor::ones((2, 4), candle_core::DType::F32, &candle_core::Device::Cpu).expect("rows");
-    let loss = slot_loss(config, &rows, &rows, &[0, 1], &[0, 1]).expect("computes");
+    let of_rows = LossRows { slots: &[0, 1], labels: &[0, 1], firsts: &[0, 0] };
+    let loss = slot_loss(config, &rows, &rows, of_rows).expect("computes");
     assert_eq!(loss.to_scalar::<f32>().expect("a number"), 0.0);
 }
