@@ -42,7 +42,8 @@ impl ToyTarget {
         let number = |at: u64| (hash_of(seed, [at]) % 9) as f32 - 4.0;
         let factors =
             |salt: u64| -> Vec<f32> { (0..2 * vocabulary as u64 - 2).map(|at| number(salt + at)).collect() };
-        let markov_head = (seed % 2 == 0).then(|| Arc::new(MarkovHead::new(2, &factors(0), &factors(1000))));
+        let markov_head =
+            seed.is_multiple_of(2).then(|| Arc::new(MarkovHead::new(2, &factors(0), &factors(1000))));
         Self {
             seed,
             vocabulary,
