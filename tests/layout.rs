@@ -26,7 +26,7 @@ fn dependencies_point_one_way() {
             &["sateen-clipboard", "sateen-documents", "sateen-engine", "sateen-history", "sateen-settings"],
         ),
         ("crates/convert", &["sateen-model"]),
-        ("crates/train", &["sateen-engine", "sateen-gpu", "sateen-model"]),
+        ("crates/train", &["sateen-engine", "sateen-gpu", "sateen-model", "sateen-speculate"]),
     ];
     for (folder, expected) in allowed {
         let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("a manifest");
