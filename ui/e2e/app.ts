@@ -137,6 +137,12 @@ export class App {
     this.spawn(join(dirname(application), "sateen"), args);
   }
 
+  /** What a subcommand of the command line prints, with this app's folders. */
+  commandSays(...args: string[]): string {
+    const program = join(dirname(application), "sateen");
+    return execFileSync(program, args, { env: this.env, encoding: "utf8", timeout: WAIT_MS }).replace(/\n$/, "");
+  }
+
   /** Calls a method on the session bus; arguments as in `string:x`. */
   call(destination: string, path: string, method: string, ...args: string[]): void {
     this.spawn("dbus-send", ["--session", "--type=method_call", `--dest=${destination}`, path, method, ...args]);

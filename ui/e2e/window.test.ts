@@ -65,7 +65,12 @@ describe("the window", () => {
     expect(await app.text("[data-testid=state]")).toContain("(vulkan:0)");
     await app.press(Key.CONTROL, Key.END);
     await app.type("    pri");
-    expect(await app.finishedGhost()).not.toBe("");
+    const suggested = await app.finishedGhost();
+    expect(suggested).not.toBe("");
+    // On one device a place has one text, whoever asks.
+    await app.press(Key.CONTROL, "s");
+    await app.until("the saved file", () => Promise.resolve(readFileSync(file, "utf8").includes("pri")));
+    expect(app.commandSays("complete", "--model", "tiny-random-llama", file)).toBe(suggested);
   });
 
   it("takes a word and a line at a time", async () => {
