@@ -56,11 +56,6 @@ impl MarkovHead {
         Self { rank, before: Factors::new(before, rank), after: Factors::new(after, rank) }
     }
 
-    /// Numbers of a token's factors.
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
     /// By how much the logit of `after` is raised behind `before`.
     pub fn raise(&self, before: u32, after: u32) -> f32 {
         let Some((x, of_x)) = self.before.of(before, self.rank) else { return 0.0 };
