@@ -15,8 +15,8 @@ use clap::{Args, Subcommand};
 use engine::ModelLibrary;
 use indicatif::{ProgressBar, ProgressStyle};
 use train::{
-    AdapterPart, AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance, TrainConfig,
-    TrainDevice, TrainEvent, TrainOutcome, TrainedAdapter, evaluate_by_language,
+    Activations, AdapterPart, AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance,
+    TrainConfig, TrainDevice, TrainEvent, TrainOutcome, TrainedAdapter, evaluate_by_language,
 };
 
 #[derive(Args)]
@@ -108,6 +108,10 @@ struct SatArguments {
     /// Share of groups that keep their next slot
     #[arg(long, default_value_t = 1.0)]
     keep_rate: f32,
+    /// Compute what layers make of adaptive tokens a second time instead of keeping it: less memory, longer steps, the same
+    /// adapter. Chosen by itself where memory would not suffice, except on a GPU
+    #[arg(long)]
+    recompute: bool,
     /// Seed of all draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -213,8 +217,13 @@ fn steps_bar(n_steps: usize) -> anyhow::Result<ProgressBar> {
 
 fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
     let SatArguments { text, out, steps, .. } = arguments;
-    let (base, corpus) = base_and_corpus(text)?;
+    let (mut base, corpus) = base_and_corpus(text)?;
     say_count(&corpus);
+    if arguments.recompute {
+        base = base.with_activations(Activations::Recomputed);
+    } else if base.activations() == Activations::Recomputed {
+        eprintln!("There is little memory: activations are computed a second time, which takes longer");
+    }
     let defaults = TrainConfig::new(*steps);
     let config = TrainConfig {
         shape: AdapterShape {

@@ -3,7 +3,8 @@
 usage: corpus.py FOLDER HumanEval.jsonl.gz
 
 Leaves FOLDER/PACKAGE-VERSION/... with source files alone, and FOLDER/COUNT.md, which says what came from where. Files in
-which a line of HumanEval's problems stands are left out, and what is left is searched for their text. Needs pip, cargo and npm with their registries.
+which a line of HumanEval's problems stands are left out, and what is left is searched for their text. Needs pip, cargo and npm with their registries, and apt
+with Debian 12's packages.
 """
 import gzip, json, shutil, subprocess, sys, tarfile, tempfile, zipfile
 from pathlib import Path
@@ -19,7 +20,19 @@ image=0.25.6 indexmap=2.10.0 itertools=0.14.0 nalgebra=0.34.0 petgraph=0.8.2 ray
 rusqlite=0.37.0 serde_json=1.0.142 tantivy=0.24.2 tokio=1.47.1 tracing=0.1.41 wasmtime=35.0.0 zstd=0.13.3""".split()
 NPM = """@angular/core@20.1.4 date-fns@4.1.0 express@5.1.0 immer@10.1.1 lodash@4.17.21 prettier@3.6.2 react-router@7.7.1
 rxjs@7.8.2 svelte@5.37.2 three@0.179.1 typeorm@0.3.25 vue@3.5.18 zod@4.0.14""".split()
+# Of Debian 12: Go is published as sources alone.
+DEBIAN = """golang-1.19-src=1.19.8-2 golang-github-alecthomas-chroma-dev=0.10.0-3 golang-github-charmbracelet-bubbletea-dev=0.19.1-3
+golang-github-dgraph-io-badger-dev=2.2007.2-3 golang-github-gin-gonic-gin-dev=1.8.1-1 golang-github-go-chi-chi-dev=5.0.7-1
+golang-github-go-git-go-git-dev=5.4.2-3 golang-github-gorilla-mux-dev=1.8.0-1 golang-github-labstack-echo-dev=4.2.1-3
+golang-github-prometheus-client-golang-dev=1.14.0-3 golang-github-sirupsen-logrus-dev=1.9.0-1 golang-github-spf13-afero-dev=1.9.3-1
+golang-github-spf13-cobra-dev=1.6.1-1 golang-github-spf13-viper-dev=1.10.1-1 golang-github-stretchr-testify-dev=1.8.1-1
+golang-github-syndtr-goleveldb-dev=0.0~git20200815.5c35d60-1 golang-github-urfave-cli-v2-dev=2.3.0-2
+golang-github-valyala-fasthttp-dev=1:1.31.0-4 golang-github-yuin-goldmark-dev=1.5.4-1 golang-go.uber-zap-dev=1.23.0-1
+golang-go4-dev=0.0~git20201209.d4a0794-1 golang-golang-x-net-dev=1:0.7.0+dfsg-1 golang-golang-x-tools-dev=1:0.5.0+ds-1
+golang-google-grpc-dev=1.33.3-2""".split()
 EXTENSIONS = {".py", ".rs", ".ts", ".tsx", ".js", ".mjs", ".c", ".h", ".go"}
+# What programs wrote is not what people write.
+WRITTEN_BY_PROGRAMS = ("_string.go", ".pb.go", "_test.go", "_gen.go", "_generated.go", "zerrors", "zsyscall", "zsysnum", "ztypes", "tables.go")
 # Tests and tables of data are much of some packages, and little like what people write.
 LEFT_OUT = {"tests", "test", "testing", "locale", "node_modules", "dist", "bundles", "_vendor", "min"}
 
@@ -27,7 +40,8 @@ LEFT_OUT = {"tests", "test", "testing", "locale", "node_modules", "dist", "bundl
 def is_wanted(name):
     path = Path(name)
     is_minified = ".min." in path.name or path.name.endswith(".d.ts")
-    return path.suffix in EXTENSIONS and not is_minified and not LEFT_OUT & set(path.parts[:-1])
+    is_of_people = not path.name.startswith(WRITTEN_BY_PROGRAMS) and not path.name.endswith(WRITTEN_BY_PROGRAMS)
+    return path.suffix in EXTENSIONS and not is_minified and is_of_people and not LEFT_OUT & set(path.parts[:-1])
 
 
 def keep(folder, name, content, lines_of_others):
@@ -64,6 +78,16 @@ def from_tar(archive):
 def from_npm(package, scratch):
     subprocess.run(["npm", "pack", "--silent", package], check=True, cwd=scratch, stdout=subprocess.DEVNULL)
     yield from from_tar(next(Path(scratch).glob("*.tgz")))
+
+
+def from_debian(package, scratch):
+    subprocess.run(["apt-get", "download", "-q", "-q", package], check=True, cwd=scratch)
+    archive = next(Path(scratch).glob("*.deb"))
+    subprocess.run(["dpkg-deb", "--extract", archive, "root"], check=True, cwd=scratch)
+    root = Path(scratch, "root")
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    names = ((str(path.relative_to(root)), path) for path in files)
+    yield from ((name, path.read_bytes()) for name, path in names if is_wanted(name))
 
 
 def from_crates(crates, scratch):
@@ -109,9 +133,10 @@ def main():
         counts.append((package, n_bytes))
         print(f"{package}: {n_bytes / 1e6:.1f} MB", file=sys.stderr)
 
-    for package in PYPI + NPM:
-        with tempfile.TemporaryDirectory() as scratch:
-            take(package, (from_pypi if package in PYPI else from_npm)(package, scratch))
+    for packages, source in [(PYPI, from_pypi), (NPM, from_npm), (DEBIAN, from_debian)]:
+        for package in packages:
+            with tempfile.TemporaryDirectory() as scratch:
+                take(package, source(package, scratch))
     with tempfile.TemporaryDirectory() as scratch:
         for crate, files in from_crates(CRATES, scratch):
             take(crate, files)

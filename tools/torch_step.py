@@ -1,6 +1,6 @@
 """The step of `sateen train sat` in PyTorch, for the time that it takes: what it computes is the same, what it learns nobody keeps.
 
-usage: torch_step.py MODEL.gguf [--tokens 256] [--anchors 64] [--slots 4] [--rank 16] [--outputs 65536] [--steps 5] [--threads 2]
+usage: torch_step.py MODEL.gguf [--tokens 256] [--anchors 64] [--slots 4] [--rank 16] [--outputs 32768] [--steps 5] [--threads 2]
 needs: numpy, gguf, torch
 
 A qwen2 or llama model as its file has it, in f32. Token rows run without gradients, rows of adaptive tokens with them;
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-for name, default in dict(tokens=256, anchors=64, slots=4, rank=16, outputs=65536, steps=5, threads=2).items():
+for name, default in dict(tokens=256, anchors=64, slots=4, rank=16, outputs=32768, steps=5, threads=2).items():
     parser.add_argument(f"--{name}", type=int, default=default)
 args = parser.parse_args()
 torch.set_num_threads(args.threads)

@@ -40,6 +40,16 @@ pub(crate) enum Learns {
     Everything,
 }
 
+/// What becomes of what layers compute of rows of adaptive tokens until their gradients are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// It is kept.
+    Kept,
+    /// It is computed a second time, a layer after the other (arXiv 1604.06174): a step takes longer and far less memory, and
+    /// comes to the same gradients.
+    Recomputed,
+}
+
 /// A model, in f32: exactly the weights of the file, until they learn.
 pub struct Base {
     pub(crate) architecture: Architecture,
@@ -58,6 +68,7 @@ pub struct Base {
     sha256: String,
     path: PathBuf,
     pub(crate) learns: Learns,
+    pub(crate) activations: Activations,
     /// The semantic adaptive token that the file has.
     pub(crate) native_sat: Option<NativeSat>,
     /// What learns, by its name in the file.
@@ -83,14 +94,10 @@ impl Base {
         let device = device.open()?;
         let (summary, tokenizer) = ModelSummary::read(path)?;
         // What a GPU has not is said when it is asked for.
-        if device.is_cpu() {
-            // Beside each weight that learns stand its gradient and two means of the optimizer.
-            let of_weight = if learns == Learns::Everything { 16 } else { 4 };
-            let needed = summary.n_parameters * of_weight + step_bytes(&summary.architecture, max_positions);
-            if let Some(available) = engine::available_memory().filter(|&available| available < needed) {
-                return Err(TrainError::NoMemory { needed, available });
-            }
-        }
+        let activations = match device.is_cpu() {
+            true => activations_that_fit(&summary, max_positions, learns, engine::available_memory())?,
+            false => Activations::Kept,
+        };
         let sha256 = sha256_of_file(path)?;
         let architecture = summary.architecture;
         let mut file = std::fs::File::open(path).map_err(TrainError::io(path))?;
@@ -173,9 +180,20 @@ impl Base {
             sha256,
             path,
             learns,
+            activations,
             native_sat: summary.native_sat,
             variables,
         })
+    }
+
+    /// The same, by another way to gradients. A model that learns itself keeps what it computes.
+    pub fn with_activations(self, activations: Activations) -> Self {
+        Self { activations, ..self }
+    }
+
+    /// What becomes of what layers compute: kept where there is memory enough.
+    pub fn activations(&self) -> Activations {
+        self.activations
     }
 
     /// `x w`, `[n_rows, n_out]` from `[n_rows, n_in]` and `[n_in, n_out]`; its gradient reaches `w` where that learns.
@@ -230,13 +248,39 @@ impl Base {
     }
 }
 
-/// About what a step holds, with as many adaptive rows as a text has tokens: what is kept of each row in each layer until
-/// its gradient is known. By measurement: 256 rows of the 135M took 3.9 GB and of the 0.5B 5.7, of which this says 3.9 and 6.5.
-fn step_bytes(architecture: &Architecture, max_positions: usize) -> u64 {
-    const BYTES_PER_NUMBER: usize = 7;
-    let Architecture { n_layers, hidden, feed_forward, n_heads, .. } = *architecture;
-    let per_row = 12 * feed_forward + 10 * hidden + 6 * n_heads * 2 * max_positions;
-    (BYTES_PER_NUMBER * max_positions * n_layers * per_row) as u64
+/// The quickest way to gradients that `available` bytes suffice for.
+fn activations_that_fit(
+    summary: &ModelSummary,
+    max_positions: usize,
+    learns: Learns,
+    available: Option<u64>,
+) -> Result<Activations, TrainError> {
+    let architecture = &summary.architecture;
+    // Beside each weight that learns stand its gradient and two means of the optimizer; a table is read in two forms.
+    let of_weight = if learns == Learns::Everything { 16 } else { 4 };
+    let table = architecture.vocabulary * architecture.hidden * size_of::<f32>();
+    let weights = of_weight * summary.n_parameters + table as u64;
+    let of_step = |n_layers| weights + step_bytes(architecture, n_layers, max_positions);
+    let (kept, recomputed) = (of_step(architecture.n_layers), of_step(1));
+    match (available, learns) {
+        (Some(available), _) if available >= kept => Ok(Activations::Kept),
+        (Some(available), Learns::Nothing) if available >= recomputed => Ok(Activations::Recomputed),
+        (Some(available), _) => {
+            let needed = if learns == Learns::Everything { kept } else { recomputed };
+            Err(TrainError::NoMemory { needed, available })
+        }
+        (None, _) => Ok(Activations::Kept),
+    }
+}
+
+/// About what a step holds, with as many adaptive rows as a text has tokens: what is kept of each row in so many layers until
+/// its gradient is known, and what is made of logits. By measurement, weights included: 256 rows of the 135M took 1.4 GB and of
+/// the 0.5B 3.6, of which this and the weights say 1.7 and 4.0, and with one layer at a time 0.9 and 2.9, of which they say 0.9 and 2.8.
+fn step_bytes(architecture: &Architecture, n_layers: usize, max_positions: usize) -> u64 {
+    let Architecture { hidden, feed_forward, n_heads, vocabulary, .. } = *architecture;
+    let of_row = n_layers * (3 * feed_forward + 10 * hidden + 2 * n_heads * 2 * max_positions)
+        + 5 * vocabulary.min(DRAFT_VOCABULARY);
+    (size_of::<f32>() * max_positions * of_row) as u64
 }
 
 /// Cosines and sines, `[n_positions, rope_dim / 2]` each (RoFormer, arXiv 2104.09864).
@@ -260,4 +304,28 @@ fn angles(
     }
     let shape = (n_positions, half);
     Ok((Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_are_kept_where_there_is_room() {
+        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let (summary, _) = ModelSummary::read(Path::new(tiny)).expect("a model");
+        let of = |learns, available| activations_that_fit(&summary, 64, learns, Some(available));
+        let needed = |error: Result<Activations, TrainError>| match error {
+            Err(TrainError::NoMemory { needed, available: 0 }) => needed,
+            other => panic!("{other:?}"),
+        };
+        let least = needed(of(Learns::Nothing, 0));
+        assert!(matches!(of(Learns::Nothing, least), Ok(Activations::Recomputed)));
+        assert!(matches!(of(Learns::Nothing, 100 * least), Ok(Activations::Kept)));
+        assert!(matches!(of(Learns::Nothing, least - 1), Err(TrainError::NoMemory { .. })));
+        // A model that learns itself keeps them.
+        let whole = needed(of(Learns::Everything, 0));
+        assert!(whole > least && matches!(of(Learns::Everything, whole), Ok(Activations::Kept)));
+        assert!(matches!(of(Learns::Everything, whole - 1), Err(TrainError::NoMemory { .. })));
+    }
 }

@@ -124,7 +124,7 @@ fn count_of_adapter(
     count(samples, adapter.shape().n_slots, n_anchors, |sample, batch| {
         let pass = base.read(&sample.tokens)?;
         let teacher = likeliest(&base.logits_at(&pass, &batch.positions)?)?;
-        let logits = base.logits(&base.draft(adapter, &pass, batch)?.detach())?;
+        let logits = base.slot_logits(adapter, &pass, batch)?;
         let guesses = match &head {
             None => likeliest(&logits)?,
             Some(head) => likeliest_behind(head, &logits, &batch.before)?,

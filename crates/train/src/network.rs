@@ -1,13 +1,15 @@
 //! The forward pass of a frozen model, token rows without gradient and rows of adaptive tokens with it, and of one that learns.
 
 use candle_core::{D, Result, Tensor};
-use model::RopeLayout;
 
 use crate::adapter::TrainedAdapter;
 use crate::attention::{KeysAndValues, attend};
-use crate::base::{Base, Learns, Linear};
+use crate::base::{Base, Layer, Learns, Linear};
 use crate::batch::Batch;
+use crate::delta::delta_product;
 use crate::frozen::frozen_product;
+use crate::norm::{frozen_norm, norm};
+use crate::rotation::Rotation;
 use crate::softmax::{Visible, visible_softmax};
 use crate::swiglu::swiglu;
 
@@ -19,9 +21,19 @@ pub(crate) struct TokenPass {
     pub(crate) hidden: Tensor,
 }
 
-fn normalise(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
-    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-    x.broadcast_div(&(mean + f64::from(epsilon))?.sqrt()?)?.broadcast_mul(weight)
+/// What rows of adaptive tokens behind a text are to every layer.
+pub(crate) struct DraftRows<'a> {
+    adapter: &'a TrainedAdapter,
+    text: &'a TokenPass,
+    rotation: Rotation,
+    visible: Visible,
+    /// Slot of each.
+    slots: Tensor,
+}
+
+/// `x * factor`, where that is not `x`.
+fn scaled(x: Tensor, factor: f32) -> Result<Tensor> {
+    if factor == 1.0 { Ok(x) } else { x * f64::from(factor) }
 }
 
 impl Base {
@@ -48,48 +60,62 @@ impl Base {
         frozen_product(&pass.hidden.index_select(&positions, 0)?, &self.head)
     }
 
-    /// `x [n_rows, n_heads, head_dim]`, turned to `positions [n_rows]`.
-    fn rotate(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        let (n_rows, n_heads, head_dim) = x.dims3()?;
-        let rope_dim = self.architecture.rope_dim;
-        let half = rope_dim / 2;
-        let turn = |table: &Tensor| table.index_select(positions, 0)?.reshape((n_rows, 1, half));
-        let (cos, sin) = (turn(&self.cos)?, turn(&self.sin)?);
-        let turning = x.narrow(D::Minus1, 0, rope_dim)?;
-        let pairs = |a: &Tensor, b: &Tensor| -> Result<(Tensor, Tensor)> {
-            let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-            let second = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
-            Ok((first, second))
-        };
-        let turned = match self.architecture.rope_layout {
-            RopeLayout::Half => {
-                let (a, b) =
-                    pairs(&turning.narrow(D::Minus1, 0, half)?, &turning.narrow(D::Minus1, half, half)?)?;
-                Tensor::cat(&[a, b], D::Minus1)?
-            }
-            RopeLayout::Interleaved => {
-                let both = turning.reshape((n_rows, n_heads, half, 2))?;
-                let part = |i| both.narrow(D::Minus1, i, 1)?.squeeze(D::Minus1);
-                let (a, b) = pairs(&part(0)?, &part(1)?)?;
-                Tensor::stack(&[a, b], D::Minus1)?.reshape((n_rows, n_heads, rope_dim))?
-            }
-        };
-        match rope_dim == head_dim {
-            true => Ok(turned),
-            false => {
-                let rest = x.narrow(D::Minus1, rope_dim, head_dim - rope_dim)?;
-                Tensor::cat(&[turned, rest], D::Minus1)
-            }
+    /// How heads turn at `positions [n_rows]`.
+    fn rotation(&self, positions: &Tensor) -> Result<Rotation> {
+        Rotation::new(self.architecture.rope_layout, [&self.cos, &self.sin], positions)
+    }
+
+    fn normalise(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let epsilon = self.architecture.norm_epsilon;
+        match self.learns {
+            Learns::Nothing => frozen_norm(x, weight, epsilon),
+            Learns::Everything => norm(x, weight, epsilon),
         }
+    }
+
+    /// After the last layer, `[n_rows, hidden]`.
+    pub(crate) fn normalise_output(&self, x: &Tensor) -> Result<Tensor> {
+        self.normalise(x, &self.output_norm)
     }
 
     /// `[n_rows, n * head_dim]` as heads of their own, normalised where the family does.
     fn heads(&self, x: &Tensor, n: usize, norm: Option<&Tensor>) -> Result<Tensor> {
         let x = x.reshape((x.dims()[0], n, self.architecture.head_dim))?;
-        match norm {
-            Some(weight) => normalise(&x, weight, self.architecture.norm_epsilon),
-            None => Ok(x),
-        }
+        norm.map_or(Ok(x.clone()), |weight| self.normalise(&x, weight))
+    }
+
+    /// Queries, by the keys that they share, and keys and values of rows. `linear` multiplies with the linear layer of an index.
+    fn queries_and_keys(
+        &self,
+        layer: &Layer,
+        normed: &Tensor,
+        rotation: &Rotation,
+        linear: impl Fn(usize, &Tensor) -> Result<Tensor>,
+    ) -> Result<(Tensor, KeysAndValues)> {
+        let a = &self.architecture;
+        let norms = layer.head_norms.as_ref();
+        let queries = self.heads(&linear(0, normed)?, a.n_heads, norms.map(|norms| &norms[0]))?;
+        let keys = self.heads(&linear(1, normed)?, a.n_kv_heads, norms.map(|norms| &norms[1]))?;
+        let values = self.heads(&linear(2, normed)?, a.n_kv_heads, None)?;
+        let queries = self.grouped(&rotation.turn(&queries)?)?;
+        let keys = rotation.turn(&keys)?.transpose(0, 1)?.contiguous()?;
+        Ok((queries, KeysAndValues { keys, values: values.transpose(0, 1)?.contiguous()? }))
+    }
+
+    /// What comes behind attention: its output and the feed-forward network, each added to `x`.
+    fn behind_attention(
+        &self,
+        layer: &Layer,
+        x: &Tensor,
+        attended: &Tensor,
+        linear: impl Fn(usize, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let residual = self.architecture.multipliers.residual;
+        let attended = self.ungrouped(attended, x.dims()[0])?;
+        let x = (x + scaled(linear(3, &attended)?, residual)?)?;
+        let normed = self.normalise(&x, &layer.feed_forward_norm)?;
+        let activated = swiglu(&linear(4, &normed)?, &linear(5, &normed)?)?;
+        x + scaled(linear(6, &activated)?, residual)?
     }
 
     /// Queries by the keys that they share: `[n_kv_heads, n_rows * group, head_dim]` from `[n_rows, n_heads, head_dim]`.
@@ -137,26 +163,17 @@ impl Base {
 
     /// Runs rows that are embedded, `[n_rows, hidden]`, and see each other as `visible` says.
     fn run(&self, embedded: &Tensor, positions: &Tensor, visible: &Visible) -> Result<TokenPass> {
-        let a = &self.architecture;
-        let n = embedded.dims()[0];
-        let linear = |linear: &Linear, x: &Tensor| -> Result<Tensor> {
+        let rotation = self.rotation(positions)?;
+        let product = |linear: &Linear, x: &Tensor| -> Result<Tensor> {
             let y = self.product(x, &linear.weight)?;
             linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
         };
-        let residual = f64::from(a.multipliers.residual);
-        let mut x = (embedded * f64::from(a.multipliers.embedding))?;
+        let mut x = scaled(embedded.clone(), self.architecture.multipliers.embedding)?;
         let mut layers = Vec::new();
         for layer in &self.layers {
-            let [q, k, v, o, gate, up, down] = &layer.linears;
-            let normed = normalise(&x, &layer.attention_norm, a.norm_epsilon)?;
-            let norms = layer.head_norms.as_ref();
-            let queries = self.heads(&linear(q, &normed)?, a.n_heads, norms.map(|norms| &norms[0]))?;
-            let key = self.heads(&linear(k, &normed)?, a.n_kv_heads, norms.map(|norms| &norms[1]))?;
-            let value = self.heads(&linear(v, &normed)?, a.n_kv_heads, None)?;
-            let queries = self.grouped(&self.rotate(&queries, positions)?)?;
-            let key = self.rotate(&key, positions)?.transpose(0, 1)?.contiguous()?;
-            let value = value.transpose(0, 1)?.contiguous()?;
-            let rows = KeysAndValues { keys: key, values: value };
+            let linear = |idx: usize, x: &Tensor| product(&layer.linears[idx], x);
+            let normed = self.normalise(&x, &layer.attention_norm)?;
+            let (queries, rows) = self.queries_and_keys(layer, &normed, &rotation, linear)?;
             let attended = match self.learns {
                 Learns::Nothing => {
                     let scores = queries.matmul(&rows.keys.t()?)?;
@@ -164,50 +181,75 @@ impl Base {
                 }
                 Learns::Everything => attend(&queries, &rows, None, visible, self.score_scale())?,
             };
-            let attended = self.ungrouped(&attended, n)?;
-            x = (x + (linear(o, &attended)? * residual)?)?;
-            let normed = normalise(&x, &layer.feed_forward_norm, a.norm_epsilon)?;
-            let activated = swiglu(&linear(gate, &normed)?, &linear(up, &normed)?)?;
-            x = (x + (linear(down, &activated)? * residual)?)?;
+            x = self.behind_attention(layer, &x, &attended, linear)?;
             layers.push(rows);
         }
-        let hidden = normalise(&x, &self.output_norm, a.norm_epsilon)?;
-        Ok(TokenPass { layers, hidden })
+        Ok(TokenPass { layers, hidden: self.normalise_output(&x)? })
     }
 
-    /// Runs the rows of adaptive tokens of `batch` behind a text: `[n_rows, hidden]` after the last norm.
-    pub(crate) fn draft(&self, adapter: &TrainedAdapter, pass: &TokenPass, batch: &Batch) -> Result<Tensor> {
-        let a = &self.architecture;
-        let n_rows = batch.slots.len();
-        let n_tokens = pass.hidden.dims()[0];
-        let slots = Tensor::new(&batch.slots[..], &self.device)?;
-        let positions = Tensor::new(&batch.positions[..], &self.device)?;
-        let visible = Visible::new(batch.visible(n_tokens), n_tokens + n_rows, &self.device)?;
-        let linear = |linear: &Linear, x: &Tensor, delta: &[Tensor; 2]| -> Result<Tensor> {
-            let y = (frozen_product(x, &linear.weight)? + x.matmul(&delta[0])?.matmul(&delta[1])?)?;
-            linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
-        };
-        let residual = f64::from(a.multipliers.residual);
-        let mut x = (adapter.slot_embedding().index_select(&slots, 0)? * f64::from(a.multipliers.embedding))?;
-        for (idx, layer) in self.layers.iter().enumerate() {
-            let [q, k, v, o, gate, up, down] = &layer.linears;
-            let [dq, dk, dv, d_o, d_gate, d_up, d_down] = adapter.deltas_of(idx);
-            let normed = normalise(&x, &layer.attention_norm, a.norm_epsilon)?;
-            let norms = layer.head_norms.as_ref();
-            let queries = self.heads(&linear(q, &normed, &dq)?, a.n_heads, norms.map(|norms| &norms[0]))?;
-            let keys = self.heads(&linear(k, &normed, &dk)?, a.n_kv_heads, norms.map(|norms| &norms[1]))?;
-            let values = self.heads(&linear(v, &normed, &dv)?, a.n_kv_heads, None)?;
-            let queries = self.grouped(&self.rotate(&queries, &positions)?)?;
-            let keys = self.rotate(&keys, &positions)?.transpose(0, 1)?.contiguous()?;
-            let values = values.transpose(0, 1)?.contiguous()?;
-            let rows = KeysAndValues { keys, values };
-            let attended = attend(&queries, &rows, Some(&pass.layers[idx]), &visible, self.score_scale())?;
-            let attended = self.ungrouped(&attended, n_rows)?;
-            x = (x + (linear(o, &attended, &d_o)? * residual)?)?;
-            let normed = normalise(&x, &layer.feed_forward_norm, a.norm_epsilon)?;
-            let activated = swiglu(&linear(gate, &normed, &d_gate)?, &linear(up, &normed, &d_up)?)?;
-            x = (x + (linear(down, &activated, &d_down)? * residual)?)?;
+    /// The rows of `batch` behind `text`.
+    pub(crate) fn draft_rows<'a>(
+        &self,
+        adapter: &'a TrainedAdapter,
+        text: &'a TokenPass,
+        batch: &Batch,
+    ) -> Result<DraftRows<'a>> {
+        let n_tokens = text.hidden.dims()[0];
+        Ok(DraftRows {
+            adapter,
+            text,
+            rotation: self.rotation(&Tensor::new(&batch.positions[..], &self.device)?)?,
+            visible: Visible::new(batch.visible(n_tokens), n_tokens + batch.len(), &self.device)?,
+            slots: Tensor::new(&batch.slots[..], &self.device)?,
+        })
+    }
+
+    /// Before the first layer: `[n_rows, hidden]`.
+    pub(crate) fn embed(&self, rows: &DraftRows<'_>) -> Result<Tensor> {
+        let embedded = rows.adapter.slot_embedding().index_select(&rows.slots, 0)?;
+        scaled(embedded, self.architecture.multipliers.embedding)
+    }
+
+    /// Behind the layer of index `idx`, from `x` before it: `[n_rows, hidden]` each.
+    pub(crate) fn draft_layer(&self, rows: &DraftRows<'_>, idx: usize, x: &Tensor) -> Result<Tensor> {
+        let (layer, deltas) = (&self.layers[idx], rows.adapter.deltas_of(idx));
+        let linear = |idx: usize, x: &Tensor| delta_product(x, &layer.linears[idx], &deltas[idx]);
+        let normed = self.normalise(x, &layer.attention_norm)?;
+        let (queries, own) = self.queries_and_keys(layer, &normed, &rows.rotation, linear)?;
+        let text = Some(&rows.text.layers[idx]);
+        let attended = attend(&queries, &own, text, &rows.visible, self.score_scale())?;
+        self.behind_attention(layer, x, &attended, linear)
+    }
+
+    /// Runs rows through all layers: `[n_rows, hidden]` after the last norm.
+    pub(crate) fn draft(&self, rows: &DraftRows<'_>) -> Result<Tensor> {
+        let x =
+            (0..self.layers.len()).try_fold(self.embed(rows)?, |x, idx| self.draft_layer(rows, idx, &x))?;
+        self.normalise_output(&x)
+    }
+
+    /// The same without a graph and before the last norm. `on_input` is given what comes before each layer.
+    pub(crate) fn draft_detached(
+        &self,
+        rows: &DraftRows<'_>,
+        mut on_input: impl FnMut(Tensor),
+    ) -> Result<Tensor> {
+        let mut x = self.embed(rows)?.detach();
+        for idx in 0..self.layers.len() {
+            let output = self.draft_layer(rows, idx, &x)?.detach();
+            on_input(std::mem::replace(&mut x, output));
         }
-        normalise(&x, &self.output_norm, a.norm_epsilon)
+        Ok(x)
+    }
+
+    /// What the rows of `batch` say behind `text`, without a graph and without a Markov head: `[n_rows, n_outputs]`.
+    pub(crate) fn slot_logits(
+        &self,
+        adapter: &TrainedAdapter,
+        text: &TokenPass,
+        batch: &Batch,
+    ) -> Result<Tensor> {
+        let output = self.draft_detached(&self.draft_rows(adapter, text, batch)?, |_| ())?;
+        self.logits(&self.normalise_output(&output)?)
     }
 }

@@ -4,8 +4,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::Tensor;
-
 use crate::adapter::{AdapterPart, AdapterShape, TrainedAdapter, folder_of};
 use crate::base::Base;
 use crate::batch::{Anchors, Batch};
@@ -13,7 +11,8 @@ use crate::checkpoint;
 use crate::corpus::{Corpus, Split, random_of};
 use crate::error::TrainError;
 use crate::evaluate::{SlotAcceptance, evaluate};
-use crate::loss::{LossConfig, slot_loss};
+use crate::gradients::loss_and_gradients;
+use crate::loss::LossConfig;
 use crate::optimizer::{AdamW, AdamWConfig, Schedule};
 use crate::sample::SampleConfig;
 
@@ -138,34 +137,6 @@ pub enum TrainOutcome {
     },
 }
 
-/// The loss of the rows of `batch` behind `tokens`, with the graph of all that learns.
-///
-/// # Errors
-/// Those of memory.
-pub fn loss_of(
-    base: &Base,
-    adapter: &TrainedAdapter,
-    config: LossConfig,
-    tokens: &[u32],
-    batch: &Batch,
-) -> Result<Tensor, TrainError> {
-    let pass = base.read(tokens)?;
-    let teacher = base.logits_at(&pass, &batch.positions)?;
-    let hidden = base.draft(adapter, &pass, batch)?;
-    let loss = |hidden: &Tensor| -> Result<Tensor, TrainError> {
-        Ok(slot_loss(config, &base.logits(hidden)?, &teacher, batch.loss_rows())?)
-    };
-    match (adapter.shape().markov_rank, adapter.learns()) {
-        (0, _) => loss(&hidden),
-        (_, AdapterPart::MarkovHead) => loss(&adapter.moved(base, hidden, &batch.before)?),
-        // A head raises what slots find likely by themselves, so they must be right without it as well.
-        (_, AdapterPart::Whole) => {
-            let alone = loss(&hidden)?;
-            Ok(((alone + loss(&adapter.moved(base, hidden, &batch.before)?)?)? * 0.5)?)
-        }
-    }
-}
-
 /// Logits of the last of `tokens`, and of each slot behind it, without a Markov head: `[1 + n_slots, n_outputs]`, row by row.
 ///
 /// # Errors
@@ -175,7 +146,7 @@ pub fn logits_behind(base: &Base, adapter: &TrainedAdapter, tokens: &[u32]) -> R
     let batch = Batch::behind(last, adapter.shape().n_slots);
     let pass = base.read(tokens)?;
     let mut logits = base.logits_at(&pass, &[last as u32])?.flatten_all()?.to_vec1::<f32>()?;
-    let of_slots = base.logits(&base.draft(adapter, &pass, &batch)?.detach())?;
+    let of_slots = base.slot_logits(adapter, &pass, &batch)?;
     logits.extend(of_slots.flatten_all()?.to_vec1::<f32>()?);
     Ok(logits)
 }
@@ -235,16 +206,15 @@ pub fn train(
         let glancing = config.anchors.glancing * (1.0 - step as f32 / n_steps as f32);
         let anchors = Anchors { glancing, ..config.anchors };
         let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, anchors, &mut random);
-        let loss = loss_of(base, &adapter, config.loss, &sample.tokens, &batch)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        if !value.is_finite() {
+        let (loss, gradients) = loss_and_gradients(base, &adapter, config.loss, &sample.tokens, &batch)?;
+        if !loss.is_finite() {
             return Err(TrainError::NotANumber { step });
         }
-        let gradient_norm = optimizer.step(&loss.backward()?, config.schedule.at(step))?;
+        let gradient_norm = optimizer.step(&gradients, config.schedule.at(step))?;
         let step = step + 1;
         let seconds = started.elapsed().as_secs_f64();
         let n_rows = batch.len();
-        let mut wish = on_event(TrainEvent::Step { step, loss: value, gradient_norm, n_rows, seconds });
+        let mut wish = on_event(TrainEvent::Step { step, loss, gradient_norm, n_rows, seconds });
         if step == n_steps || step.is_multiple_of(config.evaluate_every.max(1)) {
             let acceptance = evaluate(base, &adapter, &samples, config.anchors.n)?;
             if on_event(TrainEvent::Evaluated { step, acceptance }).is_break() {

@@ -10,8 +10,9 @@ use common::{gradients_are_slopes, random_model};
 use model::{AdapterSource, DRAFT_VOCABULARY, Model, ModelConfig, SatAdapter};
 use speculate::{RowPlan, Target};
 use train::{
-    AdapterPart, AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, LossRows, TrainConfig, TrainDevice,
-    TrainError, TrainEvent, TrainOutcome, TrainedAdapter, evaluate, slot_loss, train,
+    Activations, AdapterPart, AdapterShape, Anchors, Base, Batch, Corpus, LossConfig, LossRows, TrainConfig,
+    TrainDevice, TrainError, TrainEvent, TrainOutcome, TrainedAdapter, evaluate, loss_and_gradients,
+    slot_loss, train,
 };
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
@@ -47,6 +48,35 @@ fn every_gradient_is_that_of_finite_differences() {
         let config = LossConfig { distillation: 0.7, cross_entropy: 0.6, slot_decay: 0.8, aligned_among: 0 };
         let loss = || train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
         gradients_are_slopes(family.name(), adapter.variables(), loss);
+    }
+}
+
+/// Where there is little memory, a layer's activations are computed a second time; nothing else changes, to the bit.
+#[test]
+fn activations_that_are_computed_again_give_the_same_gradients() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for markov_rank in [0, 5] {
+        let path = random_model(model::Family::Qwen3, folder.path());
+        let base = Base::load(&path, 64, TrainDevice::Cpu).expect("loads");
+        assert_eq!(base.activations(), Activations::Kept);
+        let adapter = adapter_of(&base, AdapterShape { n_slots: 3, rank: 2, markov_rank });
+        let text = tokens(24, base.architecture().vocabulary);
+        let anchors = Anchors { n: 6, keep_rate: 1.0, glancing: 0.0 };
+        let batch = Batch::choose(&text, 2, 3, anchors, &mut fastrand::Rng::with_seed(3));
+        let of = |base: &Base| {
+            loss_and_gradients(base, &adapter, LossConfig::default(), &text, &batch).expect("gradients")
+        };
+        let (loss, kept) = of(&base);
+        let (again, recomputed) = of(&base.with_activations(Activations::Recomputed));
+        assert_eq!(loss, again);
+        for (name, variable) in adapter.variables() {
+            let [kept, recomputed] = [&kept, &recomputed].map(|gradients| {
+                let gradient =
+                    gradients.get(variable.as_tensor()).unwrap_or_else(|| panic!("{name} has none"));
+                gradient.flatten_all().and_then(|numbers| numbers.to_vec1::<f32>()).expect("numbers")
+            });
+            assert_eq!(kept, recomputed, "{name}");
+        }
     }
 }
 
