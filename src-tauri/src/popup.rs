@@ -162,6 +162,8 @@ pub(crate) fn close(app: &AppHandle) {
     if let Some(window) = app.get_webview_window(LABEL) {
         // It stays as it is only when it is gone.
         let _ = window.hide();
+        // The page forgets what it shows, so that the next time does not begin with it.
+        let _ = app.emit_to(LABEL, "popup_closed", ());
         let n_opened = app.state::<Popup>().n_opened.load(Ordering::Acquire);
         let give_back = move || {
             std::thread::sleep(KEPT);

@@ -84,6 +84,14 @@ describe("the clipboard", () => {
       pressAnywhere(keys);
       await popupGoes();
       expect(pasteElsewhere()).toBe(COPIED);
+      // Else the next time would begin with what is shown here, and Enter would take it.
+      await app.inPopup();
+      await app.until("nothing of it left", async () =>
+        app.driver.executeScript<boolean>(
+          "return document.querySelector('main pre').textContent === '' && document.querySelector('footer .figures').textContent === ''",
+        ),
+      );
+      await app.inMain();
     }
     await continuation();
     // A second start brings the main window to the front.

@@ -248,6 +248,9 @@ impl SatAdapter {
                 return Err(mismatch(format!("shape of {before}"), expected, format!("{shape:?}")));
             }
             let [before, after] = [floats(before, [n_tokens, rank])?, floats(after, [n_tokens, rank])?];
+            for name in Self::MARKOV_PROJECTIONS.iter().filter(|name| tensors.tensor(name).is_ok()) {
+                floats(name, [hidden, rank])?;
+            }
             Some(Arc::new(MarkovHead::new(rank, &before, &after)))
         } else {
             None

@@ -1,6 +1,7 @@
 //! The model, which is frozen where an adapter is trained for it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor, Var};
@@ -63,7 +64,7 @@ pub struct Base {
     /// Angles per position: `[n_positions, rope_dim / 2]`.
     pub(crate) cos: Tensor,
     pub(crate) sin: Tensor,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     format: PromptFormat,
     sha256: String,
     path: PathBuf,
@@ -175,7 +176,7 @@ impl Base {
             head,
             cos,
             sin,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             format,
             sha256,
             path,
@@ -194,6 +195,39 @@ impl Base {
     /// What becomes of what layers compute: kept where there is memory enough.
     pub fn activations(&self) -> Activations {
         self.activations
+    }
+
+    /// The same weights, of which none learns here.
+    pub(crate) fn frozen(&self) -> Self {
+        let detached = |tensor: &Tensor| tensor.detach();
+        let linear = |linear: &Linear| Linear {
+            weight: detached(&linear.weight),
+            bias: linear.bias.as_ref().map(detached),
+        };
+        let layers = self.layers.iter().map(|layer| Layer {
+            attention_norm: detached(&layer.attention_norm),
+            feed_forward_norm: detached(&layer.feed_forward_norm),
+            linears: layer.linears.each_ref().map(linear),
+            head_norms: layer.head_norms.as_ref().map(|norms| norms.each_ref().map(detached)),
+        });
+        Self {
+            architecture: self.architecture.clone(),
+            device: self.device.clone(),
+            embedding: detached(&self.embedding),
+            layers: layers.collect(),
+            output_norm: detached(&self.output_norm),
+            head: detached(&self.head),
+            cos: self.cos.clone(),
+            sin: self.sin.clone(),
+            tokenizer: self.tokenizer.clone(),
+            format: self.format.clone(),
+            sha256: self.sha256.clone(),
+            path: self.path.clone(),
+            learns: Learns::Nothing,
+            activations: self.activations,
+            native_sat: self.native_sat,
+            variables: Vec::new(),
+        }
     }
 
     /// `x w`, `[n_rows, n_out]` from `[n_rows, n_in]` and `[n_in, n_out]`; its gradient reaches `w` where that learns.

@@ -55,6 +55,8 @@ pub struct NativeConfig {
 /// A model that learns itself.
 pub struct NativeModel {
     base: Base,
+    /// The same weights, for what does not learn them.
+    frozen: Base,
     sat: NativeSat,
     /// The embedding of the token: `[1, hidden]`. It goes into the table when the model is written.
     slot: Var,
@@ -87,7 +89,7 @@ impl NativeModel {
             Some(own) => embedding.narrow(0, own.token as usize, 1)?,
             None => embedding.mean_keepdim(0)?,
         };
-        Ok(Self { slot: Var::from_tensor(&start.contiguous()?)?, base, sat })
+        Ok(Self { slot: Var::from_tensor(&start.contiguous()?)?, frozen: base.frozen(), base, sat })
     }
 
     /// The model.
@@ -128,14 +130,20 @@ impl NativeModel {
         tokens: &[u32],
         batch: &Batch,
     ) -> Result<Tensor, TrainError> {
+        if stage == Stage::Token {
+            // Texts are what they are: only the rows of slots have a graph.
+            let text = self.frozen.read(tokens)?;
+            let teacher = self.frozen.logits_at(&text, &batch.positions)?;
+            let embedding = self.slot.as_tensor().broadcast_as((self.sat.n_slots, self.base.architecture().hidden))?;
+            let rows = self.frozen.bare_rows(embedding.contiguous()?, &text, batch)?;
+            let of_slots = self.frozen.logits(&self.frozen.draft(&rows)?)?;
+            return Ok(slot_loss(config.loss, &of_slots, &teacher, batch.loss_rows())?);
+        }
         let [of_tokens, of_slots] = self.logits(tokens, batch)?;
         let positions = Tensor::new(&batch.positions[..], of_tokens.device())?;
         // A target that follows its pupil teaches nothing.
         let teacher = of_tokens.detach().index_select(&positions, 0)?;
         let slots = slot_loss(config.loss, &of_slots, &teacher, batch.loss_rows())?;
-        if stage == Stage::Token {
-            return Ok(slots);
-        }
         let n = tokens.len() - 1;
         let of_tokens = of_tokens.narrow(0, 0, n)?;
         let surprise =

@@ -23,8 +23,11 @@ pub(crate) struct TokenPass {
 
 /// What rows of adaptive tokens behind a text are to every layer.
 pub(crate) struct DraftRows<'a> {
-    adapter: &'a TrainedAdapter,
+    /// Whose deltas they have.
+    adapter: Option<&'a TrainedAdapter>,
     text: &'a TokenPass,
+    /// Of slots: `[n_slots, hidden]`.
+    embedding: Tensor,
     rotation: Rotation,
     visible: Visible,
     /// Slot of each.
@@ -161,17 +164,18 @@ impl Base {
         self.run(&embedded, &positions, &Visible::new(visible, n + n_rows, &self.device)?)
     }
 
+    fn linear(&self, linear: &Linear, x: &Tensor) -> Result<Tensor> {
+        let y = self.product(x, &linear.weight)?;
+        linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
+    }
+
     /// Runs rows that are embedded, `[n_rows, hidden]`, and see each other as `visible` says.
     fn run(&self, embedded: &Tensor, positions: &Tensor, visible: &Visible) -> Result<TokenPass> {
         let rotation = self.rotation(positions)?;
-        let product = |linear: &Linear, x: &Tensor| -> Result<Tensor> {
-            let y = self.product(x, &linear.weight)?;
-            linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
-        };
         let mut x = scaled(embedded.clone(), self.architecture.multipliers.embedding)?;
         let mut layers = Vec::new();
         for layer in &self.layers {
-            let linear = |idx: usize, x: &Tensor| product(&layer.linears[idx], x);
+            let linear = |idx: usize, x: &Tensor| self.linear(&layer.linears[idx], x);
             let normed = self.normalise(&x, &layer.attention_norm)?;
             let (queries, rows) = self.queries_and_keys(layer, &normed, &rotation, linear)?;
             let attended = match self.learns {
@@ -194,10 +198,21 @@ impl Base {
         text: &'a TokenPass,
         batch: &Batch,
     ) -> Result<DraftRows<'a>> {
+        Ok(DraftRows { adapter: Some(adapter), ..self.bare_rows(adapter.slot_embedding(), text, batch)? })
+    }
+
+    /// The same without deltas, `embedding [n_slots, hidden]` being all that slots are.
+    pub(crate) fn bare_rows<'a>(
+        &self,
+        embedding: Tensor,
+        text: &'a TokenPass,
+        batch: &Batch,
+    ) -> Result<DraftRows<'a>> {
         let n_tokens = text.hidden.dims()[0];
         Ok(DraftRows {
-            adapter,
+            adapter: None,
             text,
+            embedding,
             rotation: self.rotation(&Tensor::new(&batch.positions[..], &self.device)?)?,
             visible: Visible::new(batch.visible(n_tokens), n_tokens + batch.len(), &self.device)?,
             slots: Tensor::new(&batch.slots[..], &self.device)?,
@@ -206,14 +221,18 @@ impl Base {
 
     /// Before the first layer: `[n_rows, hidden]`.
     pub(crate) fn embed(&self, rows: &DraftRows<'_>) -> Result<Tensor> {
-        let embedded = rows.adapter.slot_embedding().index_select(&rows.slots, 0)?;
+        let embedded = rows.embedding.index_select(&rows.slots, 0)?;
         scaled(embedded, self.architecture.multipliers.embedding)
     }
 
     /// Behind the layer of index `idx`, from `x` before it: `[n_rows, hidden]` each.
     pub(crate) fn draft_layer(&self, rows: &DraftRows<'_>, idx: usize, x: &Tensor) -> Result<Tensor> {
-        let (layer, deltas) = (&self.layers[idx], rows.adapter.deltas_of(idx));
-        let linear = |idx: usize, x: &Tensor| delta_product(x, &layer.linears[idx], &deltas[idx]);
+        let layer = &self.layers[idx];
+        let deltas = rows.adapter.map(|adapter| adapter.deltas_of(idx));
+        let linear = |idx: usize, x: &Tensor| match &deltas {
+            Some(deltas) => delta_product(x, &layer.linears[idx], &deltas[idx]),
+            None => self.linear(&layer.linears[idx], x),
+        };
         let normed = self.normalise(x, &layer.attention_norm)?;
         let (queries, own) = self.queries_and_keys(layer, &normed, &rows.rotation, linear)?;
         let text = Some(&rows.text.layers[idx]);

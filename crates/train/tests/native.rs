@@ -11,8 +11,8 @@ use engine::{CompletionRequest, Extent, Session, Speculation};
 use model::{Family, Model, ModelConfig, NativeSat};
 use speculate::{RowPlan, Target};
 use train::{
-    Anchors, Batch, Corpus, LossConfig, NativeConfig, NativeModel, Stage, TrainDevice, TrainEvent,
-    train_native,
+    Anchors, Batch, Corpus, LossConfig, LossRows, NativeConfig, NativeModel, Stage, TrainDevice, TrainEvent,
+    slot_loss, train_native,
 };
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
@@ -59,8 +59,18 @@ fn every_gradient_is_that_of_finite_differences() {
         // The teacher is the model itself, and no part of the slope.
         let loss = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 0.8, aligned_among: 0 };
         let config = NativeConfig { loss, ..config() };
-        let loss = || model.loss(&config, Stage::Joint, &text, &batch).expect("a loss");
-        gradients_are_slopes(family.name(), model.variables(), loss);
+        let loss = |stage| model.loss(&config, stage, &text, &batch).expect("a loss");
+        gradients_are_slopes(family.name(), model.variables(), || loss(Stage::Joint));
+        // Weights may have changed: the stage of the token alone sees what they are now.
+        let moved = (model.variables()[1].1.as_tensor() * 1.5).expect("moves");
+        model.variables()[1].1.set(&moved).expect("sets");
+        let token = model.variables().into_iter().take(1).collect();
+        gradients_are_slopes(family.name(), token, || loss(Stage::Token));
+        let [_, of_slots] = model.logits(&text, &batch).expect("computes");
+        let rows = LossRows { slots: &batch.slots, labels: &batch.labels, firsts: &vec![0; batch.len()] };
+        let in_one_pass = slot_loss(config.loss, &of_slots, &of_slots.detach(), rows).expect("a loss");
+        let [alone, in_one_pass] = [loss(Stage::Token), in_one_pass].map(|loss| loss.to_scalar::<f32>().expect("a number"));
+        assert!((alone - in_one_pass).abs() < 1e-5 * in_one_pass.abs(), "{alone} {in_one_pass}");
     }
 }
 

@@ -384,3 +384,30 @@ fn a_loss_without_parts_is_zero() {
     let loss = slot_loss(config, &rows, &rows, of_rows).expect("computes");
     assert_eq!(loss.to_scalar::<f32>().expect("a number"), 0.0);
 }
+
+/// What a head is made of is checked with the rest: an error names the tensor.
+#[test]
+fn projections_of_another_shape_are_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("adapter.safetensors");
+    let base = Base::load(Path::new(TINY), 128, TrainDevice::Cpu).expect("loads");
+    let shape = AdapterShape { n_slots: 2, rank: 2, markov_rank: 4 };
+    adapter_of(&base, shape).save(&base, &path).expect("writes");
+    let bytes = std::fs::read(&path).expect("reads");
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).expect("a header");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    for name in SatAdapter::MARKOV_PROJECTIONS {
+        let changed = tensors.tensors().into_iter().map(|(tensor, view)| {
+            let mut shape = view.shape().to_vec();
+            if tensor == name {
+                shape.reverse();
+            }
+            let view = safetensors::tensor::TensorView::new(view.dtype(), shape, view.data());
+            (tensor, view.expect("as many numbers"))
+        });
+        let changed = safetensors::serialize(changed, metadata.metadata().clone()).expect("bytes");
+        std::fs::write(&path, changed).expect("writes");
+        let error = TrainedAdapter::load(&base, &path).err().expect("of another shape").to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}

@@ -34,6 +34,7 @@ export const onDocument = on<DocumentEvent>("document");
 export const onSettings = on<AppliedSettings>("settings");
 export const onModelAdded = on<string>("model_added");
 export const onPopup = on<null>("popup");
+export const onPopupClosed = on<null>("popup_closed");
 
 export const applicationState = (): Promise<ApplicationState> => invoke("application_state");
 export const startup = (): Promise<Startup> => invoke("startup");

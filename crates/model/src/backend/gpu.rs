@@ -1,23 +1,24 @@
 //! A GPU: the kernels of the `gpu` crate. Weights are packed on the host as the CPU's are, tensor by tensor, and brought
 //! over as they are. Activations stay f32, but for what linear layers read on matrix units.
 
+mod plan;
+mod vocabulary;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gpu::{
-    ADAPTIVE, Activations, AttentionSizes, Buffer, CacheNumber, Device, DeviceInfo, GpuError, LinearLayer,
-    Matrix, PassRows, ProductExtent, ROW_WORDS, Ranking, RotaryTables, RotationConfig, RowRange, ScaleLayout,
-    WeightLayout,
+    Activations, AttentionSizes, Buffer, CacheNumber, Device, DeviceInfo, GpuError, LinearLayer, Matrix,
+    PassRows, ProductExtent, RotaryTables, RotationConfig, RowRange, ScaleLayout, WeightLayout,
 };
 use kernels::{AttentionShape, CacheType, DenseFormat, PackedMatrix, Pool, WeightFormat};
-use speculate::{Layout, Logits, N_RANKED, RowInput, RowPlan, Wanted};
+use speculate::{Layout, Logits, RowPlan};
 
-use super::{
-    Backend, Buffers, DRAFT_VOCABULARY, Linear, MatrixSource, Norm, Pass, Projection, RopeTables,
-    VocabularyHead,
-};
+use super::{Backend, Buffers, Linear, MatrixSource, Norm, Pass, Projection, RopeTables, VocabularyHead};
 use crate::ModelError;
 use crate::architecture::{Architecture, RopeLayout};
+use plan::DevicePlan;
+use vocabulary::WantedRows;
 
 /// The backend: a device, and the threads that pack weights for it.
 pub(crate) struct Gpu {
@@ -140,13 +141,6 @@ pub(crate) struct LowRank {
     b: Matrix,
 }
 
-/// Widths of what a pass works on.
-#[derive(Clone, Copy)]
-struct Widths {
-    query: usize,
-    feed_forward: usize,
-}
-
 /// Activations that linear layers read.
 pub(crate) struct LinearInput {
     /// As they are, or packed.
@@ -154,36 +148,6 @@ pub(crate) struct LinearInput {
     /// Where they are packed, that of the norm that is still to be applied.
     epsilon: Option<f32>,
 }
-
-/// A row plan on the device, and room that its operations share.
-pub(crate) struct DevicePlan {
-    widths: Widths,
-    words: Vec<u32>,
-    /// As [`gpu::ROW_WORDS`] says; then the rows whose logits are wanted.
-    buffer: Buffer,
-    /// Where the wanted rows begin.
-    wanted_at: usize,
-    /// Rotated queries.
-    rotated: Buffer,
-    /// What the feed-forward layer widens, before it is packed.
-    gate: Buffer,
-    up: Buffer,
-    /// What attention gives, before it is packed.
-    attended: Buffer,
-    /// Adaptive rows between the two factors of their delta.
-    inner: Buffer,
-}
-
-/// What the vocabulary projection works on.
-pub(crate) struct WantedRows {
-    normed: LinearInput,
-    logits: Buffer,
-    ranking: Ranking,
-    n_ranked_rows: usize,
-}
-
-/// Largest rank of a delta that room is made for.
-const MAX_RANK: usize = crate::adapter::MAX_RANK;
 
 fn transposed(values: &[f32], n_rows: usize) -> Vec<f32> {
     let n_columns = values.len() / n_rows;
@@ -270,26 +234,8 @@ impl Backend for Gpu {
         // They grow to what a pass needs.
         let none = || self.device.empty(0);
         let input = || none().map(|rows| LinearInput { rows, epsilon: None });
-        let widths = Widths { query: architecture.query_width(), feed_forward: architecture.feed_forward };
-        let plan = DevicePlan {
-            widths,
-            words: Vec::new(),
-            buffer: none()?,
-            wanted_at: 0,
-            rotated: none()?,
-            gate: none()?,
-            up: none()?,
-            attended: none()?,
-            inner: none()?,
-        };
-        let vocabulary = WantedRows {
-            normed: input()?,
-            logits: none()?,
-            ranking: self.device.ranking(1, architecture.vocabulary)?,
-            n_ranked_rows: 1,
-        };
         Ok(Buffers {
-            plan,
+            plan: DevicePlan::new(&self.device, architecture)?,
             hidden: none()?,
             normed: input()?,
             queries: none()?,
@@ -298,7 +244,7 @@ impl Backend for Gpu {
             attended: input()?,
             activated: input()?,
             projected: none()?,
-            vocabulary,
+            vocabulary: WantedRows::new(&self.device, architecture)?,
         })
     }
 
@@ -326,39 +272,7 @@ impl Backend for Gpu {
         plan: &RowPlan,
         layout: &Layout,
     ) -> Result<(), ModelError> {
-        let DevicePlan { widths, words, buffer, wanted_at, rotated, gate, up, attended, inner } = on_device;
-        let n_rows = plan.rows().len();
-        words.clear();
-        words.resize(n_rows * ROW_WORDS as usize, 0);
-        let mut visible = Vec::new();
-        for (idx, row) in plan.rows().iter().enumerate() {
-            plan.visible_into(idx, &mut visible);
-            let hidden = match layout.hides(plan.n_committed()) {
-                true => layout.hidden_from(row),
-                false => 0..0,
-            };
-            let input = match row.input {
-                RowInput::Token(token) => token,
-                RowInput::Adaptive(slot) => ADAPTIVE + slot as u32,
-            };
-            let of_row = [input as usize, row.position, hidden.start, hidden.end, words.len(), visible.len()];
-            let at = idx * ROW_WORDS as usize;
-            words[at..at + of_row.len()]
-                .iter_mut()
-                .zip(of_row)
-                .for_each(|(word, value)| *word = value as u32);
-            words.extend(visible.iter().map(|&slot| (plan.n_committed() + slot) as u32));
-        }
-        *wanted_at = words.len();
-        words.extend(plan.logit_rows().iter().map(|&row| row as u32));
-        *buffer = self.device.upload_u32(words)?;
-        self.reserve(rotated, n_rows * widths.query)?;
-        self.reserve(up, n_rows * widths.feed_forward)?;
-        if self.packs() {
-            self.reserve(gate, n_rows * widths.feed_forward)?;
-            self.reserve(attended, n_rows * widths.query)?;
-        }
-        self.reserve(inner, (n_rows - plan.n_token_rows()) * MAX_RANK)
+        on_device.set(self, plan, layout)
     }
 
     fn embed(
@@ -554,44 +468,7 @@ impl Backend for Gpu {
         scratch: &mut WantedRows,
         logits: &mut Logits,
     ) -> Result<(), ModelError> {
-        let wanted = pass.plan.wanted();
-        let (n_rows, vocabulary) = (wanted.len(), head.matrix.n_out());
-        self.reserve(&mut scratch.logits, n_rows * vocabulary)?;
-        if scratch.n_ranked_rows < n_rows {
-            scratch.n_ranked_rows = n_rows.next_power_of_two();
-            scratch.ranking = self.device.ranking(scratch.n_ranked_rows, vocabulary)?;
-        }
-        let WantedRows { normed, logits: all, ranking, .. } = scratch;
-        // Behind the last row that must be exact, in whatever order they were asked for.
-        let first_draft =
-            wanted.iter().rposition(|&wanted| wanted != Wanted::Drafts).map_or(0, |last| last + 1);
-        let exact = RowRange { first: 0, n: first_draft };
-        let drafts = RowRange { first: first_draft, n: n_rows - first_draft };
-        for (rows, n) in [(exact, vocabulary), (drafts, vocabulary.min(DRAFT_VOCABULARY))] {
-            let extent = ProductExtent { n_outputs: n, first_row: rows.first, accumulates: false };
-            self.device.product(head.matrix, head.bias, self.activations(normed), rows, all, extent);
-            self.device.rank(all, vocabulary, n, rows, ranking);
-        }
-        let n_ranked = n_rows * N_RANKED;
-        let has_full = wanted.contains(&Wanted::All);
-        let mut parts = vec![(&ranking.logits, n_ranked), (&ranking.tokens, n_ranked)];
-        parts.extend(has_full.then_some((&*all, n_rows * vocabulary)));
-        let read = self.device.read(&parts)?;
-        let words = |part: usize| read[part].as_chunks::<4>().0;
-        logits.ranked.clear();
-        let entries = words(0).iter().zip(words(1));
-        let entries: Vec<(u32, f32)> =
-            entries.map(|(logit, token)| (u32::from_le_bytes(*token), f32::from_le_bytes(*logit))).collect();
-        logits.ranked.extend(entries.as_chunks::<N_RANKED>().0);
-        logits.is_full.clear();
-        logits.is_full.extend(wanted.iter().map(|&wanted| wanted == Wanted::All));
-        logits.full.clear();
-        if has_full {
-            let rows = words(2).chunks_exact(vocabulary).zip(&logits.is_full);
-            let full = rows.filter(|(_, is_full)| **is_full).flat_map(|(row, _)| row);
-            logits.full.extend(full.map(|&word| f32::from_le_bytes(word)));
-        }
-        Ok(())
+        scratch.project(self, pass.plan, head, logits)
     }
 }
 
