@@ -25,7 +25,6 @@ const COMMANDS: &[&str] = &[
     "open_in_folder",
     "save_document",
     "close_document",
-    "changed_documents",
     "accept_change",
     "keep_draft",
     "remove_draft",

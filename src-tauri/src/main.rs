@@ -106,7 +106,6 @@ fn main() -> anyhow::Result<()> {
             commands::files::open_in_folder,
             commands::files::save_document,
             commands::files::close_document,
-            commands::files::changed_documents,
             commands::files::accept_change,
             commands::files::keep_draft,
             commands::files::remove_draft,
@@ -144,6 +143,9 @@ fn main() -> anyhow::Result<()> {
                 }
                 application.load_default_model();
             })?;
+            let handle = app.handle().clone();
+            let changes = std::thread::Builder::new().name("changes".to_owned());
+            changes.spawn(move || commands::files::tell_changes(&handle))?;
             let window = WebviewWindowBuilder::new(app, "main", WebviewUrl::default())
                 .title("sateen")
                 .inner_size(1100.0, 720.0)

@@ -32,7 +32,7 @@ pub struct CompleteArguments {
 
 /// Steps that come within this time are told together: drawing a page takes a core from the model, and nobody reads
 /// faster.
-const BETWEEN_PICTURES: Duration = Duration::from_millis(100);
+const BETWEEN_PICTURES: Duration = Duration::from_millis(150);
 
 /// How a completion went on. The window gets one message per forward pass, or fewer when it is slow.
 #[derive(Clone, Debug, Serialize, TS)]

@@ -134,7 +134,8 @@ impl NativeModel {
             // Texts are what they are: only the rows of slots have a graph.
             let text = self.frozen.read(tokens)?;
             let teacher = self.frozen.logits_at(&text, &batch.positions)?;
-            let embedding = self.slot.as_tensor().broadcast_as((self.sat.n_slots, self.base.architecture().hidden))?;
+            let embedding =
+                self.slot.as_tensor().broadcast_as((self.sat.n_slots, self.base.architecture().hidden))?;
             let rows = self.frozen.bare_rows(embedding.contiguous()?, &text, batch)?;
             let of_slots = self.frozen.logits(&self.frozen.draft(&rows)?)?;
             return Ok(slot_loss(config.loss, &of_slots, &teacher, batch.loss_rows())?);

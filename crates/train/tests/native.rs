@@ -69,7 +69,8 @@ fn every_gradient_is_that_of_finite_differences() {
         let [_, of_slots] = model.logits(&text, &batch).expect("computes");
         let rows = LossRows { slots: &batch.slots, labels: &batch.labels, firsts: &vec![0; batch.len()] };
         let in_one_pass = slot_loss(config.loss, &of_slots, &of_slots.detach(), rows).expect("a loss");
-        let [alone, in_one_pass] = [loss(Stage::Token), in_one_pass].map(|loss| loss.to_scalar::<f32>().expect("a number"));
+        let [alone, in_one_pass] =
+            [loss(Stage::Token), in_one_pass].map(|loss| loss.to_scalar::<f32>().expect("a number"));
         assert!((alone - in_one_pass).abs() < 1e-5 * in_one_pass.abs(), "{alone} {in_one_pass}");
     }
 }

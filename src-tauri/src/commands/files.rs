@@ -1,5 +1,7 @@
 //! Files: the window knows documents by number, and files of the open folder by their paths below it.
 
+use std::time::Duration;
+
 use application::{Application, CommandError, CommandResult, DocumentEvent, RestoredDraft, lock};
 use documents::{Document, Draft, FolderListing, MAX_FILE_BYTES};
 use serde::Serialize;
@@ -115,10 +117,19 @@ pub(crate) fn close_document(application: State<'_, Application>, id: u32) {
     application.documents.close(id);
 }
 
-/// Documents that another program has changed since they were looked at last.
-#[tauri::command(async)]
-pub(crate) fn changed_documents(application: State<'_, Application>) -> Vec<Document> {
-    application.documents.changed()
+/// How often other programs' changes are looked for.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+
+/// Tells the window of documents that another program changes, for as long as the app runs: a page that asked each time would
+/// keep its processes from resting.
+pub(crate) fn tell_changes(app: &AppHandle) {
+    loop {
+        std::thread::sleep(BETWEEN_LOOKS);
+        for document in app.state::<Application>().documents.changed() {
+            // Fails only when the window is gone.
+            let _ = app.emit_to("main", "changed_document", document);
+        }
+    }
 }
 
 /// Says that the window shows what another program wrote to a document.

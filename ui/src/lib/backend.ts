@@ -32,6 +32,8 @@ function on<T>(event: string): (callback: (payload: T) => void) => Promise<Unlis
 export const onApplicationState = on<ApplicationState>("application_state");
 export const onDocument = on<DocumentEvent>("document");
 export const onSettings = on<AppliedSettings>("settings");
+/** Another program changed a document. */
+export const onChangedDocument = on<Document>("changed_document");
 export const onModelAdded = on<string>("model_added");
 export const onPopup = on<null>("popup");
 export const onPopupClosed = on<null>("popup_closed");
@@ -83,7 +85,6 @@ export const openFolder = (): Promise<FolderListing | null> => invoke("open_fold
 export const listFolder = (): Promise<FolderListing | null> => invoke("list_folder");
 export const openInFolder = (below: string): Promise<Document> => invoke("open_in_folder", { below });
 export const closeDocument = (id: number): Promise<void> => invoke("close_document", { id });
-export const changedDocuments = (): Promise<Document[]> => invoke("changed_documents");
 export const acceptChange = (id: number, text: string): Promise<void> => invoke("accept_change", { id, text });
 export const keepDraft = (draft: Draft): Promise<void> => invoke("keep_draft", { draft });
 export const removeDraft = (key: string): Promise<void> => invoke("remove_draft", { key });

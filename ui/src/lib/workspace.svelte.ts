@@ -235,14 +235,12 @@ export class Workspace {
     }
   }
 
-  /** Looks for what other programs have written: without changes here it is shown, else it is said. */
-  async lookAround(): Promise<void> {
-    for (const document of await backend.changedDocuments()) {
-      const tab = this.tabs.find((other) => other.id === document.id);
-      if (tab === undefined) continue;
-      if (tab.isChanged) tab.foreign = document;
-      else await this.take(tab, document);
-    }
+  /** What another program has written is shown where nothing was changed here, else it is said. */
+  async onChanged(document: Document): Promise<void> {
+    const tab = this.tabs.find((other) => other.id === document.id);
+    if (tab === undefined) return;
+    if (tab.isChanged) tab.foreign = document;
+    else await this.take(tab, document);
   }
 
   /** Shows what another program wrote, in the place of what is here. */

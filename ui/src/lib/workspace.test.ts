@@ -8,7 +8,6 @@ import { Workspace, type EditorPort } from "./workspace.svelte";
 const shell = vi.hoisted(() => ({
   kept: [] as Draft[],
   closed: [] as number[],
-  changed: [] as Document[],
   saved: [] as [number | null, string][],
   conflict: false,
 }));
@@ -17,7 +16,6 @@ vi.mock("./backend", () => ({
   keepDraft: (draft: Draft) => Promise.resolve(void shell.kept.push(draft)),
   removeDraft: () => Promise.resolve(),
   closeDocument: (id: number) => Promise.resolve(void shell.closed.push(id)),
-  changedDocuments: () => Promise.resolve(shell.changed),
   acceptChange: () => Promise.resolve(),
   saveDocument: (id: number | null, text: string, { overwrite }: { overwrite: boolean }) => {
     if (shell.conflict && !overwrite) return Promise.reject(new Error("conflict"));
@@ -42,7 +40,7 @@ describe("the workspace", () => {
 
   beforeEach(() => {
     vi.useFakeTimers();
-    Object.assign(shell, { kept: [], closed: [], changed: [], saved: [], conflict: false });
+    Object.assign(shell, { kept: [], closed: [], saved: [], conflict: false });
     ask.mockReset().mockResolvedValue(true);
     workspace = new Workspace(() => editor, ask, vi.fn());
     workspace.create();
@@ -112,12 +110,10 @@ describe("the workspace", () => {
 
   it("shows what another program wrote, or says so where there are changes here", async () => {
     workspace.open(document(1, "one"));
-    shell.changed = [document(1, "other")];
-    await workspace.lookAround();
+    await workspace.onChanged(document(1, "other"));
     expect(state.doc.toString()).toBe("other");
     type("x");
-    shell.changed = [document(1, "third")];
-    await workspace.lookAround();
+    await workspace.onChanged(document(1, "third"));
     expect([state.doc.toString(), workspace.active?.foreign?.text]).toEqual(["xother", "third"]);
     const tab = workspace.active;
     if (tab?.foreign != null) await workspace.take(tab, tab.foreign);
