@@ -86,6 +86,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
+    use crate::outside::value_and_gradients;
 
     #[test]
     fn it_is_what_its_parts_are() {
@@ -99,24 +100,16 @@ mod tests {
         let weight = numbers((n_out, n_in)).as_detached_tensor().t().expect("a view");
         let of_loss = numbers((n_rows, n_out)).as_detached_tensor();
         let bias = numbers((1, n_out)).as_detached_tensor().squeeze(0).expect("a row");
-        let of = |y: Result<Tensor>| -> Result<Vec<f32>> {
-            let y = y?;
-            let gradients = (&y * &of_loss)?.sum_all()?.backward()?;
-            let mut all = vec![y.flatten_all()?];
-            for variable in [&x, &a, &b] {
-                all.push(gradients.get(variable.as_tensor()).expect("a gradient").flatten_all()?);
-            }
-            Tensor::cat(&all, 0)?.to_vec1()
-        };
+        let of = |y| value_and_gradients(y, &of_loss, &[&x, &a, &b]);
         for bias in [None, Some(bias)] {
             let by_parts = || {
                 let y = (x.matmul(&weight)? + x.matmul(&a)?.matmul(&b)?)?;
                 bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
             };
-            let expected = of(by_parts()).expect("computes");
+            let expected = of(by_parts());
             let linear = Linear { weight: weight.clone(), bias: bias.clone() };
             let deltas = [a.as_tensor().clone(), b.as_tensor().clone()];
-            let got = of(delta_product(x.as_tensor(), &linear, &deltas)).expect("computes");
+            let got = of(delta_product(x.as_tensor(), &linear, &deltas));
             for (expected, got) in expected.iter().zip(&got) {
                 assert!((expected - got).abs() < 1e-5, "{expected} {got}");
             }

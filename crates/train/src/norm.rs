@@ -95,6 +95,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
+    use crate::outside::value_and_gradients;
 
     #[test]
     fn it_is_what_its_parts_are() {
@@ -106,14 +107,9 @@ mod tests {
         let rows = |x: Tensor| x.reshape((2, 3, 10)).expect("rows");
         let (x, of_loss, weight) = (rows(numbers(60)), rows(numbers(60)), numbers(10));
         let x = Var::from_tensor(&x).expect("a variable");
-        let of = |y: Result<Tensor>| -> Result<Vec<f32>> {
-            let y = y?;
-            let gradients = (&y * &of_loss)?.sum_all()?.backward()?;
-            let gradient = gradients.get(x.as_tensor()).expect("a gradient").flatten_all()?;
-            Tensor::cat(&[y.flatten_all()?, gradient], 0)?.to_vec1()
-        };
-        let expected = of(norm(x.as_tensor(), &weight, 0.1)).expect("computes");
-        let got = of(frozen_norm(x.as_tensor(), &weight, 0.1)).expect("computes");
+        let of = |y| value_and_gradients(y, &of_loss, &[&x]);
+        let expected = of(norm(x.as_tensor(), &weight, 0.1));
+        let got = of(frozen_norm(x.as_tensor(), &weight, 0.1));
         for (expected, got) in expected.iter().zip(&got) {
             assert!((expected - got).abs() < 1e-5 * expected.abs().max(1.0), "{expected} {got}");
         }

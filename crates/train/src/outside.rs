@@ -65,3 +65,25 @@ pub(crate) fn computed_outside(
 ) -> Result<Tensor> {
     argument.apply_op2(value, Outside { gradient: Box::new(gradient) })
 }
+
+/// For tests of nodes: the numbers of `value`, then those of the gradients of `variables` where its own gradient is `of_value`.
+///
+/// # Panics
+/// When it was not computed, or a variable has no gradient.
+#[cfg(test)]
+pub(crate) fn value_and_gradients(
+    value: Result<Tensor>,
+    of_value: &Tensor,
+    variables: &[&candle_core::Var],
+) -> Vec<f32> {
+    let numbers = || {
+        let value = value?;
+        let gradients = (&value * of_value)?.sum_all()?.backward()?;
+        let mut all = vec![value.flatten_all()?];
+        for variable in variables {
+            all.push(gradients.get(variable.as_tensor()).expect("a gradient").flatten_all()?);
+        }
+        Tensor::cat(&all, 0)?.to_vec1()
+    };
+    numbers().expect("computes")
+}

@@ -118,6 +118,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
+    use crate::outside::value_and_gradients;
 
     #[test]
     fn it_is_what_its_parts_are() {
@@ -135,15 +136,10 @@ mod tests {
                 let rows = |x: Tensor| x.reshape((3, 2, head_dim)).expect("rows");
                 let (x, of_loss) = (rows(numbers(6 * head_dim)), rows(numbers(6 * head_dim)));
                 let x = Var::from_tensor(&x).expect("a variable");
-                let of = |turned: Result<Tensor>| -> Result<Vec<f32>> {
-                    let turned = turned?;
-                    let gradients = (&turned * &of_loss)?.sum_all()?.backward()?;
-                    let gradient = gradients.get(x.as_tensor()).expect("a gradient").flatten_all()?;
-                    Tensor::cat(&[turned.flatten_all()?, gradient], 0)?.to_vec1()
-                };
+                let of = |turned| value_and_gradients(turned, &of_loss, &[&x]);
                 let rotation = Rotation::new(layout, [&cos, &sin], &positions).expect("a rotation");
-                let expected = of(rotation.turn_by_tensors(x.as_tensor())).expect("computes");
-                let got = of(rotation.turn(x.as_tensor())).expect("computes");
+                let expected = of(rotation.turn_by_tensors(x.as_tensor()));
+                let got = of(rotation.turn(x.as_tensor()));
                 for (expected, got) in expected.iter().zip(&got) {
                     assert!((expected - got).abs() < 1e-5, "{expected} {got}");
                 }

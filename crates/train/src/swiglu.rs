@@ -93,6 +93,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
+    use crate::outside::value_and_gradients;
 
     #[test]
     fn it_is_what_its_parts_are() {
@@ -103,14 +104,9 @@ mod tests {
             Var::from_vec(numbers, (3, 700), &Device::Cpu).expect("rows")
         };
         let (gate, up, weight) = (rows(), rows(), rows());
-        let of = |value: Result<Tensor>| -> Result<Vec<f32>> {
-            let value = value?;
-            let gradients = (&value * weight.as_detached_tensor())?.sum_all()?.backward()?;
-            let gradient = |of: &Var| gradients.get(of.as_tensor()).expect("a gradient").flatten_all();
-            Tensor::cat(&[value.flatten_all()?, gradient(&gate)?, gradient(&up)?], 0)?.to_vec1()
-        };
-        let expected = of(gate.silu().and_then(|activated| activated * up.as_tensor())).expect("computes");
-        let got = of(swiglu(gate.as_tensor(), up.as_tensor())).expect("computes");
+        let of = |value| value_and_gradients(value, &weight.as_detached_tensor(), &[&gate, &up]);
+        let expected = of(gate.silu().and_then(|activated| activated * up.as_tensor()));
+        let got = of(swiglu(gate.as_tensor(), up.as_tensor()));
         for (expected, got) in expected.iter().zip(&got) {
             assert!((expected - got).abs() < 1e-5 * expected.abs().max(1.0), "{expected} {got}");
         }
