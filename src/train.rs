@@ -3,20 +3,17 @@
 mod curves;
 mod generate;
 mod native;
+mod progress;
 
-use std::fs::File;
-use std::io::Write;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use engine::ModelLibrary;
-use indicatif::{ProgressBar, ProgressStyle};
+use progress::Progress;
 use train::{
     Activations, AdapterPart, AdapterShape, Anchors, Base, Corpus, LossConfig, SampleConfig, SlotAcceptance,
-    TrainConfig, TrainDevice, TrainEvent, TrainOutcome, TrainedAdapter, evaluate_by_language,
+    TrainConfig, TrainDevice, TrainedAdapter, evaluate_by_language,
 };
 
 #[derive(Args)]
@@ -186,35 +183,6 @@ fn say_count(corpus: &Corpus) {
     );
 }
 
-fn open_metrics(path: Option<&Path>) -> anyhow::Result<Option<File>> {
-    let open = |path: &Path| {
-        let file = File::options().create(true).append(true).open(path);
-        file.with_context(|| format!("cannot write {}", path.display()))
-    };
-    path.map(open).transpose()
-}
-
-/// Draws what the metrics at `path` say; that they cannot be drawn ends nothing.
-fn draw_curves(path: Option<&Path>, bar: &ProgressBar) {
-    if let Some(Err(error)) = path.map(curves::draw) {
-        bar.println(format!("no curves: {error:#}"));
-    }
-}
-
-/// Above the bar, which shows nothing where there is no terminal.
-fn say(bar: &ProgressBar, words: &str) {
-    match bar.is_hidden() {
-        true => println!("{words}"),
-        false => bar.println(words),
-    }
-}
-
-fn steps_bar(n_steps: usize) -> anyhow::Result<ProgressBar> {
-    let bar = ProgressBar::new(n_steps as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}, {eta} left").context("the bar")?);
-    Ok(bar)
-}
-
 fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
     let SatArguments { text, out, steps, .. } = arguments;
     let (mut base, corpus) = base_and_corpus(text)?;
@@ -252,48 +220,9 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
         save_every: arguments.save_every,
         ..defaults
     };
-    let is_stopped = crate::terminal::interrupt()?;
-    let mut metrics = open_metrics(arguments.metrics.as_deref())?;
-    let bar = steps_bar(*steps)?;
-    let (mut loss_now, mut n_rows, mut seconds) = (None, 0.0, 0.0);
-    let mut on_event = |event: TrainEvent| {
-        if let Some(file) = &mut metrics {
-            // A full disk costs the figures, not the run.
-            let _ = serde_json::to_writer(&mut *file, &event).map(|()| file.write_all(b"\n"));
-        }
-        match event {
-            TrainEvent::Resumed { step } => {
-                bar.println(format!("going on behind step {step}"));
-                bar.set_position(step as u64);
-            }
-            TrainEvent::Step { step, loss, n_rows: n, seconds: s, .. } => {
-                let mean: f64 = loss_now.map_or(loss, |mean: f64| 0.95 * mean + 0.05 * loss);
-                loss_now = Some(mean);
-                (n_rows, seconds) = (0.9 * n_rows + n as f64, 0.9 * seconds + s);
-                bar.set_message(format!("loss {mean:.3}, {:.0} rows/s", n_rows / seconds));
-                bar.set_position(step as u64);
-            }
-            TrainEvent::Evaluated { step, acceptance } => {
-                let words = format!("step {step}: {}", in_words(&acceptance));
-                say(&bar, &words);
-                draw_curves(arguments.metrics.as_deref(), &bar);
-            }
-        }
-        match is_stopped.load(Ordering::Acquire) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    };
-    let outcome = train::train(&base, &corpus, &config, out, &mut on_event)?;
-    bar.finish_and_clear();
-    match outcome {
-        TrainOutcome::Finished => {
-            println!("Wrote {0}; `sateen models adapter add {0}` uses it", out.display());
-        }
-        TrainOutcome::Stopped { step } => {
-            println!("Stopped behind step {step} of {steps}; the same command goes on from there");
-        }
-    }
+    let mut progress = Progress::new(*steps, arguments.metrics.as_deref())?;
+    let outcome = train::train(&base, &corpus, &config, out, &mut |event| progress.show(&event))?;
+    progress.finish(outcome, &format!("Wrote {0}; `sateen models adapter add {0}` uses it", out.display()));
     Ok(())
 }
 

@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
     // A model that cannot fill in is told of nothing behind the cursor.
     let infill = if engine::PromptFormat::of(model.tokenizer()).can_infill() { *infill } else { 0.0 };
     let is_stopped = crate::terminal::interrupt()?;
-    let bar = super::steps_bar(*texts)?;
+    let bar = super::progress::steps_bar(*texts)?;
     bar.set_position(n_done as u64);
     let (mut n_tokens, started) = (0, std::time::Instant::now());
     for number in n_done..*texts {

@@ -1,16 +1,14 @@
 //! `sateen train native`
 
-use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use engine::ModelLibrary;
-use train::{Anchors, Corpus, LossConfig, NativeConfig, NativeModel, NativeSat, TrainEvent, train_native};
+use train::{Anchors, Corpus, LossConfig, NativeConfig, NativeModel, NativeSat, train_native};
 
-use super::{TextArguments, in_words, say_count, steps_bar};
+use super::progress::Progress;
+use super::{TextArguments, say_count};
 
 #[derive(Args)]
 pub(super) struct NativeArguments {
@@ -46,6 +44,9 @@ pub(super) struct NativeArguments {
     /// Steps between two measurements of acceptance
     #[arg(long, default_value_t = 100)]
     evaluate_every: usize,
+    /// Steps between two checkpoints, beside the file to write: of all weights, each takes twelve bytes a parameter
+    #[arg(long, default_value_t = 250)]
+    save_every: usize,
     /// Append what happens to this file, a JSON object a line, and draw it beside it, as SVG
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
@@ -53,9 +54,6 @@ pub(super) struct NativeArguments {
 
 pub(super) fn run(arguments: &NativeArguments) -> anyhow::Result<()> {
     let NativeArguments { text, out, .. } = arguments;
-    if out.exists() {
-        bail!("{} is there already; remove it, or name another file", out.display());
-    }
     let corpus = Corpus::read(&text.data)?;
     say_count(&corpus);
     let installed = ModelLibrary::of_user()?.find_or_default(text.model.as_deref())?;
@@ -75,39 +73,14 @@ pub(super) fn run(arguments: &NativeArguments) -> anyhow::Result<()> {
         seed: arguments.seed,
         evaluate_every: arguments.evaluate_every,
         n_evaluated: text.evaluated,
+        save_every: arguments.save_every,
     };
-    let is_stopped = crate::terminal::interrupt()?;
-    let mut metrics = super::open_metrics(arguments.metrics.as_deref())?;
-    let bar = steps_bar(config.n_token_steps + config.n_joint_steps)?;
-    let mut n_done = 0;
-    train_native(&model, &corpus, &config, &mut |event| {
-        if let Some(file) = &mut metrics {
-            // A full disk costs the figures, not the run.
-            let _ = serde_json::to_writer(&mut *file, &event).map(|()| file.write_all(b"\n"));
-        }
-        match &event {
-            TrainEvent::Resumed { .. } => (),
-            TrainEvent::Step { step, loss, .. } => {
-                n_done = *step;
-                bar.set_message(format!("loss {loss:.3}"));
-                bar.set_position(*step as u64);
-            }
-            TrainEvent::Evaluated { step, acceptance } => {
-                let words = format!("step {step}: {}", in_words(acceptance));
-                super::say(&bar, &words);
-                super::draw_curves(arguments.metrics.as_deref(), &bar);
-            }
-        }
-        match is_stopped.load(Ordering::Acquire) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    })?;
-    bar.finish_and_clear();
-    model.save(out)?;
-    println!(
-        "Wrote {0} behind step {n_done}; `sateen models add {0}` makes it a model of yours",
-        out.display()
+    let n_steps = config.n_token_steps + config.n_joint_steps;
+    let mut progress = Progress::new(n_steps, arguments.metrics.as_deref())?;
+    let outcome = train_native(&model, &corpus, &config, out, &mut |event| progress.show(&event))?;
+    progress.finish(
+        outcome,
+        &format!("Wrote {0}; `sateen models add {0}` makes it a model of yours", out.display()),
     );
     Ok(())
 }

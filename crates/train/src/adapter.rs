@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use model::SatAdapter;
-use safetensors::tensor::{Dtype, TensorView};
 use speculate::MarkovHead;
 
 use crate::TrainError;
 use crate::base::Base;
+use crate::tensor_file::{NamedTensor, write_tensors};
 
 /// How large an adapter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -269,57 +269,13 @@ impl TrainedAdapter {
             ("rank".to_owned(), self.shape.rank.to_string()),
             ("rope".to_owned(), base.rope_name().to_owned()),
         ]);
-        let mut tensors = Vec::new();
         let all = self.all().into_iter().map(|(name, var)| (name, var.as_tensor().clone()));
         let factors = self.factors(base)?.into_iter().flatten();
-        for (name, tensor) in all.chain(SatAdapter::MARKOV.map(str::to_owned).into_iter().zip(factors)) {
+        let all = all.chain(SatAdapter::MARKOV.map(str::to_owned).into_iter().zip(factors));
+        let tensors = all.map(|(name, tensor)| {
             let is_exact = name == "sat.embedding" || SatAdapter::MARKOV_PROJECTIONS.contains(&name.as_str());
-            let dtype = if is_exact { Dtype::F32 } else { Dtype::F16 };
-            tensors.push((name, tensor.dims().to_vec(), dtype, bytes_of(&tensor, dtype)?));
-        }
-        write_safetensors(path, &tensors, metadata)
+            NamedTensor { name, tensor, is_half: !is_exact }
+        });
+        write_tensors(path, &tensors.collect::<Vec<_>>(), metadata)
     }
-}
-
-/// The numbers of `tensor`, little endian.
-pub(crate) fn bytes_of(tensor: &Tensor, dtype: Dtype) -> Result<Vec<u8>, TrainError> {
-    let values = tensor.flatten_all()?;
-    Ok(match dtype {
-        Dtype::F16 => {
-            let values = values.to_dtype(DType::F16)?.to_vec1::<half::f16>()?;
-            values.into_iter().flat_map(half::f16::to_le_bytes).collect()
-        }
-        _ => values.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
-    })
-}
-
-/// The folder that a file is or would be in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Name, shape, type and bytes of a tensor.
-pub(crate) type Numbers = (String, Vec<usize>, Dtype, Vec<u8>);
-
-/// Whole or not at all.
-pub(crate) fn write_safetensors(
-    path: &Path,
-    tensors: &[Numbers],
-    metadata: HashMap<String, String>,
-) -> Result<(), TrainError> {
-    let mut views = Vec::new();
-    for (name, shape, dtype, bytes) in tensors {
-        let view = TensorView::new(*dtype, shape.clone(), bytes);
-        views.push((name, view.map_err(|error| TrainError::unreadable(path, error))?));
-    }
-    let bytes = safetensors::serialize(views, Some(metadata));
-    let bytes = bytes.map_err(|error| TrainError::unreadable(path, error))?;
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder_of(path))?;
-        std::io::Write::write_all(&mut file, &bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(TrainError::io(path))
 }

@@ -1,100 +1,140 @@
 //! What a run goes on from: everything that learns, the optimizer's state, and the number of steps.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
-use safetensors::SafeTensors;
-use safetensors::tensor::Dtype;
+use candle_core::{Tensor, Var};
 
-use crate::adapter::{Numbers, TrainedAdapter, bytes_of, write_safetensors};
-use crate::base::Base;
 use crate::error::TrainError;
 use crate::optimizer::AdamW;
+use crate::tensor_file::{NamedTensor, TensorFile, folder_of, write_tensors};
 
 /// Goes up when what is computed changes its meaning.
 const VERSION: &str = "1";
 
-/// Writes it to `path`, whole or not at all. `config` names the run.
-pub(crate) fn save(
-    path: &Path,
-    base: &Base,
-    adapter: &TrainedAdapter,
-    optimizer: &AdamW,
-    config: &str,
-) -> Result<(), TrainError> {
-    let mut tensors: Vec<Numbers> = Vec::new();
-    for ((name, variable), moments) in adapter.variables().into_iter().zip(optimizer.moments()?) {
-        let [mean, square] = moments;
-        for (part, tensor) in [("value", variable.as_tensor()), ("mean", &mean), ("square", &square)] {
-            let bytes = bytes_of(tensor, Dtype::F32)?;
-            tensors.push((format!("{name}.{part}"), tensor.dims().to_vec(), Dtype::F32, bytes));
-        }
-    }
-    let metadata = HashMap::from([
-        ("version".to_owned(), VERSION.to_owned()),
-        ("base_sha256".to_owned(), base.sha256().to_owned()),
-        ("step".to_owned(), optimizer.n_steps.to_string()),
-        ("config".to_owned(), config.to_owned()),
-    ]);
-    write_safetensors(path, &tensors, metadata)
+/// Where the checkpoints of a run are, and whose they are.
+pub(crate) struct CheckpointPlace {
+    path: PathBuf,
+    base_sha256: String,
+    /// Names the run.
+    config: String,
 }
 
-/// Goes on from the checkpoint at `path`, bit for bit. False when there is none.
-///
-/// # Errors
-/// A file that is none, or of another model or run.
-pub(crate) fn load(
-    path: &Path,
-    base: &Base,
-    adapter: &TrainedAdapter,
-    optimizer: &mut AdamW,
-    config: &str,
-) -> Result<bool, TrainError> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(TrainError::io(path)(error)),
-    };
-    let unreadable = |error: safetensors::SafeTensorError| TrainError::unreadable(path, error);
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(unreadable)?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(unreadable)?;
-    let notes = header.metadata().clone().unwrap_or_default();
-    let note = |key: &str| notes.get(key).cloned().unwrap_or_default();
-    if note("base_sha256") != base.sha256() {
-        let (expected, got) = (base.sha256().to_owned(), note("base_sha256"));
-        return Err(TrainError::OtherBase { path: path.to_owned(), expected, got });
+/// One that is there, of this run.
+pub(crate) struct Checkpoint {
+    file: TensorFile,
+    /// Steps that were done.
+    pub(crate) step: usize,
+}
+
+fn parts(name: &str) -> [String; 3] {
+    ["value", "mean", "square"].map(|part| format!("{name}.{part}"))
+}
+
+impl CheckpointPlace {
+    /// Beside `out`: its name with `.checkpoint` behind it.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to: it is found out before hours are spent.
+    pub(crate) fn beside(
+        out: &Path,
+        base_sha256: &str,
+        config: &impl serde::Serialize,
+    ) -> Result<Self, TrainError> {
+        tempfile::NamedTempFile::new_in(folder_of(out)).map_err(TrainError::io(folder_of(out)))?;
+        let mut path = out.as_os_str().to_owned();
+        path.push(".checkpoint");
+        let config = serde_json::to_string(config).map_err(|error| TrainError::unreadable(out, error))?;
+        Ok(Self { path: PathBuf::from(path), base_sha256: base_sha256.to_owned(), config })
     }
-    for (what, key, expected) in
-        [("its version", "version", VERSION), ("its configuration", "config", config)]
-    {
-        if note(key) != expected {
-            let (path, expected, got) = (path.to_owned(), expected.to_owned(), note(key));
-            return Err(TrainError::OtherRun { path, what, expected, got });
+
+    /// Writes one behind `step`, whole or not at all.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`], and those of the device.
+    pub(crate) fn save(
+        &self,
+        variables: &[(String, Var)],
+        optimizer: &AdamW,
+        step: usize,
+    ) -> Result<(), TrainError> {
+        let mut tensors = Vec::new();
+        for ((name, variable), [mean, square]) in variables.iter().zip(optimizer.moments()?) {
+            let of_variable: [Tensor; 3] = [variable.as_tensor().clone(), mean, square];
+            for (name, tensor) in parts(name).into_iter().zip(of_variable) {
+                tensors.push(NamedTensor { name, tensor, is_half: false });
+            }
         }
+        let metadata = HashMap::from([
+            ("version".to_owned(), VERSION.to_owned()),
+            ("base_sha256".to_owned(), self.base_sha256.clone()),
+            ("step".to_owned(), step.to_string()),
+            ("config".to_owned(), self.config.clone()),
+        ]);
+        write_tensors(&self.path, &tensors, metadata)
     }
-    let step = note("step");
-    let step = step.parse().map_err(|_| TrainError::unreadable(path, format!("its step is `{step}`")))?;
-    let read = |name: &str, like: &Tensor| -> Result<Tensor, TrainError> {
-        let view = tensors.tensor(name).map_err(unreadable)?;
-        if view.dtype() != Dtype::F32 || view.shape() != like.dims() {
-            return Err(TrainError::unreadable(path, format!("`{name}` has another shape or type")));
+
+    /// The one that is there.
+    ///
+    /// # Errors
+    /// A file that is none, or of another model or run; [`TrainError::Exists`] where there is none, but something else at `out`:
+    /// nothing of anybody's is written over.
+    pub(crate) fn open(&self, out: &Path) -> Result<Option<Checkpoint>, TrainError> {
+        let path = &self.path;
+        let Some(file) = TensorFile::open(path)? else {
+            return match out.exists() {
+                true => Err(TrainError::Exists { path: out.to_owned() }),
+                false => Ok(None),
+            };
+        };
+        let sha256 = file.note("base_sha256");
+        if sha256 != self.base_sha256 {
+            let expected = self.base_sha256.clone();
+            return Err(TrainError::OtherBase { path: path.to_owned(), expected, got: sha256 });
         }
-        let values: Vec<f32> =
-            view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-        Ok(Tensor::from_vec(values, like.dims(), like.device())?)
-    };
-    // All is read before anything is changed.
-    let (mut values, mut moments) = (Vec::new(), Vec::new());
-    let variables = adapter.variables();
-    for (name, variable) in &variables {
-        let like = variable.as_tensor();
-        values.push(read(&format!("{name}.value"), like)?);
-        moments.push([read(&format!("{name}.mean"), like)?, read(&format!("{name}.square"), like)?]);
+        for (what, key, expected) in
+            [("its version", "version", VERSION), ("its configuration", "config", &self.config)]
+        {
+            let got = file.note(key);
+            if got != expected {
+                let (path, expected) = (path.to_owned(), expected.to_owned());
+                return Err(TrainError::OtherRun { path, what, expected, got });
+            }
+        }
+        let step = file.note("step");
+        let step = step.parse().map_err(|_| TrainError::unreadable(path, format!("its step is `{step}`")))?;
+        Ok(Some(Checkpoint { file, step }))
     }
-    for ((_, variable), value) in variables.iter().zip(&values) {
-        variable.set(value)?;
+
+    /// What it held is elsewhere now.
+    pub(crate) fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
     }
-    optimizer.resume(&moments, step)?;
-    Ok(true)
+}
+
+impl Checkpoint {
+    /// Goes on from it, bit for bit: `variables` and the state of `optimizer`, which had gone `n_steps` then, are what they were.
+    ///
+    /// # Errors
+    /// What is not in the file as it should be; nothing is changed then.
+    pub(crate) fn restore(
+        mut self,
+        variables: &[(String, Var)],
+        optimizer: &mut AdamW,
+        n_steps: usize,
+    ) -> Result<(), TrainError> {
+        for (name, variable) in variables {
+            for name in parts(name) {
+                self.file.check(&name, variable.as_tensor())?;
+            }
+        }
+        let mut moments = Vec::new();
+        for (name, variable) in variables {
+            let [value, mean, square] = parts(name);
+            let like = variable.as_tensor();
+            moments.push([self.file.read(&mean, like)?, self.file.read(&square, like)?]);
+            variable.set(&self.file.read(&value, like)?)?;
+        }
+        optimizer.resume(&moments, n_steps)
+    }
 }

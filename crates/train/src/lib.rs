@@ -31,6 +31,7 @@ mod run;
 mod sample;
 mod softmax;
 mod swiglu;
+mod tensor_file;
 
 pub use adapter::{AdapterPart, AdapterShape, TrainedAdapter};
 pub use base::{Activations, Base};

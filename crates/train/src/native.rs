@@ -12,19 +12,21 @@ use model::gguf::MetadataValue;
 use model::{NativeSat, SatAdapter};
 
 use crate::TrainError;
-use crate::adapter::folder_of;
 use crate::base::{Base, Learns, ROPE_DIVISORS};
 use crate::batch::{Anchors, Batch};
+use crate::checkpoint::CheckpointPlace;
 use crate::corpus::{Corpus, Split, random_of};
 use crate::device::TrainDevice;
 use crate::evaluate::{SlotAcceptance, evaluate_native};
 use crate::loss::{LossConfig, LossRows, slot_loss};
 use crate::optimizer::{AdamW, AdamWConfig, Schedule};
-use crate::run::TrainEvent;
+use crate::run::{TrainEvent, TrainOutcome};
 use crate::sample::SampleConfig;
+use crate::tensor_file::folder_of;
 
-/// How a model itself is trained, in two stages: first the token alone, then all weights with it.
-#[derive(Clone, Debug, PartialEq)]
+/// How a model itself is trained, in two stages: first the token alone, then all weights with it. A checkpoint belongs to one
+/// such run.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct NativeConfig {
     /// Tokens of a text.
     pub max_tokens: usize,
@@ -50,6 +52,8 @@ pub struct NativeConfig {
     pub evaluate_every: usize,
     /// Texts that are measured.
     pub n_evaluated: usize,
+    /// Steps between two checkpoints: in the second stage each is three times the model in f32.
+    pub save_every: usize,
 }
 
 /// A model that learns itself.
@@ -217,36 +221,55 @@ pub enum Stage {
     Joint,
 }
 
-/// Trains `model` on `corpus` in its two stages. `on_event` says whether to go on; where it does not, the model is what it was
-/// behind that step. Steps are counted through both.
+impl NativeModel {
+    /// What learns in `stage`, with its name in a checkpoint.
+    fn learning_in(&self, stage: Stage) -> Vec<(String, Var)> {
+        match stage {
+            Stage::Token => vec![("sat".to_owned(), self.slot.clone())],
+            Stage::Joint => self.variables(),
+        }
+    }
+}
+
+/// Trains `model` on `corpus` in its two stages, and writes it to `out`. Steps are counted through both. A checkpoint beside it,
+/// `out` with `.checkpoint` behind its name, is gone on from where there is one of this run, and removed at the end. `on_event`
+/// says whether to go on.
 ///
 /// # Errors
-/// What is wrong with the configuration, and [`TrainError::NotANumber`].
+/// What is wrong with the configuration or a file, [`TrainError::Exists`] where `out` is there without a checkpoint of this
+/// run, and [`TrainError::NotANumber`]; the last checkpoint stays.
 pub fn train_native(
     model: &NativeModel,
     corpus: &Corpus,
     config: &NativeConfig,
+    out: &Path,
     on_event: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
-) -> Result<(), TrainError> {
+) -> Result<TrainOutcome, TrainError> {
     let base = &model.base;
-    let n_slots = model.sat.n_slots;
+    let NativeSat { token, n_slots } = model.sat;
     let of_samples = SampleConfig { max_tokens: config.max_tokens, infill: config.infill, n_slots };
     let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;
+    let place = CheckpointPlace::beside(out, base.sha256(), &(config, token, n_slots))?;
+    let mut checkpoint = place.open(out)?;
+    let n_resumed = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
     let stages = [
-        (Stage::Token, config.n_token_steps, config.token_rate, vec![model.slot.clone()]),
-        (
-            Stage::Joint,
-            config.n_joint_steps,
-            config.joint_rate,
-            model.variables().into_iter().map(|(_, variable)| variable).collect(),
-        ),
+        (Stage::Token, 0, config.n_token_steps, config.token_rate),
+        (Stage::Joint, config.n_token_steps, config.n_joint_steps, config.joint_rate),
     ];
     let n_steps = config.n_token_steps + config.n_joint_steps;
-    let mut step = 0;
-    for (stage, n_of_stage, learning_rate, variables) in stages {
+    for (stage, first, n_of_stage, learning_rate) in stages {
         let schedule = Schedule { n_warm_up: (n_of_stage / 20).min(100), n_steps: n_of_stage };
-        let mut optimizer = AdamW::new(AdamWConfig { learning_rate, ..AdamWConfig::default() }, variables)?;
-        for of_stage in 0..n_of_stage {
+        let variables = model.learning_in(stage);
+        let mut optimizer = AdamW::new(AdamWConfig { learning_rate, ..AdamWConfig::default() }, &variables)?;
+        // It is of the stage whose step was the last.
+        let is_of_stage = (n_resumed > config.n_token_steps) == (stage == Stage::Joint);
+        if let Some(checkpoint) = checkpoint.take_if(|_| is_of_stage) {
+            checkpoint.restore(&variables, &mut optimizer, n_resumed - first)?;
+            if on_event(TrainEvent::Resumed { step: n_resumed }).is_break() {
+                return Ok(TrainOutcome::Stopped { step: n_resumed });
+            }
+        }
+        for step in first.max(n_resumed)..first + n_of_stage {
             let started = std::time::Instant::now();
             let mut random = random_of(config.seed.wrapping_add(1), step);
             let sample = corpus.sample(base, Split::Training, of_samples, &mut random)?;
@@ -257,8 +280,8 @@ pub fn train_native(
             if !value.is_finite() {
                 return Err(TrainError::NotANumber { step });
             }
-            let gradient_norm = optimizer.step(&loss.backward()?, schedule.at(of_stage))?;
-            step += 1;
+            let gradient_norm = optimizer.step(&loss.backward()?, schedule.at(step - first))?;
+            let step = step + 1;
             let (n_rows, seconds) = (batch.len(), started.elapsed().as_secs_f64());
             let mut wish = on_event(TrainEvent::Step { step, loss: value, gradient_norm, n_rows, seconds });
             if step == n_steps || step.is_multiple_of(config.evaluate_every.max(1)) {
@@ -267,10 +290,17 @@ pub fn train_native(
                     wish = ControlFlow::Break(());
                 }
             }
-            if wish.is_break() {
-                return Ok(());
+            let is_stopped = wish.is_break() && step < n_steps;
+            if is_stopped || (step < n_steps && step.is_multiple_of(config.save_every.max(1))) {
+                place.save(&variables, &optimizer, step)?;
+            }
+            if is_stopped {
+                model.save(out)?;
+                return Ok(TrainOutcome::Stopped { step });
             }
         }
     }
-    Ok(())
+    model.save(out)?;
+    place.remove();
+    Ok(TrainOutcome::Finished)
 }

@@ -59,11 +59,12 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// One that has not begun.
+    /// One of `variables`, by name, that has not begun.
     ///
     /// # Errors
     /// Those of memory.
-    pub fn new(config: AdamWConfig, variables: Vec<Var>) -> Result<Self, TrainError> {
+    pub fn new(config: AdamWConfig, variables: &[(String, Var)]) -> Result<Self, TrainError> {
+        let variables: Vec<Var> = variables.iter().map(|(_, variable)| variable.clone()).collect();
         let zeros = in_a_row(variables.iter().map(|variable| variable.zeros_like()))?;
         Ok(Self { config, variables, mean: zeros.clone(), square: zeros, n_steps: 0 })
     }
@@ -153,7 +154,7 @@ mod tests {
     fn it_finds_the_least() {
         let variable = Var::new(&[3.0f32, -2.0], &Device::Cpu).expect("a variable");
         let config = AdamWConfig { learning_rate: 0.1, ..AdamWConfig::default() };
-        let mut optimizer = AdamW::new(config, vec![variable.clone()]).expect("an optimizer");
+        let mut optimizer = AdamW::new(config, &[("it".to_owned(), variable.clone())]).expect("an optimizer");
         for _ in 0..300 {
             let loss =
                 (variable.as_tensor() - 1.0).and_then(|x| x.sqr()).and_then(|x| x.sum_all()).expect("a loss");

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::adapter::{AdapterPart, AdapterShape, TrainedAdapter, folder_of};
+use crate::adapter::{AdapterPart, AdapterShape, TrainedAdapter};
 use crate::base::Base;
 use crate::batch::{Anchors, Batch};
-use crate::checkpoint;
+use crate::checkpoint::CheckpointPlace;
 use crate::corpus::{Corpus, Split, random_of};
 use crate::error::TrainError;
 use crate::evaluate::{SlotAcceptance, evaluate};
@@ -171,29 +171,24 @@ pub fn train(
     };
     let adapter =
         adapter.with_markov_head(base, config.shape.markov_rank, config.seed)?.learning(config.learns);
-    if adapter.variables().is_empty() {
+    let variables = adapter.variables();
+    if variables.is_empty() {
         return Err(TrainError::NothingLearns);
     }
-    let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
-    let mut optimizer = AdamW::new(config.optimizer, variables)?;
-    let mut checkpoint_path = out.as_os_str().to_owned();
-    checkpoint_path.push(".checkpoint");
-    let checkpoint_path = PathBuf::from(checkpoint_path);
-    let run = serde_json::to_string(config).map_err(|error| TrainError::unreadable(out, error))?;
-    // What cannot be written is found out before hours are spent on it, and nobody's adapter is written over.
-    tempfile::NamedTempFile::new_in(folder_of(out)).map_err(TrainError::io(folder_of(out)))?;
-    match checkpoint::load(&checkpoint_path, base, &adapter, &mut optimizer, &run)? {
-        false if out.exists() => return Err(TrainError::Exists { path: out.to_owned() }),
-        true if on_event(TrainEvent::Resumed { step: optimizer.n_steps }).is_break() => {
-            return Ok(TrainOutcome::Stopped { step: optimizer.n_steps });
+    let mut optimizer = AdamW::new(config.optimizer, &variables)?;
+    let place = CheckpointPlace::beside(out, base.sha256(), config)?;
+    if let Some(checkpoint) = place.open(out)? {
+        let step = checkpoint.step;
+        checkpoint.restore(&variables, &mut optimizer, step)?;
+        if on_event(TrainEvent::Resumed { step }).is_break() {
+            return Ok(TrainOutcome::Stopped { step });
         }
-        _ => (),
     }
     let n_slots = adapter.shape().n_slots;
     let of_samples = SampleConfig { max_tokens: config.max_tokens, infill: config.infill, n_slots };
     let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;
     let write = |optimizer: &AdamW| -> Result<(), TrainError> {
-        checkpoint::save(&checkpoint_path, base, &adapter, optimizer, &run)?;
+        place.save(&variables, optimizer, optimizer.n_steps)?;
         adapter.save(base, out)
     };
     let n_steps = config.schedule.n_steps;
@@ -230,7 +225,6 @@ pub fn train(
         }
     }
     adapter.save(base, out)?;
-    // What it held is in the adapter.
-    let _ = std::fs::remove_file(&checkpoint_path);
+    place.remove();
     Ok(TrainOutcome::Finished)
 }

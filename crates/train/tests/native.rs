@@ -12,7 +12,7 @@ use model::{Family, Model, ModelConfig, NativeSat};
 use speculate::{RowPlan, Target};
 use train::{
     Anchors, Batch, Corpus, LossConfig, LossRows, NativeConfig, NativeModel, Stage, TrainDevice, TrainEvent,
-    slot_loss, train_native,
+    TrainOutcome, slot_loss, train_native,
 };
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
@@ -31,11 +31,21 @@ fn config() -> NativeConfig {
         seed: 1,
         evaluate_every: 1000,
         n_evaluated: 4,
+        save_every: 1000,
     }
 }
 
 fn text(n: usize, vocabulary: usize) -> Vec<u32> {
     (0..n).map(|i| (i * i * 31 + i * 7 + 3) as u32 % vocabulary as u32).collect()
+}
+
+fn corpus(folder: &Path) -> Corpus {
+    std::fs::create_dir(folder).expect("a folder");
+    for idx in 0..40 {
+        let text: String = (0..30).map(|i| format!("def f{idx}_{i}(x):\n    return x + {i}\n")).collect();
+        std::fs::write(folder.join(format!("{idx}.py")), text).expect("writes");
+    }
+    Corpus::read(&[folder]).expect("a corpus")
 }
 
 /// A special token of the model in the file at `path`.
@@ -126,13 +136,7 @@ fn the_engine_runs_what_was_trained() {
 #[test]
 fn a_model_that_learnt_itself_decodes_losslessly() {
     let folder = tempfile::tempdir().expect("a folder");
-    let code = folder.path().join("code");
-    std::fs::create_dir(&code).expect("a folder");
-    for idx in 0..40 {
-        let text: String = (0..30).map(|i| format!("def f{idx}_{i}(x):\n    return x + {i}\n")).collect();
-        std::fs::write(code.join(format!("{idx}.py")), text).expect("writes");
-    }
-    let corpus = Corpus::read(&[&code]).expect("a corpus");
+    let corpus = corpus(&folder.path().join("code"));
     let sat = NativeSat { token: special_token(TINY.as_ref()), n_slots: 3 };
     let model = NativeModel::load(TINY.as_ref(), 128, TrainDevice::Cpu, sat).expect("loads");
     let config = NativeConfig { n_token_steps: 10, n_joint_steps: 120, evaluate_every: 10, ..config() };
@@ -145,12 +149,11 @@ fn a_model_that_learnt_itself_decodes_losslessly() {
         }
         ControlFlow::Continue(())
     };
-    train_native(&model, &corpus, &config, &mut on_event).expect("trains");
+    let written = folder.path().join("native.gguf");
+    train_native(&model, &corpus, &config, &written, &mut on_event).expect("trains");
     assert_eq!(losses.len(), 130);
     let (first, last) = (measured[0], measured[measured.len() - 1]);
     assert!(last > first + 0.2, "{measured:?}");
-    let written = folder.path().join("native.gguf");
-    model.save(&written).expect("writes");
     let engine = Arc::new(Model::load(&ModelConfig::new(&written)).expect("loads"));
     let mut session = Session::new(&engine);
     let mut n_accepted = 0;
@@ -178,4 +181,48 @@ fn a_model_that_learnt_itself_decodes_losslessly() {
     let of_text = NativeSat { token: 40, n_slots: 3 };
     let error = NativeModel::load(TINY.as_ref(), 64, TrainDevice::Cpu, of_text).err().expect("refused");
     assert!(error.to_string().contains("`sat-token` must be a special token"), "{error}");
+}
+
+/// A run that was stopped in either stage goes on to the bit, and a file of somebody's is not written over.
+#[test]
+fn a_run_that_was_interrupted_goes_on_to_the_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let corpus = corpus(&folder.path().join("code"));
+    let sat = NativeSat { token: special_token(TINY.as_ref()), n_slots: 3 };
+    let config = NativeConfig { save_every: 3, ..config() };
+    // Where it is stopped, and each time begins again with the model as it was; at the end of a stage too.
+    let run = |name: &str, stops: &[usize]| {
+        let out = folder.path().join(name);
+        let (mut losses, mut resumed, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
+        for &stop_at in stops {
+            let model = NativeModel::load(TINY.as_ref(), 128, TrainDevice::Cpu, sat).expect("loads");
+            let outcome = train_native(&model, &corpus, &config, &out, &mut |event| {
+                match event {
+                    TrainEvent::Step { step, loss, .. } => {
+                        losses.push(loss);
+                        if step == stop_at {
+                            return ControlFlow::Break(());
+                        }
+                    }
+                    TrainEvent::Resumed { step } => resumed.push(step),
+                    TrainEvent::Evaluated { .. } => (),
+                }
+                ControlFlow::Continue(())
+            });
+            outcomes.push(outcome.expect("trains"));
+        }
+        assert!(!folder.path().join(format!("{name}.checkpoint")).exists());
+        (losses, resumed, outcomes, std::fs::read(out).expect("a model"))
+    };
+    let (losses, _, outcomes, whole) = run("whole.gguf", &[8]);
+    assert_eq!((losses.len(), &outcomes[..]), (8, &[TrainOutcome::Finished][..]));
+    let (again, resumed, outcomes, parts) = run("parts.gguf", &[2, 4, 6, 8]);
+    assert_eq!((again, resumed), (losses, vec![2, 4, 6]));
+    let stopped = [2, 4, 6].map(|step| TrainOutcome::Stopped { step });
+    assert_eq!(outcomes, [&stopped[..], &[TrainOutcome::Finished]].concat());
+    assert!(whole == parts, "the models differ");
+    let model = NativeModel::load(TINY.as_ref(), 128, TrainDevice::Cpu, sat).expect("loads");
+    let mut go_on = |_| ControlFlow::Continue(());
+    let error = train_native(&model, &corpus, &config, &folder.path().join("whole.gguf"), &mut go_on);
+    assert!(error.is_err_and(|error| error.to_string().contains("whole.gguf is there already")));
 }

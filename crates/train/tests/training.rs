@@ -253,9 +253,8 @@ fn slots_learn_a_grammar() {
     // Every token has one successor.
     let text: Vec<u32> = (0..96).map(|i| 40 + (i % 12) as u32 * 5).collect();
     let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0, aligned_among: 0 };
-    let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
     let rates = train::AdamWConfig { learning_rate: 1e-2, ..train::AdamWConfig::default() };
-    let mut optimizer = train::AdamW::new(rates, variables).expect("an optimizer");
+    let mut optimizer = train::AdamW::new(rates, &adapter.variables()).expect("an optimizer");
     let sample = train::Sample { tokens: text.clone(), first_anchor: 16, language: String::new() };
     let before = evaluate(&base, &adapter, std::slice::from_ref(&sample), 64).expect("measures");
     assert!(before.of_text.iter().all(|&share| share < 0.5), "{before:?}");
@@ -290,8 +289,7 @@ fn a_markov_head_learns_what_slots_cannot_know() {
     let [without, with] = [0, 8].map(|markov_rank| {
         let shape = AdapterShape { n_slots: 2, rank: 4, markov_rank };
         let adapter = TrainedAdapter::new(&base, shape, 1).expect("an adapter");
-        let variables = adapter.variables().into_iter().map(|(_, variable)| variable).collect();
-        let mut optimizer = train::AdamW::new(rates, variables).expect("an optimizer");
+        let mut optimizer = train::AdamW::new(rates, &adapter.variables()).expect("an optimizer");
         for step in 0..120 {
             let text = text_of(step);
             let mut random = fastrand::Rng::with_seed(step);
