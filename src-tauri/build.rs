@@ -34,6 +34,7 @@ const COMMANDS: &[&str] = &[
     "import_settings",
     "export_settings",
     "settings_path",
+    "list_devices",
     "popup_content",
     "popup_stream",
     "popup_accept",

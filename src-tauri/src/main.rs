@@ -115,6 +115,7 @@ fn main() -> anyhow::Result<()> {
             commands::settings::import_settings,
             commands::settings::export_settings,
             commands::settings::settings_path,
+            commands::settings::list_devices,
             commands::popup::popup_content,
             commands::popup::popup_stream,
             commands::popup::popup_accept,

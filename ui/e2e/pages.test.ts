@@ -119,6 +119,17 @@ describe("the pages", () => {
     await app.type("def mean(values):", Key.ENTER, "return");
     const ghost = await app.finishedGhost();
     expect(ghost.length).toBeLessThan(30);
+
+    // Of devices those are offered that this machine has: Debian's Vulkan in software among them.
+    await app.action("Settings");
+    await app.until("a device", async () => (await app.text("#model\\.device"))?.includes("(vulkan:0, in software)") ?? false);
+    await app.driver.findElement(By.css("#model\\.device option[value=cpu]")).click();
+    await app.until("a change", () => Promise.resolve(setting("model", "device") === "cpu"));
+    await app.ready();
+    await app.action("Models");
+    await app.until("the list", async () => (await app.driver.findElements(By.css("li button.what"))).length >= 1);
+    await click("li:has(.current) button.what");
+    await app.until("why", async () => (await app.text(".details"))?.includes("The settings name the processor") ?? false);
   });
 
   it("are as large as someone wants, whole at every size", async () => {

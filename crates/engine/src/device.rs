@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use model::{Device, DeviceInfo, Model};
 use serde::{Deserialize, Serialize};
+use ts_rs::TS;
 
 use crate::cost::PassTimer;
 use crate::learned::LearnedFiles;
@@ -68,6 +69,24 @@ impl From<DeviceChoice> for String {
     fn from(choice: DeviceChoice) -> Self {
         choice.to_string()
     }
+}
+
+/// A GPU of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, TS)]
+#[ts(export)]
+pub struct FoundDevice {
+    /// How it is chosen, like `vulkan:0`.
+    pub id: String,
+    /// What its driver calls it.
+    pub name: String,
+    /// Whether it is a program that pretends to be one: such a device is used when it is named only.
+    pub is_software: bool,
+}
+
+/// The GPUs that this machine's drivers name.
+pub fn found_devices() -> Vec<FoundDevice> {
+    let found = DeviceInfo::all().into_iter();
+    found.map(|info| FoundDevice { id: info.id(), is_software: info.is_software, name: info.name }).collect()
 }
 
 /// A model, and why it does not run on a GPU where one was looked for.

@@ -39,7 +39,7 @@ pub use completion::{
 };
 pub use context::{ContextFile, PromptBudget};
 pub use cost::{CostTable, PassCost, PassTimer, PrefillCost, Roofline, measure_cost, measure_pass_costs};
-pub use device::{DeviceChoice, DeviceChoiceError};
+pub use device::{DeviceChoice, DeviceChoiceError, FoundDevice, found_devices};
 pub use engine::{Engine, EngineConfig, EngineState, Event, LoadedModel, Priority, Submission};
 pub use error::{EngineError, ErrorCode};
 pub use install::{

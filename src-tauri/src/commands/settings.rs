@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use application::{Application, CommandError, CommandResult, lock};
+use engine::FoundDevice;
 use serde::Serialize;
 use serde_json::Value;
 use settings::Settings;
@@ -95,4 +96,10 @@ pub(crate) fn export_settings(app: AppHandle) -> CommandResult<bool> {
 #[tauri::command(async)]
 pub(crate) fn settings_path(application: State<'_, Application>) -> String {
     application.settings_file().path().display().to_string()
+}
+
+/// The GPUs that a model can be told to run on.
+#[tauri::command(async)]
+pub(crate) fn list_devices() -> Vec<FoundDevice> {
+    engine::found_devices()
 }

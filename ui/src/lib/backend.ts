@@ -12,6 +12,7 @@ import type { Fate } from "./bindings/Fate";
 import type { Document } from "./bindings/Document";
 import type { DocumentEvent } from "./bindings/DocumentEvent";
 import type { Draft } from "./bindings/Draft";
+import type { FoundDevice } from "./bindings/FoundDevice";
 import type { FolderListing } from "./bindings/FolderListing";
 import type { Insight } from "./bindings/Insight";
 import type { InstalledModel } from "./bindings/InstalledModel";
@@ -106,6 +107,7 @@ export function saveDocument(id: number | null, text: string, options: SaveOptio
 }
 
 export const readSettings = (): Promise<AppliedSettings> => invoke("read_settings");
+export const listDevices = (): Promise<FoundDevice[]> => invoke("list_devices");
 export const settingsPath = (): Promise<string> => invoke("settings_path");
 export const importSettings = (): Promise<AppliedSettings | null> => invoke("import_settings");
 export const exportSettings = (): Promise<boolean> => invoke("export_settings");

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 
 import type { Completion } from "./bindings/Completion";
 import type { InstalledModel } from "./bindings/InstalledModel";
-import { adapterChoices, bytes, figuresOf, installText, statusOf, whereItRuns } from "./format";
+import { adapterChoices, bytes, deviceChoices, figuresOf, installText, statusOf, whereItRuns } from "./format";
 import { lineEndingOf, withLineEnding } from "./line-endings";
 
 describe("words and figures", () => {
@@ -16,6 +16,13 @@ describe("words and figures", () => {
     expect(choices({ has_shipped_adapter: true, adapters: [b, a] })).toEqual(["newest", "b", "a", "shipped", "off"]);
   });
 
+  it("offers the devices that are here, and the one that was chosen", () => {
+    const found = [{ id: "vulkan:0", name: "llvmpipe", is_software: true }, { id: "cuda:0", name: "RTX", is_software: false }];
+    const names = (chosen: string): string[] => deviceChoices(found, chosen).map(([choice, name]) => `${choice}: ${name}`);
+    expect(names("auto").slice(2)).toEqual(["vulkan:0: llvmpipe (vulkan:0, in software)", "cuda:0: RTX (cuda:0)"]);
+    expect(names("metal").at(-1)).toBe("metal: metal, not found here");
+  });
+
   it("says the state and why", () => {
     const model = { name: "Qwen", n_adaptive_tokens: 4, prompt_format: "", device: "CPU, 2 threads", device_note: null };
     const status = (engine: Parameters<typeof statusOf>[0]) => statusOf(engine).text;
@@ -27,9 +34,10 @@ describe("words and figures", () => {
     expect(status({ engine: { state: "failed", reason: "not a GGUF file", code: "model_invalid" }, model_id: "q" })).toBe(
       "The model cannot be used: not a GGUF file",
     );
-    expect(whereItRuns(model)).toMatch(/^CPU, 2 threads\. No GPU was found/);
-    expect(whereItRuns({ ...model, device_note: "GPU not used: 4 GB needed" })).toBe("CPU, 2 threads. GPU not used: 4 GB needed.");
-    expect(whereItRuns({ ...model, device: "RTX (vulkan:0)" })).toBe("RTX (vulkan:0)");
+    expect(whereItRuns(model, "auto")).toBe("CPU, 2 threads. No GPU was found.");
+    expect(whereItRuns(model, "cpu")).toBe("CPU, 2 threads. The settings name the processor.");
+    expect(whereItRuns({ ...model, device_note: "GPU not used: 4 GB needed" }, "auto")).toBe("CPU, 2 threads. GPU not used: 4 GB needed.");
+    expect(whereItRuns({ ...model, device: "RTX (vulkan:0)" }, "auto")).toBe("RTX (vulkan:0)");
     expect(status({ engine: { state: "no_model" }, model_id: null })).toContain("choose one under Models");
   });
 

@@ -2,6 +2,7 @@
 
 import type { ApplicationState } from "./bindings/ApplicationState";
 import type { Completion } from "./bindings/Completion";
+import type { FoundDevice } from "./bindings/FoundDevice";
 import type { InstallProgress } from "./bindings/InstallProgress";
 import type { InstalledModel } from "./bindings/InstalledModel";
 import type { LoadedModel } from "./bindings/LoadedModel";
@@ -52,10 +53,18 @@ export function adapterChoices({ has_shipped_adapter, adapters }: InstalledModel
   return [...first, ...(own.length > 1 ? own : []), ...shipped, ["off", "No adapter"]];
 }
 
-/** The device, and why it is no GPU where it is none. */
-export function whereItRuns({ device, device_note }: LoadedModel): string {
+/** The device, and why it is no GPU where it is none: `choice` is what the settings say. */
+export function whereItRuns({ device, device_note }: LoadedModel, choice: string): string {
   if (device_note !== null) return `${device}. ${device_note}.`;
-  return device.startsWith("CPU") ? `${device}. No GPU was found, or the settings name the processor.` : device;
+  if (!device.startsWith("CPU")) return device;
+  return `${device}. ${choice === "cpu" ? "The settings name the processor" : "No GPU was found"}.`;
+}
+
+/** What a model can be told to run on, with names: `chosen` is among them, though it may not be here. */
+export function deviceChoices(found: readonly FoundDevice[], chosen: string): [string, string][] {
+  const gpus = found.map(({ id, name, is_software }): [string, string] => [id, `${name} (${id}${is_software ? ", in software" : ""})`]);
+  const known: [string, string][] = [["auto", "The quickest"], ["cpu", "The processor"], ...gpus];
+  return known.some(([choice]) => choice === chosen) ? known : [...known, [chosen, `${chosen}, not found here`]];
 }
 
 export interface Figure {

@@ -7,6 +7,7 @@ export type Control =
   | { kind: "number"; min: number; max: number; step: number; unit: string }
   | { kind: "text"; placeholder: string }
   | { kind: "keys" }
+  | { kind: "device" }
   | { kind: "list"; placeholder: string }
   | { kind: "choice"; choices: readonly (readonly [value: string, name: string])[] };
 
@@ -41,7 +42,7 @@ function group<G extends keyof Settings>(
 /** In the order of the page. The model itself is chosen on its own page. */
 export const SETTINGS: readonly SettingGroup[] = [
   group("Model", "model", [
-    ["device", "Device", "What the model runs on: auto takes a GPU that holds it and is quicker; cpu, cuda:0, vulkan:0 or metal take that one.", text("auto")],
+    ["device", "Device", "What the model runs on; a GPU is taken by itself only where it is quicker than the processor.", { kind: "device" }],
     ["threads", "Threads", "Threads that compute; 0 takes as many as this computer has cores.", number(0, 256, "threads")],
     ["context_tokens", "Context", "The longest text, prompt and completion together, that the model sees; more takes more memory.", number(512, 131_072, "tokens", 512)],
     ["half_precision_cache", "Half-precision cache", "Halves the memory of a context; texts may differ in rare places.", toggle],
