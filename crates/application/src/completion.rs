@@ -30,9 +30,12 @@ pub struct CompleteArguments {
     pub n_alternatives: u32,
 }
 
-/// Steps that come within this time are told together: drawing a page takes a core from the model, and nobody reads
-/// faster.
-const BETWEEN_PICTURES: Duration = Duration::from_millis(150);
+/// Steps that come within so long are told together, in a completion that was asked for `elapsed` ago: drawing a page takes
+/// a core from the model, and nobody reads faster. The more there is already, the longer a drawing takes and the less it
+/// brings.
+fn between_drawings(elapsed: Duration) -> Duration {
+    (elapsed / 5).clamp(Duration::from_millis(120), Duration::from_millis(300))
+}
 
 /// How a completion went on. The window gets one message per forward pass, or fewer when it is slow.
 #[derive(Clone, Debug, Serialize, TS)]
@@ -126,7 +129,19 @@ impl Application {
                     return;
                 }
             }
-            submission.wait_for_end(BETWEEN_PICTURES);
+            submission.wait_for_end(between_drawings(started.elapsed()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drawings_are_further_apart_the_longer_a_completion_takes() {
+        let between =
+            [0, 500, 1000, 60_000].map(|ms| between_drawings(Duration::from_millis(ms)).as_millis());
+        assert_eq!(between, [120, 120, 200, 300]);
     }
 }
