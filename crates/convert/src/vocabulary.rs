@@ -294,6 +294,22 @@ fn of_json(json: TokenizerJson, n_tokens: usize) -> Vocabulary {
     vocabulary
 }
 
+/// The form of conversations: what `tokenizer_config.json` says, alone or as the one named `default` of several, else a file of
+/// its own, as newer checkpoints have it.
+fn chat_template(folder: &Path, told: &Value) -> Result<Option<String>, ConvertError> {
+    let named = told.as_array().into_iter().flatten().find(|one| one["name"].as_str() == Some("default"));
+    let told = named.map_or(told, |one| &one["template"]);
+    if let Some(template) = told.as_str() {
+        return Ok(Some(template.to_owned()));
+    }
+    let path = folder.join("chat_template.jinja");
+    match std::fs::read_to_string(&path) {
+        Ok(template) => Ok(Some(template)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ConvertError::io(&path)(error)),
+    }
+}
+
 /// What other files of the folder say of special tokens.
 struct Settings {
     /// Ids of the tokens that start and end a text, as far as they are named.
@@ -336,7 +352,7 @@ impl Settings {
             bos: id("bos_token_id").map(|id| id as usize),
             eos: id("eos_token_id").map(|id| id as usize),
             adds_bos: tokenizer["add_bos_token"].as_bool(),
-            chat_template: tokenizer["chat_template"].as_str().map(str::to_owned),
+            chat_template: chat_template(folder, &tokenizer["chat_template"])?,
             added,
         })
     }

@@ -272,6 +272,26 @@ fn text_is_split_as_the_checkpoint_splits_it() {
     assert!(!config.out.exists());
 }
 
+#[test]
+fn conversations_have_the_form_that_the_checkpoint_says() {
+    let published = Published::new("llama", &json!({}));
+    let template = |mix| {
+        let file = GgufFile::open(&published.convert(mix)).expect("a file");
+        file.has("tokenizer.chat_template")
+            .then(|| file.string("tokenizer.chat_template").expect("text").to_owned())
+    };
+    let write = |name: &str, text: &str| std::fs::write(published.path().join(name), text).expect("writes");
+    assert_eq!(template(Mix::Q8_0), None);
+    write("chat_template.jinja", "{{ in a file }}");
+    assert_eq!(template(Mix::Q4_0).as_deref(), Some("{{ in a file }}"));
+    let named =
+        json!([{ "name": "tools", "template": "no" }, { "name": "default", "template": "{{ named }}" }]);
+    write("tokenizer_config.json", &json!({ "chat_template": named }).to_string());
+    assert_eq!(template(Mix::F16).as_deref(), Some("{{ named }}"));
+    write("tokenizer_config.json", &json!({ "chat_template": "{{ alone }}" }).to_string());
+    assert_eq!(template(Mix::Q6_K).as_deref(), Some("{{ alone }}"));
+}
+
 /// SentencePiece in `tokenizer.json` alone: the order of merges stands for scores.
 #[test]
 fn sentence_piece_is_split_by_the_order_of_its_merges() {
