@@ -1,12 +1,15 @@
 //! SAT adapters: what a frozen model needs to run semantic adaptive tokens.
 
+pub(crate) mod tensors;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use speculate::MarkovHead;
 
 use crate::ModelError;
+use crate::adapter::tensors::AdapterTensors;
 use crate::architecture::{Architecture, RopeLayout};
 use crate::gguf::{GgufError, GgufFile, MetadataValue};
 
@@ -167,9 +170,9 @@ impl SatAdapter {
     /// # Errors
     /// [`ModelError::AdapterFile`] and [`ModelError::AdapterMismatch`].
     pub fn parse(bytes: &[u8], path: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
+        let tensors = AdapterTensors::new(bytes, path)?;
         let refuse = |reason: String| ModelError::AdapterFile { path: path.to_owned(), reason };
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| refuse(error.to_string()))?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(|error| refuse(error.to_string()))?;
         let notes = metadata.metadata().clone().unwrap_or_default();
         let note = |key: &str| notes.get(key).map(String::as_str).unwrap_or_default();
         let number = |key: &str, max: usize| match note(key).parse::<usize>() {
@@ -186,42 +189,7 @@ impl SatAdapter {
             return Err(mismatch("rope", rope, note("rope")));
         }
 
-        let tensor_of =
-            |name: &str| tensors.tensor(name).map_err(|error| refuse(format!("`{name}`: {error}")));
-        let floats = |name: &str, shape: [usize; 2]| -> Result<Vec<f32>, ModelError> {
-            let tensor = tensor_of(name)?;
-            if tensor.shape() != shape {
-                return Err(mismatch(
-                    format!("shape of {name}"),
-                    format!("{shape:?}"),
-                    format!("{:?}", tensor.shape()),
-                ));
-            }
-            let values: Vec<f32> = match tensor.dtype() {
-                Dtype::F32 => tensor
-                    .data()
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                    .collect(),
-                Dtype::F16 => tensor
-                    .data()
-                    .chunks_exact(2)
-                    .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-                    .collect(),
-                Dtype::BF16 => tensor
-                    .data()
-                    .chunks_exact(2)
-                    .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
-                    .collect(),
-                got => {
-                    return Err(mismatch(format!("type of {name}"), "F32, F16 or BF16", format!("{got:?}")));
-                }
-            };
-            match values.iter().all(|value| value.is_finite()) {
-                true => Ok(values),
-                false => Err(ModelError::NotFinite { tensor: name.to_owned() }),
-            }
-        };
+        let floats = |name: &str, shape: [usize; 2]| tensors.of_shape(name, &shape);
         let Architecture { n_layers, hidden, .. } = *architecture;
         let embedding = floats("sat.embedding", [n_slots, hidden])?;
         let mut layers = Vec::with_capacity(n_layers);
@@ -236,9 +204,9 @@ impl SatAdapter {
             layers.push([delta(q)?, delta(k)?, delta(v)?, delta(o)?, delta(gate)?, delta(up)?, delta(down)?]);
         }
         let [before, after] = Self::MARKOV;
-        let has_markov_head = [before, after].iter().any(|name| tensors.tensor(name).is_ok());
+        let has_markov_head = [before, after].iter().any(|name| tensors.has(name));
         let markov_head = if has_markov_head {
-            let shape = tensor_of(before)?.shape().to_vec();
+            let shape = tensors.shape(before)?.to_vec();
             let fits = |n: usize, max: usize| (1..=max).contains(&n);
             let &[n_tokens, rank] = &shape[..] else {
                 return Err(mismatch(format!("shape of {before}"), "two sizes", format!("{shape:?}")));
@@ -248,7 +216,7 @@ impl SatAdapter {
                 return Err(mismatch(format!("shape of {before}"), expected, format!("{shape:?}")));
             }
             let [before, after] = [floats(before, [n_tokens, rank])?, floats(after, [n_tokens, rank])?];
-            for name in Self::MARKOV_PROJECTIONS.iter().filter(|name| tensors.tensor(name).is_ok()) {
+            for name in Self::MARKOV_PROJECTIONS.iter().filter(|name| tensors.has(name)) {
                 floats(name, [hidden, rank])?;
             }
             Some(Arc::new(MarkovHead::new(rank, &before, &after)))
@@ -256,7 +224,7 @@ impl SatAdapter {
             None
         };
         let of_markov_head = Self::MARKOV.iter().chain(&Self::MARKOV_PROJECTIONS);
-        let n_of_markov_head = of_markov_head.filter(|name| tensors.tensor(name).is_ok()).count();
+        let n_of_markov_head = of_markov_head.filter(|name| tensors.has(name)).count();
         let n_expected = 1 + n_layers * 2 * LINEARS.len() + n_of_markov_head;
         if tensors.len() != n_expected {
             return Err(mismatch("number of tensors", n_expected, tensors.len()));

@@ -29,6 +29,7 @@ mod sequence;
 mod tokenizer;
 mod weights;
 
+pub use adapter::tensors::AdapterTensors;
 pub use adapter::{AdapterSource, NativeSat, SatAdapter};
 pub use architecture::{Architecture, Family, Multipliers, RopeLayout};
 pub use backend::DRAFT_VOCABULARY;

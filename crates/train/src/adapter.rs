@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor, Var};
-use model::SatAdapter;
+use candle_core::{DType, Tensor, Var};
+use model::{AdapterTensors, SatAdapter};
 use speculate::MarkovHead;
 
 use crate::TrainError;
 use crate::base::Base;
-use crate::tensor_file::{NamedTensor, write_tensors};
+use crate::tensor_file::{EightBits, NamedTensor, write_tensors};
 
 /// How large an adapter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -63,6 +63,9 @@ pub struct TrainedAdapter {
     markov: Option<[Var; 2]>,
     learns: AdapterPart,
 }
+
+/// Rows of a delta's factors that share a scale: what the engine packs together.
+const DELTA_BLOCK: usize = 32;
 
 fn names_of(base: &Base) -> [&'static str; 7] {
     SatAdapter::linears(base.architecture()).map(|(name, ..)| name)
@@ -141,11 +144,9 @@ impl TrainedAdapter {
             return Err(TrainError::OtherBase { path: path.to_owned(), expected, got });
         }
         let checked = SatAdapter::parse(&bytes, path, base.architecture())?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
+        let tensors = AdapterTensors::new(&bytes, path)?;
         let var = |name: &str| -> Result<Var, TrainError> {
-            let tensor =
-                tensors.get(name).ok_or_else(|| TrainError::unreadable(path, format!("no `{name}`")))?;
-            Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?.to_device(&base.device)?)?)
+            Ok(Var::from_vec(tensors.values(name)?, tensors.shape(name)?, &base.device)?)
         };
         let names = names_of(base);
         let embedding = var("sat.embedding")?;
@@ -160,7 +161,7 @@ impl TrainedAdapter {
         }
         let rank = layers.first().map_or(0, |layer| layer[0][0].dims()[1]);
         let [before, after] = SatAdapter::MARKOV_PROJECTIONS;
-        let markov = match tensors.contains_key(SatAdapter::MARKOV[0]) {
+        let markov = match tensors.has(SatAdapter::MARKOV[0]) {
             true => Some([var(before)?, var(after)?]),
             false => None,
         };
@@ -225,11 +226,11 @@ impl TrainedAdapter {
     /// Those of the device.
     pub fn markov_head(&self, base: &Base) -> candle_core::Result<Option<Arc<MarkovHead>>> {
         let Some([before, after]) = self.factors(base)? else { return Ok(None) };
-        // As in the file: in half precision.
-        let numbers = |factors: &Tensor| {
-            factors.to_dtype(DType::F16)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
-        };
-        Ok(Some(Arc::new(MarkovHead::new(self.shape.markov_rank, &numbers(&before)?, &numbers(&after)?))))
+        let rank = self.shape.markov_rank;
+        // As in the file.
+        let numbers =
+            |factors: &Tensor| Ok::<_, candle_core::Error>(EightBits::new(factors, [1, rank])?.values());
+        Ok(Some(Arc::new(MarkovHead::new(rank, &numbers(&before)?, &numbers(&after)?))))
     }
 
     /// Everything that learns, with its name in the file.
@@ -257,8 +258,7 @@ impl TrainedAdapter {
         all
     }
 
-    /// Writes it to `path` for `base`, whole or not at all: deltas in half precision, as the engine packs them to eight
-    /// bits.
+    /// Writes it to `path` for `base`, whole or not at all: deltas and factors of tokens in eight bits, as the engine has them.
     ///
     /// # Errors
     /// [`TrainError::Io`].
@@ -269,13 +269,22 @@ impl TrainedAdapter {
             ("rank".to_owned(), self.shape.rank.to_string()),
             ("rope".to_owned(), base.rope_name().to_owned()),
         ]);
-        let all = self.all().into_iter().map(|(name, var)| (name, var.as_tensor().clone()));
-        let factors = self.factors(base)?.into_iter().flatten();
-        let all = all.chain(SatAdapter::MARKOV.map(str::to_owned).into_iter().zip(factors));
-        let tensors = all.map(|(name, tensor)| {
-            let is_exact = name == "sat.embedding" || SatAdapter::MARKOV_PROJECTIONS.contains(&name.as_str());
-            NamedTensor { name, tensor, is_half: !is_exact }
-        });
-        write_tensors(path, &tensors.collect::<Vec<_>>(), metadata)
+        let mut tensors =
+            vec![NamedTensor::single("sat.embedding".to_owned(), self.embedding.as_tensor().clone())];
+        for (layer, of_layer) in self.layers.iter().enumerate() {
+            for (name, factors) in self.names.iter().zip(of_layer) {
+                for (part, factor) in ["lora_a", "lora_b"].iter().zip(factors) {
+                    let name = format!("layers.{layer}.{name}.{part}");
+                    tensors.extend(EightBits::new(factor.as_tensor(), [DELTA_BLOCK, 1])?.named(&name));
+                }
+            }
+        }
+        for (name, projection) in self.of_markov_head() {
+            tensors.push(NamedTensor::single(name, projection.as_tensor().clone()));
+        }
+        for (name, factors) in SatAdapter::MARKOV.iter().zip(self.factors(base)?.into_iter().flatten()) {
+            tensors.extend(EightBits::new(&factors, [1, self.shape.markov_rank])?.named(name));
+        }
+        write_tensors(path, &tensors, metadata)
     }
 }

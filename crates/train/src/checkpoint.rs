@@ -62,7 +62,7 @@ impl CheckpointPlace {
         for ((name, variable), [mean, square]) in variables.iter().zip(optimizer.moments()?) {
             let of_variable: [Tensor; 3] = [variable.as_tensor().clone(), mean, square];
             for (name, tensor) in parts(name).into_iter().zip(of_variable) {
-                tensors.push(NamedTensor { name, tensor, is_half: false });
+                tensors.push(NamedTensor::single(name, tensor));
             }
         }
         let metadata = HashMap::from([

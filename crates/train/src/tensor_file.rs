@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
+use model::AdapterTensors;
 use safetensors::View;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
@@ -21,53 +22,137 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A tensor, its name, and whether it is written in half precision: elsewhere as it is, f32.
+/// A tensor and its name in a file.
 pub(crate) struct NamedTensor {
     pub(crate) name: String,
-    pub(crate) tensor: Tensor,
-    pub(crate) is_half: bool,
+    pub(crate) numbers: Numbers,
+}
+
+/// How a tensor is written.
+pub(crate) enum Numbers {
+    /// As it is, f32.
+    Single(Tensor),
+    /// Bytes that were made of one.
+    Bytes { dtype: Dtype, shape: Vec<usize>, bytes: Vec<u8> },
+}
+
+impl NamedTensor {
+    pub(crate) fn single(name: String, tensor: Tensor) -> Self {
+        Self { name, numbers: Numbers::Single(tensor) }
+    }
+}
+
+/// A matrix in eight bits, with a scale for each of its blocks. Blocks of 32 are packed by the engine to these very bits (Q8_0).
+pub(crate) struct EightBits {
+    shape: [usize; 2],
+    /// Rows and columns of a block.
+    block: [usize; 2],
+    numbers: Vec<i8>,
+    scales: Vec<half::f16>,
+}
+
+/// The scale of a block whose largest number is `largest`, never above what it should be: the largest is then always ±127, and
+/// what was written once is written again to the bit.
+fn scale_of(largest: f32) -> half::f16 {
+    let scale = half::f16::from_f32(largest / 127.0);
+    match 127.0 * scale.to_f32() > largest {
+        true => half::f16::from_bits(scale.to_bits() - 1),
+        false => scale,
+    }
+}
+
+impl EightBits {
+    /// `matrix`, `[n_rows, n_columns]`, in blocks of so many rows and columns.
+    pub(crate) fn new(matrix: &Tensor, block: [usize; 2]) -> candle_core::Result<Self> {
+        let shape = matrix.dims2()?;
+        let values = matrix.flatten_all()?.to_vec1::<f32>()?;
+        let mut packed = Self { shape: shape.into(), block, numbers: Vec::new(), scales: Vec::new() };
+        let [n_down, n_across] = packed.n_blocks();
+        let mut largest = vec![0.0f32; n_down * n_across];
+        for (idx, value) in values.iter().enumerate() {
+            let largest = &mut largest[packed.block_of(idx)];
+            *largest = largest.max(value.abs());
+        }
+        packed.scales = largest.into_iter().map(scale_of).collect();
+        let number = |(idx, value): (usize, &f32)| match packed.scales[packed.block_of(idx)].to_f32() {
+            scale if scale > 0.0 => (value / scale).round().clamp(-127.0, 127.0) as i8,
+            _ => 0,
+        };
+        packed.numbers = values.iter().enumerate().map(number).collect();
+        Ok(packed)
+    }
+
+    fn n_blocks(&self) -> [usize; 2] {
+        std::array::from_fn(|axis| self.shape[axis].div_ceil(self.block[axis]))
+    }
+
+    fn block_of(&self, idx: usize) -> usize {
+        let [down, across] = self.block;
+        let n_columns = self.shape[1];
+        idx / n_columns / down * self.n_blocks()[1] + idx % n_columns / across
+    }
+
+    /// The numbers that these are, row by row.
+    pub(crate) fn values(&self) -> Vec<f32> {
+        let value = |(idx, &number)| f32::from(number) * self.scales[self.block_of(idx)].to_f32();
+        self.numbers.iter().enumerate().map(value).collect()
+    }
+
+    /// As tensors of a file: the numbers, and their scales.
+    pub(crate) fn named(&self, name: &str) -> [NamedTensor; 2] {
+        let numbers = self.numbers.iter().map(|&number| number as u8).collect();
+        let scales = self.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        let named = |name, dtype, shape: [usize; 2], bytes| NamedTensor {
+            name,
+            numbers: Numbers::Bytes { dtype, shape: shape.to_vec(), bytes },
+        };
+        [
+            named(name.to_owned(), Dtype::I8, self.shape, numbers),
+            named(format!("{name}{}", AdapterTensors::SCALES), Dtype::F16, self.n_blocks(), scales),
+        ]
+    }
 }
 
 /// Its bytes are made when they are due, and what went wrong then is kept, for a view must give some.
 struct OnDemand<'a> {
-    of: &'a NamedTensor,
+    of: &'a Numbers,
     failure: &'a Cell<Option<candle_core::Error>>,
-}
-
-impl NamedTensor {
-    fn bytes(&self) -> candle_core::Result<Vec<u8>> {
-        let values = self.tensor.flatten_all()?;
-        Ok(match self.is_half {
-            true => {
-                let values = values.to_dtype(DType::F16)?.to_vec1::<half::f16>()?;
-                values.into_iter().flat_map(half::f16::to_le_bytes).collect()
-            }
-            false => values.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
-        })
-    }
 }
 
 impl View for OnDemand<'_> {
     fn dtype(&self) -> Dtype {
-        if self.of.is_half { Dtype::F16 } else { Dtype::F32 }
+        match self.of {
+            Numbers::Single(_) => Dtype::F32,
+            Numbers::Bytes { dtype, .. } => *dtype,
+        }
     }
 
     fn shape(&self) -> &[usize] {
-        self.of.tensor.dims()
+        match self.of {
+            Numbers::Single(tensor) => tensor.dims(),
+            Numbers::Bytes { shape, .. } => shape,
+        }
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.of.bytes().map_or_else(
-            |error| {
+        let tensor = match self.of {
+            Numbers::Single(tensor) => tensor,
+            Numbers::Bytes { bytes, .. } => return Cow::Borrowed(bytes),
+        };
+        match tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()) {
+            Ok(values) => Cow::Owned(values.into_iter().flat_map(f32::to_le_bytes).collect()),
+            Err(error) => {
                 self.failure.set(Some(error));
                 Cow::Owned(vec![0; self.data_len()])
-            },
-            Cow::Owned,
-        )
+            }
+        }
     }
 
     fn data_len(&self) -> usize {
-        self.of.tensor.elem_count() * if self.of.is_half { 2 } else { 4 }
+        match self.of {
+            Numbers::Single(tensor) => 4 * tensor.elem_count(),
+            Numbers::Bytes { bytes, .. } => bytes.len(),
+        }
     }
 }
 
@@ -82,7 +167,7 @@ pub(crate) fn write_tensors(
 ) -> Result<(), TrainError> {
     let part = tempfile::NamedTempFile::new_in(folder_of(path)).map_err(TrainError::io(path))?;
     let failure = Cell::new(None);
-    let views = tensors.iter().map(|of| (&of.name, OnDemand { of, failure: &failure }));
+    let views = tensors.iter().map(|of| (&of.name, OnDemand { of: &of.numbers, failure: &failure }));
     safetensors::serialize_to_file(views, Some(metadata), part.path()).map_err(|error| match error {
         safetensors::SafeTensorError::IoError(error) => TrainError::io(path)(error),
         error => TrainError::unreadable(path, error),
