@@ -269,7 +269,7 @@ fn an_adapter_is_trained_and_used() {
         ["train", "native", "--model", "tiny", "--out", "native.gguf", "--sat-token", "6", "--slots", "3"];
     let steps = ["--data", "code", "--token-steps", "2", "--joint-steps", "2"];
     let said = succeeds(&[&native[..], &steps, &sizes].concat());
-    assert!(said.contains("Wrote native.gguf behind step 4"), "{said}");
+    assert!(said.contains("step 4: accepted by slot") && said.contains("Wrote native.gguf"), "{said}");
     assert!(!run(&[&native[..], &steps, &sizes].concat()).status.success(), "it is there already");
     succeeds(&["models", "add", "native.gguf"]);
     let complete_native = |mode: &str| -> Value {
