@@ -5,6 +5,7 @@ mod decode;
 mod gpu_check;
 mod page;
 mod peers;
+mod perplexity;
 mod plots;
 mod prompts;
 mod quality;
@@ -67,6 +68,8 @@ enum BenchCommand {
     Decode(decode::DecodeArguments),
     /// Compare what is completed with what stood there, and with llama.cpp's
     Quality(quality::QualityArguments),
+    /// How likely models find a text: what their quantization costs
+    Perplexity(perplexity::PerplexityArguments),
     /// Type a file anew, and measure what a person would feel
     Typing(typing::TypingArguments),
     /// Compare forward passes with llama.cpp and candle on the same file
@@ -85,6 +88,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         BenchCommand::GpuCheck(arguments) => gpu_check::run(arguments),
         BenchCommand::Decode(arguments) => decode::run(arguments),
         BenchCommand::Quality(arguments) => quality::run(arguments),
+        BenchCommand::Perplexity(arguments) => perplexity::run(arguments),
         BenchCommand::Typing(arguments) => typing::run(arguments),
         BenchCommand::Peers(arguments) => peers::run(arguments),
         BenchCommand::Soak(arguments) => soak::run(arguments),

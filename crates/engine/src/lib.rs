@@ -46,7 +46,7 @@ pub use install::{
     HubClient, InstallProgress, InstallStage, ModelSources, PackageClient, extract_part, install,
 };
 pub use library::{AddMode, InstalledModel, LibraryListing, ModelLibrary};
-pub use likelihood::Likelihood;
+pub use likelihood::{Likelihood, likelihood_in_windows};
 pub use measure::{SpeedMeasurement, measure_speed};
 pub use memory::{MemoryNeeded, available_memory};
 pub use model::gguf::TensorType;
