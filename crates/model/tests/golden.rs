@@ -24,8 +24,8 @@ fn token_ids_agree() {
 }
 
 /// Nats by which quantized activations move the distribution among the reference's five likeliest tokens, at most:
-/// the reference computes with unquantized ones. Most of it is the 135M's: 0.0101 in its slots.
-const MAX_DIVERGENCE: f64 = 0.012;
+/// the reference computes with unquantized ones.
+const MAX_DIVERGENCE: f64 = 0.01;
 
 /// The first prompts; the shortest ones on GPUs, which may be slow ones in software.
 fn check_logits(id: &str, device: &Device, n_prompts: usize) {

@@ -51,11 +51,11 @@ pub(crate) struct EightBits {
     scales: Vec<half::f16>,
 }
 
-/// The scale of a block whose largest number is `largest`, never above what it should be: the largest is then always ±127, and
-/// what was written once is written again to the bit.
+/// The scale of a block whose largest number is `largest`, as the engine rounds it; where half precision has few digits left,
+/// never above what it should be. The largest is then always ±127, and what was written once is written again to the bit.
 fn scale_of(largest: f32) -> half::f16 {
     let scale = half::f16::from_f32(largest / 127.0);
-    match 127.0 * scale.to_f32() > largest {
+    match scale < half::f16::MIN_POSITIVE && 127.0 * scale.to_f32() > largest {
         true => half::f16::from_bits(scale.to_bits() - 1),
         false => scale,
     }
