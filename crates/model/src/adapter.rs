@@ -206,7 +206,7 @@ impl SatAdapter {
         let [before, after] = Self::MARKOV;
         let has_markov_head = [before, after].iter().any(|name| tensors.has(name));
         let markov_head = if has_markov_head {
-            let shape = tensors.shape(before)?.to_vec();
+            let shape = tensors.shape(before)?;
             let fits = |n: usize, max: usize| (1..=max).contains(&n);
             let &[n_tokens, rank] = &shape[..] else {
                 return Err(mismatch(format!("shape of {before}"), "two sizes", format!("{shape:?}")));
