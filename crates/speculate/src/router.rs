@@ -8,7 +8,7 @@ use crate::{AdaptiveGroup, Decision, DraftSource, DraftTree, Drafter, PassCosts,
 /// Most drafts of a pass.
 const MAX_DRAFTS: usize = 48;
 /// Most adaptive groups of a pass.
-const MAX_GROUPS: usize = 3;
+const MAX_GROUPS: usize = 16;
 /// Share of a pass that speculation must gain before it is done at all.
 const MIN_GAIN: f64 = 0.05;
 /// Passes without a group after which one is tried again: acceptance changes with the text.
@@ -295,7 +295,9 @@ impl Drafter for Router {
         if let Some(n_slots) = self.n_slots_drafted {
             self.group_value.observe(n_slots, &brought);
         }
-        self.n_slots_drafted = outcome.slots.as_ref().map(|_| self.n_slots_ahead);
+        // What is left of a group that the walk went past says nothing of what whole ones bring.
+        self.n_slots_drafted =
+            outcome.slots.as_ref().filter(|_| outcome.n_slots_passed == 0).map(|_| self.n_slots_ahead);
         // Fades, so that the rate is that of the last hundred passes or so. A pass with a chunk of a
         // prompt says nothing of decoding.
         if outcome.n_rows <= 1 + MAX_DRAFTS + MAX_GROUPS * self.config.n_slots {
@@ -387,6 +389,15 @@ mod tests {
         // Stops at the root with 0.4, at the second with 0.36, at the first with 0.24.
         assert_eq!(after, [None, Some(1), Some(0)]);
         assert!(proposal.adaptive_groups.iter().all(|group| group.n_slots == 4));
+    }
+
+    #[test]
+    fn there_are_as_many_groups_as_rows_are_worth() {
+        let tokens: Vec<u32> = (1..=8).collect();
+        let n_groups = |costs| router(costs, 4, &tokens, 0.8).propose(&[0], 1).adaptive_groups.len();
+        assert_eq!(n_groups(PassCosts::flat()), 9, "one for each place where the walk may stop");
+        assert_eq!(n_groups(PassCosts::linear(0.05)), 4);
+        assert_eq!(n_groups(PassCosts::linear(0.5)), 0);
     }
 
     #[test]

@@ -62,9 +62,11 @@ pub struct StepOutcome {
     pub accepted_path: Vec<usize>,
     /// The drafts that were verified.
     pub drafts: DraftTree,
-    /// What the adaptive group after the last accepted token says, slot by slot. Slot j stands
-    /// j + 2 tokens after that token, hence the first says the token after the last of `tokens`.
+    /// What the nearest adaptive group on the way says, slot by slot, from the first that stands behind the last of
+    /// `tokens` on. Slot j of a group stands j + 2 tokens after the token that the group comes after.
     pub slots: Option<Slots>,
+    /// Slots of that group that the accepted tokens behind it have passed: 0 where it comes after the last of them.
+    pub n_slots_passed: usize,
     /// The last pending token's row, then those of all drafts, accepted or not.
     pub rows: Vec<VerifiedRow>,
     /// Rows of the forward pass.
@@ -139,10 +141,15 @@ pub fn step<T: Target>(
         sampler.draw(logits_of(node), position, &recent)
     })?;
 
-    let stop = verified.path.last().copied();
-    let group = groups.iter().find(|(anchor, _)| *anchor == stop);
+    // The nearest group on the way; what its first slots say has been decided where it is not after the stop itself.
+    let mut way = verified.path.iter().rev().map(|&node| Some(node)).chain([None]).enumerate();
+    let nearest = way.find_map(|(n_passed, node)| {
+        let (_, logits_idx) = groups.iter().find(|(after, _)| *after == node)?;
+        Some((n_passed, logits_idx.get(n_passed..).filter(|left| !left.is_empty())?))
+    });
+    let n_slots_passed = nearest.map_or(0, |(n_passed, _)| n_passed);
     let slots: Option<Vec<Ranked>> =
-        group.map(|(_, logits_idx)| logits_idx.iter().map(|&idx| *logits.row(idx).ranked).collect());
+        nearest.map(|(_, logits_idx)| logits_idx.iter().map(|&idx| *logits.row(idx).ranked).collect());
     let before_root = context.len().checked_sub(2).map(|idx| context[idx]);
     let root = VerifiedRow { before: before_root, token: pending[root_row], ranked: *logits_of(None).ranked };
     let mut rows = vec![root];
@@ -162,7 +169,16 @@ pub fn step<T: Target>(
     let mut tokens: Vec<u32> = verified.path.iter().map(|&node| drafts.nodes()[node].token).collect();
     tokens.push(verified.next);
     let slots = slots.map(|ranked| Slots::new(ranked, verified.next, target.markov_head()));
-    Ok(StepOutcome { tokens, accepted_path: verified.path, drafts, slots, rows, n_rows, decision })
+    Ok(StepOutcome {
+        tokens,
+        accepted_path: verified.path,
+        drafts,
+        slots,
+        n_slots_passed,
+        rows,
+        n_rows,
+        decision,
+    })
 }
 
 /// Runs one forward pass over the last `n_pending` tokens of `context` and draws the token after them among

@@ -5,9 +5,9 @@ mod common;
 use common::{ToyDrafter, ToyTarget};
 use proptest::prelude::*;
 use speculate::{
-    CorpusDrafter, Drafter, OrdinaryDecoding, PassCosts, PhrasePool, PromptLookup, PublishedTree, Router,
-    RouterConfig, Sampler, SamplingParams, SemanticDrafter, SuffixDrafter, TokenRecycling, TwoPassSdsat,
-    step,
+    AdaptiveGroup, CorpusDrafter, DraftTree, Drafter, OrdinaryDecoding, PassCosts, PhrasePool, PromptLookup,
+    Proposal, PublishedTree, Router, RouterConfig, Sampler, SamplingParams, SemanticDrafter, SuffixDrafter,
+    TokenRecycling, TwoPassSdsat, step,
 };
 
 struct Run {
@@ -142,39 +142,41 @@ proptest! {
     }
 }
 
+/// Counts up; adaptive slots know it.
+#[derive(Default)]
+struct Counter {
+    committed: usize,
+    logits: speculate::Logits,
+}
+impl speculate::Target for Counter {
+    type Error = common::ToyError;
+    fn n_committed(&self) -> usize {
+        self.committed
+    }
+    fn n_adaptive_tokens(&self) -> usize {
+        4
+    }
+    fn forward(&mut self, plan: &speculate::RowPlan) -> Result<&speculate::Logits, Self::Error> {
+        let vocabulary = 100;
+        let mut values = vec![0.0; plan.logit_rows().len() * vocabulary];
+        for (idx, &row) in plan.logit_rows().iter().enumerate() {
+            // The token at position p is p.
+            values[idx * vocabulary + plan.rows()[row].position + 1] = 9.0;
+        }
+        self.logits = speculate::Logits::from_rows(values, vocabulary);
+        Ok(&self.logits)
+    }
+    fn commit(&mut self, rows: &[usize]) -> Result<(), Self::Error> {
+        self.committed += rows.len();
+        Ok(())
+    }
+}
+
 /// An adaptive draft stands where the alignment rule says: slot j after a token predicts the
 /// token j + 2 places on (j from 0), so a target whose slots know the future has all accepted.
 #[test]
 fn adaptive_drafts_are_aligned() {
-    /// Counts up; adaptive slots know it.
-    struct Counter {
-        committed: usize,
-        logits: speculate::Logits,
-    }
-    impl speculate::Target for Counter {
-        type Error = common::ToyError;
-        fn n_committed(&self) -> usize {
-            self.committed
-        }
-        fn n_adaptive_tokens(&self) -> usize {
-            4
-        }
-        fn forward(&mut self, plan: &speculate::RowPlan) -> Result<&speculate::Logits, Self::Error> {
-            let vocabulary = 100;
-            let mut values = vec![0.0; plan.logit_rows().len() * vocabulary];
-            for (idx, &row) in plan.logit_rows().iter().enumerate() {
-                // The token at position p is p.
-                values[idx * vocabulary + plan.rows()[row].position + 1] = 9.0;
-            }
-            self.logits = speculate::Logits::from_rows(values, vocabulary);
-            Ok(&self.logits)
-        }
-        fn commit(&mut self, rows: &[usize]) -> Result<(), Self::Error> {
-            self.committed += rows.len();
-            Ok(())
-        }
-    }
-    let mut target = Counter { committed: 0, logits: speculate::Logits::default() };
+    let mut target = Counter::default();
     let sampler = Sampler::new(SamplingParams::default()).expect("greedy");
     let mut drafter = TwoPassSdsat::default();
     let drafting = step(&mut target, &[0, 1], 2, drafter.propose(&[0, 1], 2), &sampler).expect("no failure");
@@ -185,7 +187,7 @@ fn adaptive_drafts_are_aligned() {
     assert_eq!(verifying.tokens, [3, 4, 5, 6, 7]);
 
     // Fused: each pass verifies four drafts and drafts the next four.
-    let mut target = Counter { committed: 0, logits: speculate::Logits::default() };
+    let mut target = Counter::default();
     let config = RouterConfig { costs: PassCosts::flat(), n_slots: 4 };
     let mut router = Router::new(config, vec![Box::new(SemanticDrafter::default())]);
     let mut context = vec![0, 1];
@@ -198,4 +200,25 @@ fn adaptive_drafts_are_aligned() {
         context.extend(&outcome.tokens);
         router.observe(&context, &outcome);
     }
+}
+
+/// Where the walk goes past a group, the slots that stand behind it still say what comes.
+#[test]
+fn the_nearest_group_drafts_what_is_left_of_it() {
+    let sampler = Sampler::new(SamplingParams::default()).expect("greedy");
+    let left_of = |n_slots| {
+        let mut drafts = DraftTree::default();
+        let two = drafts.push(2, None);
+        drafts.push(3, Some(two));
+        let adaptive_groups = vec![AdaptiveGroup { after: None, n_slots }];
+        let proposal = Proposal { drafts, adaptive_groups, decision: None };
+        let outcome = step(&mut Counter::default(), &[0, 1], 2, proposal, &sampler).expect("no failure");
+        assert_eq!(outcome.tokens, [2, 3, 4]);
+        let slots = outcome.slots.unwrap_or_default();
+        let said: Vec<u32> = (0..slots.len()).filter_map(|slot| Some(slots.behind(slot, 0)?[0].0)).collect();
+        (said, outcome.n_slots_passed)
+    };
+    assert_eq!(left_of(4), (vec![5, 6], 2));
+    assert_eq!(left_of(3), (vec![5], 2));
+    assert_eq!(left_of(2), (vec![], 0));
 }
