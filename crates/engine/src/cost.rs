@@ -127,6 +127,10 @@ pub fn measure_cost(model: &Arc<Model>, n_repetitions: usize) -> Result<CostTabl
 
 /// Numbers of rows that the width of passes is chosen by.
 const POLICY_ROW_COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 24, 32];
+/// Wider ones, up to the widest pass that a router makes, which are measured where rows are cheap.
+const WIDE_ROW_COUNTS: [usize; 2] = [64, 112];
+/// Rows are cheap where as many as the last of [`POLICY_ROW_COUNTS`] cost less than so many passes over one.
+const CHEAP_PASSES: f64 = 4.0;
 /// Rounds of that measurement, the first of which only warms up.
 const POLICY_ROUNDS: usize = 3;
 /// Time after which no further round begins: a large model is loaded slowly enough.
@@ -156,17 +160,29 @@ pub fn measure_pass_costs(
     let [first, rest @ ..] = POLICY_ROW_COUNTS;
     let plans: Vec<RowPlan> =
         std::iter::once(plain(first)).chain(adaptive).chain(rest.into_iter().map(plain)).collect();
-    let mut run = |kind: usize| {
-        if is_cancelled() { Err(ModelError::Cancelled.into()) } else { timer.time(&plans[kind]) }
+    let mut time = |plan: &RowPlan| {
+        if is_cancelled() { Err(ModelError::Cancelled.into()) } else { timer.time(plan) }
     };
-    let mut fastest = fastest_of(plans.len(), &|| started.elapsed(), &mut run)?;
+    let elapsed = || started.elapsed();
+    let mut fastest = fastest_of(plans.len(), &elapsed, &mut |kind| time(&plans[kind]))?;
     let adaptive_ms: Vec<f64> = fastest.splice(1..1 + n_adaptive, []).collect();
-    let points = POLICY_ROW_COUNTS.into_iter().zip(fastest).collect();
+    let mut points: Vec<(usize, f64)> = POLICY_ROW_COUNTS.into_iter().zip(fastest).collect();
+    if rows_are_cheap(&points) && elapsed() < POLICY_TIME {
+        let plans = WIDE_ROW_COUNTS.map(plain);
+        let fastest = fastest_of(plans.len(), &elapsed, &mut |kind| time(&plans[kind]))?;
+        points.extend(WIDE_ROW_COUNTS.into_iter().zip(fastest));
+    }
     let costs = PassCosts::new(points).ok_or(EngineError::NotMeasured)?;
     Ok(match adaptive_ms.first() {
         Some(&ms) => costs.with_adaptive(2 + 2 * n_slots, ms),
         None => costs,
     })
+}
+
+/// Whether wide passes may be worth it: `points` has rows and milliseconds.
+fn rows_are_cheap(points: &[(usize, f64)]) -> bool {
+    let all = points.len() == POLICY_ROW_COUNTS.len();
+    all && matches!(points, [(_, first), .., (_, last)] if *last < CHEAP_PASSES * first)
 }
 
 /// Fastest time of each kind of pass in milliseconds, from the first; kinds at the end are left out when the time is
@@ -325,6 +341,15 @@ mod tests {
         };
         assert_eq!(measured(0.1), (8, 8 + 2 * 16, 97.0 * 5.0));
         assert_eq!(measured(1000.0), (4, 4 + 4, 17.0 * 2.0));
+    }
+
+    #[test]
+    fn wide_passes_are_measured_where_rows_are_cheap() {
+        let points =
+            |ms_per_row: f64| POLICY_ROW_COUNTS.map(|n_rows| (n_rows, 1.0 + ms_per_row * n_rows as f64));
+        assert!(rows_are_cheap(&points(0.05)) && !rows_are_cheap(&points(0.2)));
+        assert!(!rows_are_cheap(&points(0.05)[..4]), "where narrower ones were left out");
+        assert!(!rows_are_cheap(&[]));
     }
 
     #[test]

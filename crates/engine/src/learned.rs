@@ -12,7 +12,7 @@ use crate::EngineError;
 use crate::cost::measure_pass_costs;
 
 /// Goes up when kernels change so much that old measurements mislead.
-const COSTS_VERSION: u32 = 2;
+const COSTS_VERSION: u32 = 3;
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 

@@ -54,14 +54,20 @@ impl PassCosts {
     }
 
     /// Milliseconds of a pass over `n_rows` rows: between two measurements along a line, beyond the last
-    /// along the line through the last two.
+    /// along the line through the last two, or through the first and the last where that is steeper: devices that
+    /// compute rows by the tile have measurements beside each other that are alike.
     pub fn of(&self, n_rows: usize) -> f64 {
         let n_rows = n_rows.max(1);
         let above = self.points.partition_point(|&(n, _)| n < n_rows);
         let line = match (above, self.points.len()) {
             (_, 1) => return self.points[0].1,
             (0, _) => return self.points[0].1,
-            (above, len) if above == len => [self.points[len - 2], self.points[len - 1]],
+            (above, len) if above == len => {
+                let last = self.points[len - 1];
+                let slope = |from: (usize, f64)| (last.1 - from.1) / (last.0 - from.0) as f64;
+                let (before, first) = (self.points[len - 2], self.points[0]);
+                [if slope(before) >= slope(first) { before } else { first }, last]
+            }
             (above, _) => [self.points[above - 1], self.points[above]],
         };
         let [(n0, ms0), (n1, ms1)] = line;
@@ -137,6 +143,14 @@ mod tests {
         assert_eq!(at, [10.0, 10.0, 10.0, 11.0, 12.0, 16.0, 20.0, 36.0]);
         assert_eq!(PassCosts::flat().of(1), PassCosts::flat().of(64));
         assert!((PassCosts::linear(0.1).of(11) - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rows_beyond_the_last_measurement_are_not_free() {
+        let tiles = PassCosts::new(vec![(1, 10.0), (16, 20.0), (24, 41.0), (32, 41.0)]).expect("sound");
+        assert_eq!([tiles.of(32), tiles.of(63)], [41.0, 72.0]);
+        let steeper = PassCosts::new(vec![(1, 10.0), (16, 10.0), (32, 42.0)]).expect("sound");
+        assert_eq!(steeper.of(64), 106.0);
     }
 
     #[test]
