@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("UTF-8")
 }
 
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/mean.py");
+const SAMPLE: &str = concat!(env!("SATEEN_CHECKOUT"), "samples/mean.py");
 
 #[test]
 fn completes_at_a_place_in_a_file() {
@@ -146,7 +146,7 @@ fn measurements_become_a_page() {
 #[test]
 fn completes_on_a_gpu() {
     let folder = tempfile::tempdir().expect("a folder");
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-random-llama.gguf");
+    let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
     std::fs::create_dir(folder.path().join("models")).expect("a folder");
     std::fs::copy(tiny, folder.path().join("models/tiny.gguf")).expect("copies");
     let with = |device: &str, mode: &str| -> Value {
@@ -173,7 +173,7 @@ fn completes_on_a_gpu() {
 fn an_adapter_is_trained_and_used() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-random-llama.gguf");
+    let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
     std::fs::create_dir(path("models")).expect("a folder");
     std::fs::copy(tiny, path("models/tiny.gguf")).expect("copies");
     std::fs::create_dir(path("code")).expect("a folder");
@@ -335,7 +335,7 @@ fn models_are_added_listed_and_removed() {
             .output()
             .expect("it runs")
     };
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-random-llama.gguf");
+    let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
     let none = run(&["complete", SAMPLE]);
     assert_eq!(none.status.code(), Some(3));
     assert!(text(&none.stderr).contains("`sateen models install`"), "{}", text(&none.stderr));

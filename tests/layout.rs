@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("SATEEN_CHECKOUT"))
 }
 
 /// Which of our crates each of our crates names in its `[dependencies]`.
@@ -90,4 +90,14 @@ fn files_are_readable() {
     let n_lines =
         std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("it is there").lines().count();
     assert!(n_lines <= 250, "ARCHITECTURE.md has {n_lines} lines");
+}
+
+/// A program built in one checkout is not taken for another's.
+#[test]
+fn files_are_named_by_a_checkout_that_cargo_watches() {
+    let unwatched = ["env!(\"CARGO_MANIFEST", "_DIR\")"].concat();
+    for path in tracked_files().iter().filter(|path| path.extension().is_some_and(|e| e == "rs")) {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(!text.contains(&unwatched), "{} wants SATEEN_CHECKOUT", path.display());
+    }
 }

@@ -45,7 +45,7 @@ pub struct Report {
 
 /// Inputs of `target` that broke something once.
 pub fn corpus(target: &Target) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
+    let folder = Path::new(env!("SATEEN_CHECKOUT")).join("fuzz/corpus").join(target.name);
     let mut paths: Vec<PathBuf> = match std::fs::read_dir(folder) {
         Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
         Err(_) => return Vec::new(),

@@ -44,7 +44,7 @@ pub fn named(name: &str) -> Option<Target> {
     TARGETS.into_iter().find(|target| target.name == name)
 }
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-random-llama.gguf");
+const TINY: &str = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
 
 fn tiny() -> Vec<u8> {
     std::fs::read(TINY).expect("the tiny model of the repository")

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+const TINY: &str = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -166,7 +166,7 @@ mod tests {
     fn adapters_of_the_user_are_found_by_their_weights() {
         let folder = tempfile::tempdir().expect("a folder");
         let library = ModelLibrary::new(folder.path().join("models"));
-        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
         let model = library.add(tiny.as_ref(), crate::AddMode::Link).expect("adds");
         assert!(model.adapters.is_empty());
         // That of another model, and what is none.

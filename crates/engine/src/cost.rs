@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_pass_is_measured() {
-        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
         let model = Arc::new(Model::load(&ModelConfig::new(tiny)).expect("the tiny model"));
         let table = measure_cost(&model, 2).expect("measures");
         assert_eq!(table.passes.iter().map(|pass| pass.n_rows).collect::<Vec<_>>(), ROW_COUNTS);

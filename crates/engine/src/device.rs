@@ -203,7 +203,7 @@ mod tests {
     /// What cannot be used is said, and the processor does the work.
     #[test]
     fn a_gpu_that_is_not_there_leaves_the_processor() {
-        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
         let needed = MemoryNeeded::of_file(0);
         let load = |device: Device| Ok(Model::load(&ModelConfig { device, ..ModelConfig::new(tiny) })?);
         let on = |name: &str| load_on(&name.parse().expect("a device"), needed, None, &load).expect("loads");

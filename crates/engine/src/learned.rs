@@ -164,7 +164,7 @@ mod tests {
     use model::ModelConfig;
 
     fn tiny() -> Arc<Model> {
-        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
         Arc::new(Model::load(&ModelConfig::new(tiny)).expect("the tiny model"))
     }
 

@@ -129,7 +129,7 @@ mod tests {
     /// Against a pass over each window alone.
     #[test]
     fn windows_are_looked_at_whole() {
-        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
         let model = Arc::new(Model::load(&ModelConfig::new(tiny)).expect("the tiny model"));
         let text = "def work(x):\n    return x * 17 + len(str(x))\n".repeat(12);
         let tokens = model.tokenizer().encode_inside(&text).expect("tokens");

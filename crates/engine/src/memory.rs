@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_model_that_cannot_fit_is_refused_in_words() {
-        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
         let config = EngineConfig::new("Tiny", tiny, "");
         let needed = MemoryNeeded::of(&config).expect("the tiny model");
         assert!(needed.cache_bytes > 0 && needed.total_bytes > needed.weight_bytes + needed.cache_bytes);

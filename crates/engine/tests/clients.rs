@@ -101,7 +101,7 @@ fn a_model_is_replaced_unloaded_and_loaded_again() {
     engine.unload();
     // What runs begins anew on the model that is loaded for it.
     assert!(matches!(running.wait(|_| ()), Ok(Outcome::Ended(_))));
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+    let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
     // Loading is given up when another model is wanted.
     engine.load(common::config("qwen2.5-coder-0.5b"));
     engine.load(EngineConfig::new("Tiny", tiny, ""));
@@ -111,7 +111,7 @@ fn a_model_is_replaced_unloaded_and_loaded_again() {
 
 #[test]
 fn an_idle_model_gives_its_memory_back() {
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+    let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
     let (sender, states) = std::sync::mpsc::channel();
     let config =
         EngineConfig { unload_after: Some(Duration::from_millis(1)), ..EngineConfig::new("Tiny", tiny, "") };

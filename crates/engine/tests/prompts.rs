@@ -142,7 +142,7 @@ fn edits_change_nothing(cache_type: CacheType) {
 /// text, and the prefix last, so that typing keeps the rest of the prompt.
 #[test]
 fn code_llama_prompts_follow_the_published_code() {
-    let session = session(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf"));
+    let session = session(concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf"));
     let llama = session.model().tokenizer();
     assert_eq!(session.format().name(), "fill-in (Code Llama)");
     let special = |name| llama.special(name).expect("a special token");

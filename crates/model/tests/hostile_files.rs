@@ -7,7 +7,7 @@ use model::{CacheType, Model, ModelConfig, ModelSummary};
 use proptest::prelude::*;
 
 fn tiny_path() -> PathBuf {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf").into()
+    concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf").into()
 }
 
 fn tiny() -> Vec<u8> {
@@ -336,7 +336,7 @@ proptest! {
 #[test]
 fn adapters_for_other_models_are_refused() {
     use model::{AdapterSource, SatAdapter};
-    let adapter = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/sat-smollm2-135m.safetensors");
+    let adapter = concat!(env!("SATEEN_CHECKOUT"), "models/sat-smollm2-135m.safetensors");
     let config = |source| ModelConfig { adapter: Some(source), ..ModelConfig::new(tiny_path()) };
     let error = Model::load(&config(AdapterSource::File(adapter.into()))).expect_err("another model's");
     assert!(error.to_string().contains("shape of sat.embedding"), "{error}");

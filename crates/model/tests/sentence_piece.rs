@@ -4,7 +4,7 @@ use model::{ModelSummary, Tokenizer, TokenizerKind};
 use serde_json::Value;
 
 fn tokenizer() -> Tokenizer {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+    let path = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
     ModelSummary::read(path.as_ref()).expect("the tiny model").1
 }
 

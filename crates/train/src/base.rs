@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn activations_are_kept_where_there_is_room() {
-        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
         let (summary, _) = ModelSummary::read(Path::new(tiny)).expect("a model");
         let of = |learns, available| activations_that_fit(&summary, 64, learns, Some(available));
         let needed = |error: Result<Activations, TrainError>| match error {

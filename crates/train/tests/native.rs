@@ -15,7 +15,7 @@ use train::{
     TrainOutcome, slot_loss, train_native,
 };
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+const TINY: &str = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
 
 fn config() -> NativeConfig {
     NativeConfig {

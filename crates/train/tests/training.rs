@@ -15,7 +15,7 @@ use train::{
     slot_loss, train,
 };
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf");
+const TINY: &str = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
 
 fn tokens(n: usize, vocabulary: usize) -> Vec<u32> {
     (0..n).map(|i| (i * i * 31 + i * 7 + 3) as u32 % vocabulary as u32).collect()

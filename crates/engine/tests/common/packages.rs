@@ -11,8 +11,7 @@ pub const VERSION: &str = "1.0.0";
 
 /// The smallest file that is a model: the repository's tiny test model.
 pub fn tiny_model() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-random-llama.gguf"))
-        .expect("the tiny model")
+    std::fs::read(concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf")).expect("the tiny model")
 }
 
 pub fn sha256(content: &[u8]) -> String {

@@ -33,7 +33,7 @@ enum Kernels {
 fn on_the_double(kernels: Kernels, tests: &[&str]) {
     let toolkit = toolkit();
     let folder = tempfile::tempdir().expect("a folder");
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/double");
+    let sources = Path::new(env!("SATEEN_CHECKOUT")).join("crates/gpu/tests/kernels/double");
     for (source, library) in [("driver.c", "libcuda.so"), ("compiler.cpp", "libnvrtc.so")] {
         let compiler = if source.ends_with(".c") { "cc" } else { "c++" };
         let mut command = Command::new(compiler);

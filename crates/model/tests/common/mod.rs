@@ -25,7 +25,7 @@ pub fn weights(id: &str) -> PathBuf {
 
 /// The adapter in this repository for a catalogue id.
 pub fn adapter(id: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../../models/sat-{id}.safetensors"))
+    PathBuf::from(env!("SATEEN_CHECKOUT")).join(format!("models/sat-{id}.safetensors"))
 }
 
 /// What tests run on: the processor, and every GPU. Where there is no graphics card, Debian's `mesa-vulkan-drivers`
@@ -63,7 +63,7 @@ pub fn smollm() -> Arc<Model> {
 
 /// What the independent implementation says.
 pub fn golden(id: &str) -> Value {
-    let path = format!("{}/tests/data/sat-{id}.golden.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}crates/model/tests/data/sat-{id}.golden.json", env!("SATEEN_CHECKOUT"));
     serde_json::from_str(&std::fs::read_to_string(path).expect("the golden file")).expect("JSON")
 }
 
