@@ -10,8 +10,9 @@ use ts_rs::TS;
 use crate::library::check_id;
 use crate::{EngineError, InstalledModel, ModelLibrary};
 
-const BUILT_IN: [&[u8]; 2] = [
+const BUILT_IN: [&[u8]; 3] = [
     include_bytes!("../../../models/sat-qwen2.5-coder-0.5b.safetensors"),
+    include_bytes!("../../../models/sat-qwen2.5-coder-1.5b.safetensors"),
     include_bytes!("../../../models/sat-smollm2-135m.safetensors"),
 ];
 
@@ -202,9 +203,9 @@ mod tests {
             let entry = catalog.find(id).expect("in the catalogue");
             entry.sha256.as_deref().and_then(built_in_for).is_some()
         };
-        assert!(has_adapter("qwen2.5-coder-0.5b"));
-        assert!(has_adapter("smollm2-135m"));
-        assert!(!has_adapter("qwen2.5-coder-1.5b"));
+        for id in ["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "smollm2-135m"] {
+            assert!(has_adapter(id), "{id}");
+        }
         assert!(built_in_for("").is_none());
     }
 }
