@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use crate::calibration::{Calibration, GroupValue};
-use crate::{AdaptiveGroup, Decision, DraftSource, DraftTree, Drafter, PassCosts, Proposal, StepOutcome};
+use crate::{
+    AdaptiveGroup, Decision, DraftSource, DraftTree, Drafter, PassCosts, Proposal, Slots, StepOutcome,
+};
 
 /// Most drafts of a pass.
 const MAX_DRAFTS: usize = 48;
@@ -57,8 +59,7 @@ pub struct Router {
     n_tokens: f64,
     n_ms: f64,
     n_since_group: usize,
-    /// Slots of the groups of the last pass, and of the pass before, whose drafts were in the last.
-    n_slots_ahead: usize,
+    /// Slots of the group that the last pass stopped at, whose drafts are in the next.
     n_slots_drafted: Option<usize>,
 }
 
@@ -74,7 +75,6 @@ impl Router {
             n_tokens: 0.0,
             n_ms: 0.0,
             n_since_group: 0,
-            n_slots_ahead: 0,
             n_slots_drafted: None,
         }
     }
@@ -232,7 +232,7 @@ struct Choice {
 impl Drafter for Router {
     fn begin(&mut self, context: &[u32]) {
         self.drafters.iter_mut().for_each(|drafter| drafter.begin(context));
-        (self.n_slots_ahead, self.n_slots_drafted) = (0, None);
+        self.n_slots_drafted = None;
     }
 
     fn propose(&mut self, context: &[u32], n_pending: usize) -> Proposal {
@@ -267,7 +267,6 @@ impl Drafter for Router {
             relative_cost: (costs.of(n_pending + n_rows) + adaptive_ms) / costs.of(n_pending),
         };
         self.n_since_group = if adaptive_groups.is_empty() { self.n_since_group + 1 } else { 0 };
-        self.n_slots_ahead = n_slots;
         Proposal { drafts, adaptive_groups, decision: Some(decision) }
     }
 
@@ -296,8 +295,7 @@ impl Drafter for Router {
             self.group_value.observe(n_slots, &brought);
         }
         // What is left of a group that the walk went past says nothing of what whole ones bring.
-        self.n_slots_drafted =
-            outcome.slots.as_ref().filter(|_| outcome.n_slots_passed == 0).map(|_| self.n_slots_ahead);
+        self.n_slots_drafted = outcome.slots.as_ref().filter(|_| outcome.n_slots_passed == 0).map(Slots::len);
         // Fades, so that the rate is that of the last hundred passes or so. A pass with a chunk of a
         // prompt says nothing of decoding.
         if outcome.n_rows <= 1 + MAX_DRAFTS + MAX_GROUPS * self.config.n_slots {
@@ -321,7 +319,7 @@ impl Drafter for Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Slots, rank};
+    use crate::rank;
 
     /// Drafts the same chain with the same confidence, whatever happens.
     struct Stubborn {
