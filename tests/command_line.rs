@@ -106,6 +106,17 @@ fn measurements_become_a_page() {
         assert_eq!(mode["n_identical"], 2, "{mode}");
     }
     std::fs::write(path("results/decode.json"), decoded).expect("writes");
+    // Rows that cost nothing elsewhere: what is gained there is the passes that are saved.
+    let free_rows = ["--costs", "1:2.5,1000:2.5", "--modes", "auto", "--max-tokens", "8", "--json"];
+    let elsewhere = run(&[&["bench", "decode", &prompts][..], &free_rows].concat());
+    let report: Value = serde_json::from_slice(&elsewhere).expect("JSON");
+    let [off, auto] = [0, 1].map(|mode| &report["modes"][mode]);
+    let [n_off, n_auto] = [off, auto].map(|mode| mode["n_passes"].as_f64().expect("passes"));
+    assert_eq!(
+        (off["speedup_by_costs"].as_f64(), auto["speedup_by_costs"].as_f64()),
+        (Some(1.0), Some(n_off / n_auto))
+    );
+    std::fs::write(path("results/elsewhere.json"), elsewhere).expect("writes");
     let cost = run(&["bench", "cost", "--repetitions", "1", "--json"]);
     std::fs::write(path("results/cost.json"), cost).expect("writes");
     // A model of random weights writes nothing that stood there, and is measured all the same.
@@ -129,6 +140,7 @@ fn measurements_become_a_page() {
     let page = std::fs::read_to_string(path("page.md")).expect("the page");
     for part in [
         "## Decoding: tiny",
+        "by the costs 1:2.5,1000:2.5: off 1.00, auto",
         "## Cost of a pass: tiny",
         "| auto |",
         "](results/tiny-speed.svg)",

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use engine::{
-    AdapterChoice, Completion, CompletionRequest, Engine, EngineConfig, Extent, Model, ModelLibrary,
-    PassCosts, PublishedTree, SamplingParams, Session, SessionConfig, Speculation, measure_pass_costs,
+    AdapterChoice, CancelToken, Completion, CompletionRequest, Engine, EngineConfig, Extent, Model,
+    ModelLibrary, Outcome, PassCosts, PublishedTree, SamplingParams, Session, SessionConfig, Speculation,
+    measure_pass_costs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,10 @@ pub(crate) struct DecodeArguments {
     /// Choose widths as if rows cost nothing, as on a wide GPU: tokens per pass are what counts then
     #[arg(long)]
     flat_costs: bool,
+    /// Choose widths by these costs of passes, rows and time in any unit, like `1:1,8:1.1,32:2.4`: what another device
+    /// would gain, by those costs
+    #[arg(long, value_delimiter = ',', value_parser = row_cost, conflicts_with = "flat_costs")]
+    costs: Vec<(usize, f64)>,
     /// Also run two-pass SDSAT with each number of slots from 0 up
     #[arg(long)]
     sweep_slots: bool,
@@ -90,6 +95,10 @@ pub(crate) struct ModeResult {
     pub(crate) shares: BTreeMap<String, f64>,
     /// Completions whose tokens are those of ordinary decoding.
     pub(crate) n_identical: usize,
+    /// Time of ordinary decoding against this, by costs that were given; the pass that ends the prompt counts as one
+    /// over one row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) speedup_by_costs: Option<f64>,
 }
 
 impl ModeResult {
@@ -118,7 +127,25 @@ pub(crate) struct DecodeReport {
     pub(crate) flat_costs: bool,
     /// Rows and milliseconds that widths were chosen by.
     pub(crate) costs: Vec<(usize, f64)>,
+    /// Whether they were given, as another device's.
+    #[serde(default)]
+    pub(crate) costs_given: bool,
     pub(crate) modes: Vec<ModeResult>,
+}
+
+impl DecodeReport {
+    /// What costs that were given say of each way, in a sentence.
+    pub(crate) fn by_given_costs(&self) -> Option<String> {
+        let gains: Vec<String> = self
+            .modes
+            .iter()
+            .filter_map(|mode| Some(format!("{} {:.2}", mode.in_words().0, mode.speedup_by_costs?)))
+            .collect();
+        let costs: Vec<String> = self.costs.iter().map(|(n_rows, ms)| format!("{n_rows}:{ms}")).collect();
+        (!gains.is_empty()).then(|| {
+            format!("Against ordinary decoding by the costs {}: {}.", costs.join(","), gains.join(", "))
+        })
+    }
 }
 
 struct Mode {
@@ -127,6 +154,28 @@ struct Mode {
     tree_depth: Option<usize>,
     session: Session,
     completions: Vec<Completion>,
+    /// What all passes take by the costs that widths are chosen by.
+    ms_by_costs: f64,
+}
+
+/// Rows and what a pass over them takes, as in `8:1.1`.
+fn row_cost(argument: &str) -> Result<(usize, f64), String> {
+    let parsed = argument
+        .split_once(':')
+        .and_then(|(n_rows, ms)| Some((n_rows.trim().parse().ok()?, ms.trim().parse().ok()?)));
+    parsed.ok_or_else(|| "rows and a time are wanted, like 8:1.1".to_owned())
+}
+
+/// What widths are chosen by.
+fn costs(arguments: &DecodeArguments, model: &Arc<Model>) -> anyhow::Result<PassCosts> {
+    if arguments.flat_costs {
+        return Ok(PassCosts::flat());
+    }
+    if arguments.costs.is_empty() {
+        return Ok(measure_pass_costs(model, &|| false)?);
+    }
+    let costs = PassCosts::new(arguments.costs.clone());
+    Ok(costs.context("--costs: rows and times must be more than 0, and times less than a day")?.given())
 }
 
 pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
@@ -137,7 +186,7 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
     let adapter = arguments.adapter.clone().map_or(own.adapter.clone(), AdapterChoice::File);
     let engine = Engine::start(EngineConfig { learned: None, adapter, ..own }, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
-    let costs = if arguments.flat_costs { PassCosts::flat() } else { measure_pass_costs(&model, &|| false)? };
+    let costs = costs(arguments, &model)?;
     let mut modes = modes(arguments, &model, &costs)?;
     for (idx, prompt) in prompts.iter().enumerate() {
         if !arguments.json {
@@ -146,13 +195,13 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
         // They take turns, and the first place goes round, so that what disturbs the machine meets all.
         let n_modes = modes.len();
         for turn in 0..n_modes {
-            complete(&mut modes[(idx + turn) % n_modes], prompt, arguments)?;
+            complete(&mut modes[(idx + turn) % n_modes], prompt, arguments, &costs)?;
         }
     }
     if !arguments.json {
         eprintln!();
     }
-    let ordinary = modes[0].completions.clone();
+    let costs_given = !arguments.costs.is_empty();
     let report = DecodeReport {
         setting: Setting::of(&loaded.device),
         model: installed.id,
@@ -162,7 +211,8 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
         temperature: arguments.temperature,
         flat_costs: arguments.flat_costs,
         costs: costs.points().to_vec(),
-        modes: modes.iter().map(|mode| summarise(mode, &ordinary)).collect(),
+        costs_given,
+        modes: modes.iter().map(|mode| summarise(mode, &modes[0], costs_given)).collect(),
     };
     if let Some(folder) = &arguments.plots {
         plots::write(folder, &report)
@@ -181,7 +231,7 @@ fn modes(arguments: &DecodeArguments, model: &Arc<Model>, costs: &PassCosts) -> 
         let config = SessionConfig { costs: Some(costs.clone()), ..SessionConfig::default() };
         let mut session = Session::with(model, config);
         session.set_two_pass(n_slots, None);
-        Mode { speculation, n_slots, tree_depth: None, session, completions: Vec::new() }
+        Mode { speculation, n_slots, tree_depth: None, session, completions: Vec::new(), ms_by_costs: 0.0 }
     };
     let mut modes = vec![mode(Speculation::Off, None)];
     let wanted = arguments.modes.iter().filter(|&&wanted| wanted != SpeculationArgument::Off);
@@ -202,7 +252,12 @@ fn modes(arguments: &DecodeArguments, model: &Arc<Model>, costs: &PassCosts) -> 
     Ok(modes)
 }
 
-fn complete(mode: &mut Mode, prompt: &Prompt, arguments: &DecodeArguments) -> anyhow::Result<()> {
+fn complete(
+    mode: &mut Mode,
+    prompt: &Prompt,
+    arguments: &DecodeArguments,
+    costs: &PassCosts,
+) -> anyhow::Result<()> {
     let request = CompletionRequest {
         max_tokens: arguments.max_tokens,
         other_files: prompt.other_files.clone(),
@@ -216,7 +271,14 @@ fn complete(mode: &mut Mode, prompt: &Prompt, arguments: &DecodeArguments) -> an
         extent: Extent::Raw,
         ..CompletionRequest::new(prompt.prefix.as_str(), prompt.suffix.as_str())
     };
-    mode.completions.push(mode.session.complete(&request)?);
+    let mut n_steps = 0;
+    let outcome = mode.session.complete_with(&request, &CancelToken::default(), &mut |step| {
+        // The rows of the first are those of the prompt.
+        mode.ms_by_costs += costs.of(if n_steps == 0 { 1 } else { step.n_rows });
+        n_steps += 1;
+    })?;
+    let Outcome::Ended(completion) = outcome else { bail!("the completion was stopped") };
+    mode.completions.push(*completion);
     Ok(())
 }
 
@@ -235,7 +297,9 @@ fn ratio(a: f64, b: f64) -> f64 {
     if b > 0.0 { a / b } else { 0.0 }
 }
 
-fn summarise(mode: &Mode, ordinary: &[Completion]) -> ModeResult {
+fn summarise(mode: &Mode, ordinary: &Mode, costs_given: bool) -> ModeResult {
+    let speedup_by_costs = costs_given.then(|| ratio(ordinary.ms_by_costs, mode.ms_by_costs));
+    let ordinary = &ordinary.completions;
     let completions = &mode.completions;
     let sum = |f: fn(&Completion) -> f64| completions.iter().map(f).sum::<f64>();
     let n_tokens: usize = completions.iter().map(|completion| completion.n_tokens).sum();
@@ -277,6 +341,7 @@ fn summarise(mode: &Mode, ordinary: &[Completion]) -> ModeResult {
         accepted_per_slot: (0..depth).map(at).map(|(a, n)| ratio(a, n)).collect(),
         shares,
         n_identical: completions.iter().zip(ordinary).filter(|(a, b)| a.tokens == b.tokens).count(),
+        speedup_by_costs,
     }
 }
 
@@ -306,5 +371,8 @@ fn print(report: &DecodeReport) {
             depths,
             shares,
         );
+    }
+    if let Some(sentence) = report.by_given_costs() {
+        println!("{sentence}");
     }
 }

@@ -84,7 +84,11 @@ fn setting(page: &mut String, setting: &Setting) -> anyhow::Result<()> {
 
 fn decode(page: &mut String, report: &DecodeReport) -> anyhow::Result<()> {
     let DecodeReport { model, prompts, n_prompts, max_tokens, temperature, flat_costs, .. } = report;
-    let device = if *flat_costs { ", widths chosen as if rows cost nothing" } else { "" };
+    let device = match (*flat_costs, report.costs_given) {
+        (true, _) => ", widths chosen as if rows cost nothing",
+        (false, true) => ", widths chosen by another device's costs",
+        (false, false) => "",
+    };
     writeln!(page, "\n## Decoding: {model}, {prompts}, temperature {temperature}{device}\n")?;
     setting(page, &report.setting)?;
     writeln!(page, "{n_prompts} prompts, up to {max_tokens} tokens, every way in turn on each prompt.\n")?;
@@ -106,6 +110,9 @@ fn decode(page: &mut String, report: &DecodeReport) -> anyhow::Result<()> {
             mode.median_ttft_ms,
             mode.n_identical,
         )?;
+    }
+    if let Some(sentence) = report.by_given_costs() {
+        writeln!(page, "\n{sentence}")?;
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ pub struct PassCosts {
     points: Vec<(usize, f64)>,
     /// Milliseconds that adaptive rows add to a pass, whatever their number: their deltas are read.
     adaptive_ms: f64,
+    /// Whether they are another device's, which times of passes here say nothing of.
+    is_given: bool,
 }
 
 impl PassCosts {
@@ -27,7 +29,7 @@ impl PassCosts {
             largest = largest.max(*ms);
             *ms = largest;
         }
-        Some(Self { points, adaptive_ms: 0.0 })
+        Some(Self { points, adaptive_ms: 0.0, is_given: false })
     }
 
     /// The same, and what adaptive rows add to a pass in milliseconds: from the measured cost of a pass
@@ -38,6 +40,11 @@ impl PassCosts {
         self
     }
 
+    /// The same as costs of another device, which stay as they are however long passes take here.
+    pub fn given(self) -> Self {
+        Self { is_given: true, ..self }
+    }
+
     /// Milliseconds that adaptive rows add to a pass.
     pub fn adaptive_ms(&self) -> f64 {
         self.adaptive_ms
@@ -45,12 +52,13 @@ impl PassCosts {
 
     /// A device on which rows cost nothing: what a wide GPU comes near to.
     pub fn flat() -> Self {
-        Self { points: vec![(1, 1.0)], adaptive_ms: 0.0 }
+        Self { points: vec![(1, 1.0)], adaptive_ms: 0.0, is_given: true }
     }
 
     /// A device on which each row beyond the first costs `share` of a pass over one.
     pub fn linear(share: f64) -> Self {
-        Self { points: vec![(1, 1.0), (1001, 1.0 + 1000.0 * share.max(0.0))], adaptive_ms: 0.0 }
+        let points = vec![(1, 1.0), (1001, 1.0 + 1000.0 * share.max(0.0))];
+        Self { points, adaptive_ms: 0.0, is_given: false }
     }
 
     /// Milliseconds of a pass over `n_rows` rows: between two measurements along a line, beyond the last
@@ -79,7 +87,7 @@ impl PassCosts {
     /// pace of their own.
     pub fn observe(&mut self, n_rows: usize, ms: f64) {
         let ratio = ms / self.of(n_rows);
-        if !ratio.is_finite() || self.points.len() < 2 {
+        if self.is_given || !ratio.is_finite() || self.points.len() < 2 {
             return;
         }
         // One pass that was held up says little.
@@ -164,9 +172,16 @@ mod tests {
         costs.observe(1, 1e9);
         costs.observe(1, f64::NAN);
         assert!(costs.of(1) < 8.0, "{costs:?}");
-        let mut flat = PassCosts::flat();
-        flat.observe(4, 100.0);
-        assert_eq!(flat, PassCosts::flat());
+    }
+
+    #[test]
+    fn costs_of_another_device_stay() {
+        let measured = PassCosts::new(vec![(1, 10.0), (8, 15.0)]).expect("sound");
+        for costs in [PassCosts::flat(), measured.given()] {
+            let mut observed = costs.clone();
+            observed.observe(4, 100.0);
+            assert_eq!(observed, costs);
+        }
     }
 
     #[test]
