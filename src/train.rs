@@ -51,6 +51,9 @@ struct TextArguments {
     /// Share of texts that are filled in, for models that can
     #[arg(long, default_value_t = 0.6)]
     infill: f32,
+    /// Share of these of which a line or a few are missing; of the others it is half of the tokens
+    #[arg(long, default_value_t = 0.5)]
+    short: f32,
     /// Texts that acceptance is measured on
     #[arg(long, default_value_t = 16)]
     evaluated: usize,
@@ -66,7 +69,7 @@ struct SatArguments {
     /// The adapter to write; a checkpoint stands beside it until the end
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Steps, a text each
+    /// Steps, a text each, or several short ones
     #[arg(long, default_value_t = 1000)]
     steps: usize,
     /// Adaptive tokens in a group
@@ -207,6 +210,7 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
         max_tokens: text.tokens,
         anchors: Anchors { n: text.anchors, keep_rate: arguments.keep_rate, glancing: arguments.glancing },
         infill: text.infill,
+        short: text.short,
         loss: LossConfig {
             distillation: arguments.distillation,
             cross_entropy: arguments.cross_entropy,
@@ -231,7 +235,8 @@ fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let (base, corpus) = base_and_corpus(text)?;
     let adapter = TrainedAdapter::load(&base, &arguments.adapter)?;
     let n_slots = adapter.shape().n_slots;
-    let of_samples = SampleConfig { max_tokens: text.tokens, infill: text.infill, n_slots };
+    let of_samples =
+        SampleConfig { max_tokens: text.tokens, infill: text.infill, short: text.short, n_slots };
     let samples = corpus.held_out(&base, of_samples, text.evaluated)?;
     let (acceptance, by_language) = evaluate_by_language(&base, &adapter, &samples, text.anchors)?;
     match arguments.json {

@@ -7,10 +7,13 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use engine::{CompletionRequest, DeviceChoice, Engine, EngineConfig, Extent, ModelLibrary, SamplingParams};
+use engine::{
+    Completion, CompletionRequest, DeviceChoice, Engine, EngineConfig, Extent, ModelLibrary, SamplingParams,
+    StopReason,
+};
 use train::Corpus;
 
-/// Texts that are shorter teach nothing.
+/// Texts that are shorter, and were not ended by the model, teach nothing.
 const MIN_TOKENS: usize = 12;
 
 #[derive(Args)]
@@ -103,8 +106,11 @@ pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
         };
         let completion = has_prompt.then(|| engine.complete(request, |_| ())).transpose()?;
         n_tokens += completion.as_ref().map_or(0, |completion| completion.n_tokens);
-        let written = completion.filter(|completion| completion.n_tokens >= MIN_TOKENS);
-        let mut line = prompt.line(written.as_ref().map_or("", |completion| &completion.text));
+        let is_whole = |completion: &Completion| completion.stop_reason == StopReason::EndOfText;
+        let written =
+            completion.filter(|completion| completion.n_tokens >= MIN_TOKENS || is_whole(completion));
+        let text = written.as_ref().map_or("", |completion| &completion.text);
+        let mut line = prompt.line(text, written.as_ref().is_some_and(is_whole));
         line["number"] = number.into();
         line["temperature"] = temperature.into();
         // In one piece: what is cut short is written anew.

@@ -64,6 +64,7 @@ pub(super) fn run(arguments: &NativeArguments) -> anyhow::Result<()> {
         max_tokens: text.tokens,
         anchors: Anchors { n: text.anchors, keep_rate: 1.0, glancing: 0.0 },
         infill: text.infill,
+        short: text.short,
         loss: LossConfig::default(),
         slot_weight: arguments.slot_weight,
         n_token_steps: arguments.token_steps,

@@ -11,6 +11,7 @@ use speculate::MarkovHead;
 use crate::ModelError;
 use crate::adapter::tensors::AdapterTensors;
 use crate::architecture::{Architecture, RopeLayout};
+use crate::backend::DRAFT_VOCABULARY;
 use crate::gguf::{GgufError, GgufFile, MetadataValue};
 
 /// Largest adapter file in bytes.
@@ -94,6 +95,8 @@ pub struct SatAdapter {
     pub(crate) rank: usize,
     /// What says how the drafts of slots depend on each other, where that was trained.
     pub(crate) markov_head: Option<Arc<MarkovHead>>,
+    /// The token that ends a text, where slots draft it although it is none of the first [`DRAFT_VOCABULARY`].
+    pub(crate) end: Option<u32>,
     n_slots: usize,
     base_sha256: String,
 }
@@ -110,6 +113,9 @@ impl SatAdapter {
     /// Names of the factors of a Markov head: of the token before, and of the token that is drafted; `[n_tokens, rank]` each, of
     /// the first tokens of the vocabulary.
     pub const MARKOV: [&str; 2] = ["markov.before", "markov.after"];
+    /// What the metadata call the token that ends a text, of an adapter whose slots draft it beside the first
+    /// [`DRAFT_VOCABULARY`] tokens; its factors in a Markov head stand behind theirs.
+    pub const END: &str = "end";
     /// Names of what the trainer made them from, `[hidden, rank]` each, for who goes on from them: of embeddings, and of rows
     /// of the output layer.
     pub const MARKOV_PROJECTIONS: [&str; 2] = ["markov.before.projection", "markov.after.projection"];
@@ -189,6 +195,16 @@ impl SatAdapter {
             return Err(mismatch("rope", rope, note("rope")));
         }
 
+        let vocabulary = architecture.vocabulary;
+        let end = match notes.get(Self::END).map(|end| (end, end.parse::<u32>())) {
+            None => None,
+            Some((_, Ok(end))) if (DRAFT_VOCABULARY..vocabulary).contains(&(end as usize)) => Some(end),
+            Some((end, _)) => {
+                let expected = format!("from {DRAFT_VOCABULARY} to {vocabulary}, that not among them");
+                return Err(mismatch(Self::END, expected, format!("`{end}`")));
+            }
+        };
+
         let floats = |name: &str, shape: [usize; 2]| tensors.of_shape(name, &shape);
         let Architecture { n_layers, hidden, .. } = *architecture;
         let embedding = floats("sat.embedding", [n_slots, hidden])?;
@@ -211,15 +227,16 @@ impl SatAdapter {
             let &[n_tokens, rank] = &shape[..] else {
                 return Err(mismatch(format!("shape of {before}"), "two sizes", format!("{shape:?}")));
             };
-            if !fits(n_tokens, architecture.vocabulary) || !fits(rank, MAX_RANK) {
-                let expected = format!("at most [{}, {MAX_RANK}]", architecture.vocabulary);
+            if !fits(n_tokens, vocabulary) || !fits(rank, MAX_RANK) {
+                let expected = format!("at most [{vocabulary}, {MAX_RANK}]");
                 return Err(mismatch(format!("shape of {before}"), expected, format!("{shape:?}")));
             }
-            let [before, after] = [floats(before, [n_tokens, rank])?, floats(after, [n_tokens, rank])?];
+            let n_drafted = n_tokens + usize::from(end.is_some());
+            let [before, after] = [floats(before, [n_tokens, rank])?, floats(after, [n_drafted, rank])?];
             for name in Self::MARKOV_PROJECTIONS.iter().filter(|name| tensors.has(name)) {
                 floats(name, [hidden, rank])?;
             }
-            Some(Arc::new(MarkovHead::new(rank, &before, &after)))
+            Some(Arc::new(MarkovHead::new(rank, &before, &after, end)))
         } else {
             None
         };
@@ -230,7 +247,7 @@ impl SatAdapter {
             return Err(mismatch("number of tensors", n_expected, tensors.len()));
         }
         let base_sha256 = note("base_sha256").to_owned();
-        Ok(Self { embedding, layers, rank, markov_head, n_slots, base_sha256 })
+        Ok(Self { embedding, layers, rank, markov_head, end, n_slots, base_sha256 })
     }
 
     /// Number of semantic adaptive tokens in a group.

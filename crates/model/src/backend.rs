@@ -102,6 +102,15 @@ pub(crate) struct Norm<'a, B: Backend> {
 pub(crate) struct VocabularyHead<'a, B: Backend> {
     pub(crate) matrix: &'a B::Matrix,
     pub(crate) bias: Option<&'a B::Vector>,
+    /// What drafts are looked for among beside the first [`DRAFT_VOCABULARY`] tokens.
+    pub(crate) end: Option<&'a EndOfText<B>>,
+}
+
+/// The token that ends a text, where it is none of the first [`DRAFT_VOCABULARY`].
+pub(crate) struct EndOfText<B: Backend> {
+    pub(crate) token: u32,
+    /// Its row of the vocabulary projection, as a layer with one output.
+    pub(crate) linear: Linear<B>,
 }
 
 /// The rows that run: their plan, and what the device has of it.

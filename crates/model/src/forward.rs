@@ -77,9 +77,10 @@ impl<B: Backend> Llama<B> {
         progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
     ) -> Result<Self, ModelError> {
         // First, so that its form on the host is gone when the weights come.
+        let end = adapter.as_ref().and_then(|adapter| adapter.end);
         let of_adapter = adapter.map(|adapter| TrainedSlots::of_adapter(&backend, adapter)).transpose()?;
         let native = NativeSat::from_gguf(file, &architecture)?.filter(|_| of_adapter.is_none());
-        let (weights, rope_divisors) = Weights::load(&backend, file, &architecture, progress)?;
+        let (weights, rope_divisors) = Weights::load(&backend, file, &architecture, end, progress)?;
         let tables = RopeTables::new(&architecture, &rope_divisors, context_length + MARGIN_ROWS);
         let rope = backend.rope(tables)?;
         let trained = match native {
@@ -194,9 +195,10 @@ impl<B: Backend> Llama<B> {
             return Ok(());
         }
         backend.normalise_wanted(pass, projected, hidden, norm(&weights.output_norm), vocabulary)?;
+        let end = weights.end.as_ref();
         let head = match &weights.output {
-            Some(output) => VocabularyHead { matrix: &output.matrix, bias: output.bias.as_ref() },
-            None => VocabularyHead { matrix: &weights.embedding, bias: None },
+            Some(output) => VocabularyHead { matrix: &output.matrix, bias: output.bias.as_ref(), end },
+            None => VocabularyHead { matrix: &weights.embedding, bias: None, end },
         };
         backend.project_vocabulary(pass, head, vocabulary, logits)?;
         if let Some(token) = self.trained.as_ref().and_then(|trained| trained.native_token) {

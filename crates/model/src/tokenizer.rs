@@ -123,6 +123,7 @@ pub struct Tokenizer {
     special: HashMap<String, u32>,
     infill: HashMap<InfillToken, u32>,
     ends_text: Vec<bool>,
+    eos: Option<u32>,
     bos: Option<u32>,
     add_bos: bool,
     add_space_prefix: bool,
@@ -213,7 +214,8 @@ impl Tokenizer {
         // No control token is ever part of code, so each of them ends a completion.
         let mut ends_text: Vec<bool> =
             (0..tokens.len()).map(|id| types[id] == TYPE_CONTROL || infilling_name(tokens[id])).collect();
-        if let Some(eos) = special_id("tokenizer.ggml.eos_token_id")? {
+        let eos = special_id("tokenizer.ggml.eos_token_id")?;
+        if let Some(eos) = eos {
             ends_text[eos as usize] = true;
         }
         infill.values().for_each(|&mark| ends_text[mark as usize] = true);
@@ -225,6 +227,7 @@ impl Tokenizer {
             special,
             infill,
             ends_text,
+            eos,
             bos: special_id("tokenizer.ggml.bos_token_id")?,
             add_bos: flag("tokenizer.ggml.add_bos_token", is_sentence_piece)?,
             add_space_prefix: flag("tokenizer.ggml.add_space_prefix", is_sentence_piece)?,
@@ -298,6 +301,12 @@ impl Tokenizer {
     /// Whether `token` ends a completion.
     pub fn ends_text(&self, token: u32) -> bool {
         self.ends_text.get(token as usize).copied().unwrap_or(false)
+    }
+
+    /// The token that a model of code writes behind a text that is whole. What the file calls the end of a sequence is, of
+    /// models that also chat, the end of what one of those in a conversation says.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.special("<|endoftext|>").or(self.eos)
     }
 
     /// The token that starts every sequence, for models that want one.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ModelError;
 use crate::architecture::{Architecture, Family};
-use crate::backend::{Backend, Linear, MatrixSource};
+use crate::backend::{Backend, EndOfText, Linear, MatrixSource};
 use crate::gguf::{GgufFile, TensorEntry, TensorType};
 
 /// Weights of one layer.
@@ -32,10 +32,12 @@ pub(crate) struct Weights<B: Backend> {
     pub(crate) output_norm: B::Vector,
     /// `None` when the vocabulary projection shares the embedding table.
     pub(crate) output: Option<Linear<B>>,
+    /// What adaptive rows draft beside the first tokens, where they were trained to.
+    pub(crate) end: Option<EndOfText<B>>,
 }
 
 impl<B: Backend> Weights<B> {
-    /// Loads the tensors of `file`, and what Llama 3.1 divides the frequencies of its rotation by: one for each
+    /// Loads the tensors of `file`, the row of the token `end` once more by itself, and what Llama 3.1 divides the frequencies of its rotation by: one for each
     /// pair, none in others. Tells `progress` the share that is done, from 0 to 1.
     ///
     /// # Errors
@@ -45,6 +47,7 @@ impl<B: Backend> Weights<B> {
         backend: &B,
         file: &GgufFile,
         architecture: &Architecture,
+        end: Option<u32>,
         progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
     ) -> Result<(Self, Vec<f32>), ModelError> {
         let mut loader = Loader { backend, file, n_used: 0 };
@@ -85,6 +88,13 @@ impl<B: Backend> Weights<B> {
             Some(_) => Some(loader.linear("output", vocabulary, hidden)?),
             None => None,
         };
+        let end = match end {
+            Some(token) => {
+                let name = if output.is_some() { "output" } else { "token_embd" };
+                Some(EndOfText { token, linear: loader.row(name, vocabulary, hidden, token as usize)? })
+            }
+            None => None,
+        };
         let divisors = "rope_freqs.weight";
         let rope_divisors = match loader.entry(divisors) {
             Some(_) => loader.vector(divisors, architecture.rope_dim / 2)?,
@@ -97,7 +107,7 @@ impl<B: Backend> Weights<B> {
         if progress(1.0).is_break() {
             return Err(ModelError::Cancelled);
         }
-        Ok((Self { embedding, layers, output_norm, output }, rope_divisors))
+        Ok((Self { embedding, layers, output_norm, output, end }, rope_divisors))
     }
 }
 
@@ -141,6 +151,23 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(Linear { matrix, bias })
     }
 
+    /// Row `row` of a layer that was loaded before, as a layer with one output.
+    fn row(&self, name: &str, n_out: usize, n_in: usize, row: usize) -> Result<Linear<B>, ModelError> {
+        let (tensor, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        let missing = || ModelError::MissingTensor { tensor: tensor.clone() };
+        let entry = self.entry(&tensor).ok_or_else(missing)?;
+        let start = row * (entry.bytes.len() / n_out);
+        let read = |offset: usize, part: &mut [u8]| self.file.read_part(entry, start + offset, part);
+        let (tensor, tensor_type) = (tensor.as_str(), entry.tensor_type);
+        let matrix =
+            self.backend.matrix(MatrixSource { tensor, tensor_type, n_out: 1, n_in, read: &read })?;
+        let bias = match self.entry(&bias) {
+            Some(entry) => Some(self.backend.vector(vec![self.numbers(&bias, entry)?[row]])?),
+            None => None,
+        };
+        Ok(Linear { matrix, bias })
+    }
+
     fn device_vector(&mut self, tensor: &str, len: usize) -> Result<B::Vector, ModelError> {
         let values = self.vector(tensor, len)?;
         self.backend.vector(values)
@@ -148,6 +175,10 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     fn vector(&mut self, tensor: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let entry = self.expect(tensor, &[len])?;
+        self.numbers(tensor, entry)
+    }
+
+    fn numbers(&self, tensor: &str, entry: &TensorEntry) -> Result<Vec<f32>, ModelError> {
         if entry.tensor_type != TensorType::F32 {
             let (tensor, got) = (tensor.to_owned(), entry.tensor_type);
             return Err(ModelError::TensorType { tensor, expected: "F32", got });

@@ -1,5 +1,7 @@
 //! Files from strangers: every malformed one is refused with words, none brings the process down.
 
+mod common;
+
 use std::path::PathBuf;
 
 use model::gguf::{GgufError, GgufFile, GgufHeader};
@@ -344,6 +346,17 @@ fn adapters_for_other_models_are_refused() {
     for bytes in [&b""[..], b"\xff\xff\xff\xff\xff\xff\xff\xff{}", b"\x02\0\0\0\0\0\0\0{}"] {
         let error = Model::load(&config(AdapterSource::BuiltIn(bytes))).expect_err("no adapter");
         println!("{error}");
+    }
+    // The end of a text is a token of the vocabulary, and none of those that are drafted anyway.
+    let bytes = std::fs::read(adapter).expect("reads");
+    let of_smollm = |bytes: Vec<u8>| {
+        let path = common::weights("smollm2-135m");
+        let source = AdapterSource::BuiltIn(Vec::leak(bytes));
+        Model::load(&ModelConfig { adapter: Some(source), max_context: 64, ..ModelConfig::new(path) })
+    };
+    for end in ["49152", "32767", "-1", "none"] {
+        let error = of_smollm(common::with_note(&bytes, SatAdapter::END, end)).expect_err("no such end");
+        assert!(error.to_string().contains(&format!("`{end}`")), "{error}");
     }
     let error = Model::load(&config(AdapterSource::File("no/such/file".into()))).expect_err("no file");
     assert!(error.to_string().starts_with("cannot read the adapter no/such/file"), "{error}");

@@ -5,8 +5,10 @@ mod common;
 use std::sync::Arc;
 
 use common::{golden, ids, on_all_devices, smollm, with_group};
-use model::{AdapterSource, CacheType, Device, Model, ModelConfig, ModelError, Sequence};
-use speculate::{Layout, RowPlan, Target};
+use model::{
+    AdapterSource, CacheType, DRAFT_VOCABULARY, Device, Model, ModelConfig, ModelError, SatAdapter, Sequence,
+};
+use speculate::{Layout, RowPlan, Target, rank, rank_beside};
 
 fn prompt() -> Vec<u32> {
     ids(&golden("smollm2-135m")["prompts"][0]["ids"])[..24].to_vec()
@@ -263,6 +265,52 @@ fn exact_rows_are_exact_in_any_order_of_asking_of(model: &Arc<Model>) {
     for row in 0..n {
         assert_eq!(mixed.row(row + 1).ranked, exact.row(row).ranked);
         assert_eq!(mixed.row(row + 1).full, exact.row(row).full.filter(|_| row % 2 == 1));
+    }
+}
+
+/// An adapter may draft the end of a text, wherever in the vocabulary that is: its logit is the exact one, and it is ranked
+/// with the others.
+#[test]
+fn the_end_of_a_text_is_drafted_beside_the_first_tokens() {
+    let adapter = std::fs::read(common::adapter("smollm2-135m")).expect("reads");
+    for device in common::devices() {
+        let load = |end: Option<u32>| {
+            let note = |end: u32| common::with_note(&adapter, SatAdapter::END, &end.to_string());
+            let bytes = end.map_or_else(|| adapter.clone(), note);
+            let config = ModelConfig {
+                adapter: Some(AdapterSource::BuiltIn(Vec::leak(bytes))),
+                max_context: 64,
+                device: device.clone(),
+                ..ModelConfig::new(common::weights("smollm2-135m"))
+            };
+            Arc::new(Model::load(&config).expect("the installed model loads"))
+        };
+        let tokens = &prompt()[..6];
+        let run = |model: &Arc<Model>, want: fn(&mut RowPlan, usize) -> usize| {
+            let mut plan = RowPlan::prefill(0, tokens);
+            plan.push_adaptive_group(tokens.len() - 1, 2);
+            plan.want_ranked(0);
+            (0..2).for_each(|slot| {
+                want(&mut plan, tokens.len() + slot);
+            });
+            model.sequence().expect("memory").forward(&plan).expect("the plan fits").clone()
+        };
+        let without = load(None);
+        let all = run(&without, RowPlan::want_logits);
+        let full = all.row(1).full.expect("asked for");
+        let first = &full[..DRAFT_VOCABULARY];
+        // The likeliest of those that are not drafted otherwise, and the least likely.
+        let others = DRAFT_VOCABULARY..full.len();
+        let likeliest = others.clone().max_by(|&a, &b| full[a].total_cmp(&full[b])).expect("tokens");
+        let least = others.min_by(|&a, &b| full[a].total_cmp(&full[b])).expect("tokens");
+        for end in [likeliest, least] {
+            let mut expected = rank(first);
+            rank_beside(&mut expected, end as u32, full[end]);
+            let drafts = run(&load(Some(end as u32)), RowPlan::want_drafts);
+            assert_eq!(drafts.row(1).ranked, &expected, "{device:?}");
+            assert_eq!(drafts.row(0).ranked, all.row(0).ranked, "{device:?}");
+        }
+        assert_eq!(run(&without, RowPlan::want_drafts).row(1).ranked, &rank(first), "{device:?}");
     }
 }
 

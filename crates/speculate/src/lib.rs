@@ -35,7 +35,7 @@ pub use drafter::{AdaptiveGroup, Drafter, OrdinaryDecoding, Proposal, SharedDraf
 pub use drafters::{
     Corpus, CorpusDrafter, PhrasePool, PromptLookup, SemanticDrafter, SuffixDrafter, TokenRecycling,
 };
-pub use logits::{Logits, N_RANKED, Ranked, RowLogits, argmax, rank, ranked_probabilities};
+pub use logits::{Logits, N_RANKED, Ranked, RowLogits, argmax, rank, rank_beside, ranked_probabilities};
 pub use markov::{MarkovHead, Slots};
 pub use published_tree::PublishedTree;
 pub use router::{Router, RouterConfig};

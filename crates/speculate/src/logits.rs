@@ -93,6 +93,20 @@ pub fn rank(logits: &[f32]) -> Ranked {
     ranked
 }
 
+/// Ranks `token`, which is not among those of `ranked`, with them.
+pub fn rank_beside(ranked: &mut Ranked, token: u32, logit: f32) {
+    let comes_first = |&(other, than): &(u32, f32)| logit > than || (logit == than && token < other);
+    // What is NaN anywhere stays so.
+    match ranked.iter().position(comes_first) {
+        _ if logit.is_nan() => ranked[0].1 = f32::NAN,
+        Some(place) if !ranked[0].1.is_nan() => {
+            ranked.copy_within(place..N_RANKED - 1, place + 1);
+            ranked[place] = (token, logit);
+        }
+        _ => (),
+    }
+}
+
 /// The probabilities of ranked tokens among themselves. The rest of the vocabulary is left out, so
 /// they are too high; whoever uses them calibrates.
 pub fn ranked_probabilities(ranked: &Ranked) -> [f32; N_RANKED] {
@@ -153,6 +167,24 @@ mod tests {
         let mut nan = Logits::from_rows(vec![0.0, f32::NAN, 1.0], 3);
         nan.exclude(nan.ranked[0][0].0);
         assert_eq!(nan.row(0).argmax(), None);
+    }
+
+    #[test]
+    fn a_token_is_ranked_beside_others() {
+        let all: Vec<f32> = (0..12).map(|i| ((i * 7 + 3) % 5) as f32).collect();
+        for last in [-9.0, 0.0, 1.5, 4.0, 7.0, f32::NEG_INFINITY] {
+            let mut ranked = rank(&all);
+            rank_beside(&mut ranked, 12, last);
+            assert_eq!(ranked, rank(&[&all[..], &[last]].concat()));
+        }
+        let mut few = rank(&[1.0]);
+        rank_beside(&mut few, 1, 2.0);
+        assert_eq!(few, rank(&[1.0, 2.0]));
+        for [first, last] in [[f32::NAN, 1.0], [1.0, f32::NAN]] {
+            let mut ranked = rank(&[first, 0.0]);
+            rank_beside(&mut ranked, 2, last);
+            assert_eq!(argmax(&ranked), None);
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct MarkovHead {
     rank: usize,
     before: Factors,
     after: Factors,
+    /// The token of the row of `after` behind those of the first tokens, where there is one.
+    end: Option<u32>,
 }
 
 /// `[n_tokens, rank]`, in eight bits.
@@ -44,22 +46,26 @@ impl Factors {
 
 impl MarkovHead {
     /// Factors of the first tokens of a vocabulary, `[n_tokens, rank]` each; behind others, and for others, nothing is
-    /// raised.
+    /// raised. Where `end` is a token that ends a text, `after` has its row behind those of the first.
     ///
     /// # Panics
-    /// When the factors differ in length, or are no rows of `rank`.
-    pub fn new(rank: usize, before: &[f32], after: &[f32]) -> Self {
+    /// When the factors are no rows of `rank`, or not as many as that.
+    pub fn new(rank: usize, before: &[f32], after: &[f32], end: Option<u32>) -> Self {
+        let of_end = end.map_or(0, |_| rank);
         assert!(
-            rank > 0 && before.len() == after.len() && before.len().is_multiple_of(rank),
+            rank > 0 && before.len() + of_end == after.len() && before.len().is_multiple_of(rank),
             "rows of factors"
         );
-        Self { rank, before: Factors::new(before, rank), after: Factors::new(after, rank) }
+        Self { rank, before: Factors::new(before, rank), after: Factors::new(after, rank), end }
     }
 
     /// By how much the logit of `after` is raised behind `before`.
     pub fn raise(&self, before: u32, after: u32) -> f32 {
         let Some((x, of_x)) = self.before.of(before, self.rank) else { return 0.0 };
-        let Some((c, of_c)) = self.after.of(after, self.rank) else { return 0.0 };
+        let n_first = self.before.scales.len() as u32;
+        let row = if self.end == Some(after) { n_first } else { after };
+        let is_known = row < n_first || self.end == Some(after);
+        let Some((c, of_c)) = self.after.of(row, self.rank).filter(|_| is_known) else { return 0.0 };
         let product: i32 = x.iter().zip(c).map(|(&x, &c)| i32::from(x) * i32::from(c)).sum();
         product as f32 * of_x * of_c
     }
@@ -115,7 +121,7 @@ mod tests {
         // Behind 0 comes 2, behind 1 comes 1; behind others anything.
         let before = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0];
         let after = [0.0, 0.0, 0.0, 5.0, 4.0, 0.0];
-        Arc::new(MarkovHead::new(2, &before, &after))
+        Arc::new(MarkovHead::new(2, &before, &after, None))
     }
 
     #[test]
@@ -125,9 +131,16 @@ mod tests {
         assert_eq!([head.raise(0, 1), head.raise(2, 1), head.raise(7, 1), head.raise(1, 7)], [0.0; 4]);
         // Eight bits: within half a step of each factor.
         let values: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.0) / 9.0).collect();
-        let head = MarkovHead::new(64, &values, &values);
+        let head = MarkovHead::new(64, &values, &values, None);
         let exact: f32 = values.iter().map(|value| value * value).sum();
         assert!((head.raise(0, 0) / exact - 1.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn the_end_of_a_text_has_a_row_of_its_own() {
+        let head = MarkovHead::new(1, &[1.0, 2.0], &[3.0, 4.0, 5.0], Some(900));
+        assert!((head.raise(1, 900) - 10.0).abs() < 1e-5 && (head.raise(1, 1) - 8.0).abs() < 1e-5);
+        assert_eq!([head.raise(1, 2), head.raise(900, 1), head.raise(1, 901)], [0.0; 3]);
     }
 
     #[test]

@@ -204,7 +204,7 @@ impl TrainedAdapter {
     /// raised by the Markov head.
     pub(crate) fn moved(&self, base: &Base, hidden: Tensor, before: &[u32]) -> candle_core::Result<Tensor> {
         let Some([of_before, of_after]) = &self.markov else { return Ok(hidden) };
-        let n_tokens = base.n_outputs() as u32;
+        let n_tokens = base.n_first() as u32;
         // Behind tokens that the head does not know nothing is raised.
         let is_known: Vec<f32> = before.iter().map(|&token| f32::from(u8::from(token < n_tokens))).collect();
         let is_known = Tensor::from_vec(is_known, (before.len(), 1), hidden.device())?;
@@ -212,7 +212,7 @@ impl TrainedAdapter {
         hidden + features.matmul(of_before)?.matmul(&of_after.t()?)?
     }
 
-    /// Factors of all tokens that are drafted: `[n_outputs, markov_rank]` each.
+    /// Factors of the first tokens, `[n_first, markov_rank]`, and of all that are drafted, `[n_outputs, markov_rank]`.
     fn factors(&self, base: &Base) -> candle_core::Result<Option<[Tensor; 2]>> {
         let Some([before, after]) = &self.markov else { return Ok(None) };
         let [before, after] = [before, after].map(Var::as_detached_tensor);
@@ -230,7 +230,7 @@ impl TrainedAdapter {
         // As in the file.
         let numbers =
             |factors: &Tensor| Ok::<_, candle_core::Error>(EightBits::new(factors, [1, rank])?.values());
-        Ok(Some(Arc::new(MarkovHead::new(rank, &numbers(&before)?, &numbers(&after)?))))
+        Ok(Some(Arc::new(MarkovHead::new(rank, &numbers(&before)?, &numbers(&after)?, base.end()))))
     }
 
     /// Everything that learns, with its name in the file.
@@ -263,12 +263,15 @@ impl TrainedAdapter {
     /// # Errors
     /// [`TrainError::Io`].
     pub fn save(&self, base: &Base, path: &Path) -> Result<(), TrainError> {
-        let metadata = HashMap::from([
+        let mut metadata = HashMap::from([
             ("base_sha256".to_owned(), base.sha256().to_owned()),
             ("k".to_owned(), self.shape.n_slots.to_string()),
             ("rank".to_owned(), self.shape.rank.to_string()),
             ("rope".to_owned(), base.rope_name().to_owned()),
         ]);
+        if let Some(end) = base.end() {
+            metadata.insert(SatAdapter::END.to_owned(), end.to_string());
+        }
         let mut tensors =
             vec![NamedTensor::single("sat.embedding".to_owned(), self.embedding.as_tensor().clone())];
         for (layer, of_layer) in self.layers.iter().enumerate() {

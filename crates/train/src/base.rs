@@ -61,6 +61,8 @@ pub struct Base {
     pub(crate) output_norm: Tensor,
     /// Of the tokens that drafts are looked for among: `[hidden, n_outputs]`.
     pub(crate) head: Tensor,
+    /// The token that ends a text, where it is the last output and none of the first tokens.
+    end: Option<u32>,
     /// Angles per position: `[n_positions, rope_dim / 2]`.
     pub(crate) cos: Tensor,
     pub(crate) sin: Tensor,
@@ -154,12 +156,19 @@ impl Base {
             false if learns == Learns::Nothing => (expect("output_norm.weight")? * scale)?,
             false => return Err(TrainError::ScaledLogits),
         };
-        let n_outputs = architecture.vocabulary.min(DRAFT_VOCABULARY);
+        let n_first = architecture.vocabulary.min(DRAFT_VOCABULARY);
+        // A model that learns itself drafts as its own token was trained to.
+        let end = tokenizer.end_of_text().filter(|&end| end as usize >= n_first);
+        let end = end.filter(|_| learns == Learns::Nothing);
         let output = match content.tensor_infos.contains_key("output.weight") {
             true => expect("output.weight")?,
             false => embedding.clone(),
         };
-        let head = output.narrow(0, 0, n_outputs)?.t()?;
+        let first = output.narrow(0, 0, n_first)?;
+        let head = match end {
+            Some(end) => Tensor::cat(&[first, output.narrow(0, end as usize, 1)?], 0)?.t()?,
+            None => first.t()?,
+        };
         let divisors = match content.tensor_infos.contains_key(ROPE_DIVISORS) {
             true => expect(ROPE_DIVISORS)?.to_vec1::<f32>()?,
             false => vec![1.0; architecture.rope_dim / 2],
@@ -174,6 +183,7 @@ impl Base {
             layers,
             output_norm,
             head,
+            end,
             cos,
             sin,
             tokenizer: Arc::new(tokenizer),
@@ -217,6 +227,7 @@ impl Base {
             layers: layers.collect(),
             output_norm: detached(&self.output_norm),
             head: detached(&self.head),
+            end: self.end,
             cos: self.cos.clone(),
             sin: self.sin.clone(),
             tokenizer: self.tokenizer.clone(),
@@ -268,9 +279,35 @@ impl Base {
         self.cos.dims()[0]
     }
 
-    /// Tokens that drafts are looked for among: the first of the vocabulary.
+    /// Tokens that drafts are looked for among: the first of the vocabulary, and the one that ends a text.
     pub fn n_outputs(&self) -> usize {
         self.head.dims()[1]
+    }
+
+    /// How many of these are the first of the vocabulary.
+    pub(crate) fn n_first(&self) -> usize {
+        self.n_outputs() - self.end.iter().len()
+    }
+
+    /// The token that ends a text, where it is the last output and none of the first tokens.
+    pub(crate) fn end(&self) -> Option<u32> {
+        self.end
+    }
+
+    /// The token that an output is of.
+    pub(crate) fn token_of(&self, output: u32) -> u32 {
+        self.end.filter(|_| output as usize == self.n_first()).unwrap_or(output)
+    }
+
+    /// The outputs that are of `tokens`; the highest number for tokens that are none.
+    pub(crate) fn outputs_of(&self, tokens: &[u32]) -> Vec<u32> {
+        let n_first = self.n_first() as u32;
+        let output = |&token: &u32| match token < n_first {
+            true => token,
+            false if self.end == Some(token) => n_first,
+            false => u32::MAX,
+        };
+        tokens.iter().map(output).collect()
     }
 
     /// What adapters call the way heads rotate.

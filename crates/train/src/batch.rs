@@ -44,8 +44,8 @@ impl Batch {
         anchors: Anchors,
         random: &mut fastrand::Rng,
     ) -> Self {
-        // Behind the last slot there must be the token that it guesses.
-        let end = tokens.len().saturating_sub(n_slots + 1);
+        // Behind a slot there must be the token that it guesses.
+        let end = tokens.len().saturating_sub(2);
         let mut possible: Vec<usize> = (first..end).collect();
         random.shuffle(&mut possible);
         possible.truncate(anchors.n);
@@ -56,7 +56,8 @@ impl Batch {
             let n_told = if is_told { random.usize(1..n_slots) } else { 0 };
             let first = batch.len();
             for slot in n_told..n_slots {
-                if slot > n_told && random.f32() >= anchors.keep_rate {
+                let is_kept = slot == n_told || random.f32() < anchors.keep_rate;
+                if !is_kept || anchor + 2 + slot >= tokens.len() {
                     break;
                 }
                 batch.slots.push(slot as u32);
@@ -87,9 +88,9 @@ impl Batch {
         self.slots.len()
     }
 
-    /// What a loss is told of them.
-    pub(crate) fn loss_rows(&self) -> LossRows<'_> {
-        LossRows { slots: &self.slots, labels: &self.labels, firsts: &self.firsts }
+    /// What a loss is told of them, `labels` being the outputs that they guess.
+    pub(crate) fn loss_rows<'a>(&'a self, labels: &'a [u32]) -> LossRows<'a> {
+        LossRows { slots: &self.slots, labels, firsts: &self.firsts }
     }
 
     /// Whether there is none.
@@ -121,13 +122,13 @@ mod tests {
         let tokens: Vec<u32> = (100..110).collect();
         let anchors = Anchors { n: 100, keep_rate: 1.0, glancing: 0.0 };
         let batch = Batch::choose(&tokens, 4, 2, anchors, &mut fastrand::Rng::with_seed(1));
-        // The last anchor is the one whose last slot guesses the last token.
-        assert_eq!(batch.groups(), [0..2, 2..4, 4..6]);
-        assert_eq!(batch.positions, [5, 6, 6, 7, 7, 8]);
-        assert_eq!(batch.labels, [106, 107, 107, 108, 108, 109]);
-        assert_eq!(batch.before, [105, 106, 106, 107, 107, 108]);
+        // The last anchor is the one whose first slot guesses the last token.
+        assert_eq!(batch.groups(), [0..2, 2..4, 4..6, 6..7]);
+        assert_eq!(batch.positions, [5, 6, 6, 7, 7, 8, 8]);
+        assert_eq!(batch.labels, [106, 107, 107, 108, 108, 109, 109]);
+        assert_eq!(batch.before, [105, 106, 106, 107, 107, 108, 108]);
         let visible = batch.visible(10);
-        assert_eq!(visible.len(), 6);
+        assert_eq!(visible.len(), 7);
         assert_eq!((&visible[3], &visible[0]), (&[0..6, 12..14], &[0..5, 10..11]));
         let told = Anchors { glancing: 1.0, ..anchors };
         let batch = Batch::choose(&tokens, 4, 2, told, &mut fastrand::Rng::with_seed(1));
@@ -138,6 +139,6 @@ mod tests {
         let sparse = Anchors { n: 100, keep_rate: 0.0, glancing: 0.0 };
         let batch = Batch::choose(&tokens, 0, 3, sparse, &mut fastrand::Rng::with_seed(1));
         assert!(batch.slots.iter().all(|&slot| slot == 0));
-        assert!(Batch::choose(&tokens[..3], 0, 4, anchors, &mut fastrand::Rng::with_seed(1)).is_empty());
+        assert!(Batch::choose(&tokens[..2], 0, 4, anchors, &mut fastrand::Rng::with_seed(1)).is_empty());
     }
 }

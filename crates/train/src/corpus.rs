@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ignore::WalkBuilder;
@@ -11,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::TrainError;
 use crate::base::Base;
-use crate::sample::{Cut, Sample, SampleConfig, Text};
+use crate::batch::{Anchors, Batch};
+use crate::sample::{Cut, Sample, SampleConfig, Text, Written};
 
 /// Extensions of source files, by language.
 const LANGUAGES: [(&str, &[&str]); 8] = [
@@ -34,8 +34,8 @@ const SHINGLE_LINES: usize = 4;
 const MAX_SEEN: f64 = 0.5;
 /// One text of so many is held out: nothing is learnt from it.
 const HELD_OUT: u8 = 16;
-/// Tokens that a sample offers as anchors, at least.
-const MIN_ANCHORS: usize = 9;
+/// Texts that a step learns from, at most.
+const MAX_TEXTS: usize = 8;
 /// Tries to find a sample that is long enough.
 const MAX_TRIES: usize = 64;
 
@@ -69,6 +69,8 @@ struct Line {
     language: String,
     #[serde(default)]
     written: Option<[usize; 2]>,
+    #[serde(default)]
+    whole: bool,
 }
 
 /// What the model is given to write something between.
@@ -83,13 +85,14 @@ pub struct WritingPrompt {
 }
 
 impl WritingPrompt {
-    /// What [`Corpus::read`] reads of a text that the model wrote here.
-    pub fn line(&self, written: &str) -> serde_json::Value {
+    /// What [`Corpus::read`] reads of a text that the model wrote here; `is_whole` where it ended it by itself.
+    pub fn line(&self, written: &str, is_whole: bool) -> serde_json::Value {
         let from = self.before.len();
         serde_json::json!({
             "text": format!("{}{written}{}", self.before, self.after),
             "language": self.language,
             "written": [from, from + written.len()],
+            "whole": is_whole,
         })
     }
 }
@@ -122,7 +125,8 @@ fn looks_generated(text: &str) -> bool {
 
 impl Corpus {
     /// Texts of each of `paths`: source files below a folder, hidden and ignored ones left out, or what the lines of a
-    /// JSON Lines file say: a `text`, its `language`, and `written`, from which byte to which the model wrote it itself.
+    /// JSON Lines file say: a `text`, its `language`, `written`, from which byte to which the model wrote it itself, and
+    /// whether that is the `whole` of what it had to say.
     ///
     /// # Errors
     /// What cannot be read; [`TrainError::TooLittleText`].
@@ -176,16 +180,16 @@ impl Corpus {
         for (idx, line) in content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let unreadable =
                 |reason: &dyn Display| TrainError::unreadable(path, format!("line {} {reason}", idx + 1));
-            let Line { text, language, written } = serde_json::from_str(line)
+            let Line { text, language, written, whole } = serde_json::from_str(line)
                 .map_err(|error| unreadable(&format_args!("is no text: {error}")))?;
-            let written = written.map(|[from, to]| from..to);
-            if let Some(written) = &written
-                && text.get(written.clone()).is_none()
+            if let Some([from, to]) = written
+                && text.get(from..to).is_none()
             {
-                return Err(unreadable(&format_args!("holds no bytes {} to {}", written.start, written.end)));
+                return Err(unreadable(&format_args!("holds no bytes {from} to {to}")));
             }
+            let written = written.map(|[from, to]| Written { bytes: from..to, is_whole: whole });
             // Where the model had nothing to say there is nothing to learn.
-            match written.as_ref().is_some_and(Range::is_empty) {
+            match written.as_ref().is_some_and(|written| written.bytes.is_empty()) {
                 true => self.count.n_skipped += 1,
                 false => self.add(Text { content: text, language, written }, shingles),
             }
@@ -195,7 +199,8 @@ impl Corpus {
 
     fn add(&mut self, text: Text, shingles: &mut HashSet<u64>) {
         // What the model was asked with may be asked again; what it wrote is new.
-        let new = &text.content[text.written.clone().unwrap_or(0..text.content.len())];
+        let written = text.written.as_ref().map(|written| written.bytes.clone());
+        let new = &text.content[written.unwrap_or(0..text.content.len())];
         let lines: Vec<&str> = new.lines().map(str::trim).filter(|line| line.len() > 3).collect();
         let own: HashSet<u64> = lines.windows(SHINGLE_LINES).map(hash_of).collect();
         let n_seen = own.iter().filter(|shingle| shingles.contains(shingle)).count();
@@ -242,32 +247,61 @@ impl Corpus {
         config: SampleConfig,
         random: &mut fastrand::Rng,
     ) -> Result<Sample, TrainError> {
-        let SampleConfig { max_tokens, n_slots, .. } = config;
-        let n_least = (n_slots + 2).max(MIN_ANCHORS);
         let texts = if split == Split::Training { &self.texts } else { &self.held_out };
         let mut longest = None;
         for _ in 0..MAX_TRIES {
             let Some(text) = random.choice(texts) else { break };
-            let sample = text.sample(base, config, random)?;
+            let (sample, n_least) = text.sample(base, config, random)?;
             let n_anchors = sample.tokens.len().saturating_sub(sample.first_anchor);
-            if n_anchors >= n_least.max(max_tokens / 4) {
+            if n_anchors >= n_least {
                 return Ok(sample);
             }
             if longest.as_ref().is_none_or(|(n, _)| *n < n_anchors) {
                 longest = Some((n_anchors, sample));
             }
         }
-        let few = TrainError::TooLittleText { path: self.path.clone(), got: 0, bound: 1 };
-        longest.filter(|(n, _)| *n >= n_least).map(|(_, sample)| sample).ok_or(few)
+        longest
+            .filter(|(n, _)| *n > config.n_slots + 1)
+            .map(|(_, sample)| sample)
+            .ok_or_else(|| self.too_little())
+    }
+
+    /// No text is long enough.
+    pub(crate) fn too_little(&self) -> TrainError {
+        TrainError::TooLittleText { path: self.path.clone(), got: 0, bound: 1 }
+    }
+
+    /// What a step learns from, drawn by `random`: texts, and groups of slots behind anchors in them. Short ones come several at
+    /// a time, until there are half as many groups as a long one may have.
+    ///
+    /// # Errors
+    /// Those of [`Self::sample`].
+    pub(crate) fn texts_of_step(
+        &self,
+        base: &Base,
+        config: SampleConfig,
+        anchors: Anchors,
+        random: &mut fastrand::Rng,
+    ) -> Result<Vec<(Sample, Batch)>, TrainError> {
+        let (mut texts, mut n_groups) = (Vec::new(), 0);
+        while n_groups < anchors.n.div_ceil(2) && texts.len() < MAX_TEXTS {
+            let sample = self.sample(base, Split::Training, config, random)?;
+            let batch = Batch::choose(&sample.tokens, sample.first_anchor, config.n_slots, anchors, random);
+            n_groups += batch.groups().len();
+            texts.push((sample, batch));
+        }
+        texts.retain(|(_, batch)| !batch.is_empty());
+        Ok(texts)
     }
 
     /// The place with the number `idx` of `seed` where the model is to write something: in a share of `infill` of them with
-    /// text behind it. For a sample of `max_tokens`, of which half are for what is written.
+    /// text behind it, half of these with a line or a few missing. For a sample of `max_tokens`, of which half are for what is
+    /// written.
     pub fn prompt(&self, seed: u64, idx: usize, max_tokens: usize, infill: f32) -> Option<WritingPrompt> {
         let mut random = random_of(seed, idx);
         let text = random.choice(&self.texts)?;
         let Cut { before, after, .. } = match random.f32() < infill {
-            true => text.cut(max_tokens, &mut random),
+            true => text.cut(max_tokens, random.bool(), &mut random),
             false => text.end(max_tokens, &mut random),
         };
         Some(WritingPrompt {
@@ -318,14 +352,20 @@ mod tests {
         let [before, after] = [function("before"), function("after")];
         let prompt = WritingPrompt { before: before.clone(), after, language: "Rust".to_owned() };
         let lines: Vec<String> =
-            (0..24).map(|idx| prompt.line(&function(&format!("é{idx}"))).to_string()).collect();
+            (0..24).map(|idx| prompt.line(&function(&format!("é{idx}")), idx == 3).to_string()).collect();
         std::fs::write(&path, lines.join("\n")).expect("writes");
         let corpus = Corpus::read(&[&path]).expect("reads");
         assert_eq!(corpus.count().by_language, [("Rust".to_owned(), 24)]);
         let text = &corpus.texts[0];
         let written = text.written.clone().expect("the model wrote it");
-        assert_eq!(written.start, before.len());
-        assert!(text.content[written].starts_with("def é"));
+        assert_eq!(written.bytes.start, before.len());
+        assert!(text.content[written.bytes].starts_with("def é"));
+        let n_whole = corpus
+            .texts
+            .iter()
+            .chain(&corpus.held_out)
+            .filter(|text| text.written.as_ref().is_some_and(|written| written.is_whole));
+        assert_eq!(n_whole.count(), 1);
         // Places to write at are drawn by their number, and end where nothing is behind them.
         let place = |idx| corpus.prompt(3, idx, 64, 0.5).expect("there are texts");
         assert_eq!(place(5), place(5));
@@ -333,6 +373,59 @@ mod tests {
         assert!(places.iter().any(|place| place.after.is_empty()));
         assert!(places.iter().any(|place| !place.after.is_empty()));
         assert!(places.iter().all(|place| place.language == "Rust" && place.before.len() <= 64 / 2 * 3));
+    }
+
+    #[test]
+    fn parts_to_fill_in_are_lines_or_half_of_the_tokens() {
+        let text = Text { content: function("work"), language: String::new(), written: None };
+        let mut random = fastrand::Rng::with_seed(5);
+        for is_short in [true, false] {
+            let n_lines: Vec<usize> = (0..200)
+                .map(|_| {
+                    let Cut { before, middle, after, is_whole } = text.cut(64, is_short, &mut random);
+                    assert!(is_whole && text.content.contains(&format!("{before}{middle}{after}")));
+                    assert!(before.len() <= 16 * 3 && middle.len() <= 32 * 3 && after.len() <= 16 * 3);
+                    middle.matches('\n').count()
+                })
+                .collect();
+            assert!(n_lines.iter().any(|&n| n == 0) && n_lines.iter().any(|&n| n > 1), "{n_lines:?}");
+        }
+        let few: Vec<usize> =
+            (0..200).map(|_| text.cut(4096, true, &mut random).middle.matches('\n').count()).collect();
+        assert_eq!(few.iter().max(), Some(&6));
+    }
+
+    /// Short texts come several at a time.
+    #[test]
+    fn a_step_learns_from_texts_with_enough_groups() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("written.jsonl");
+        let lines: Vec<String> = (0..24)
+            .map(|idx| {
+                let [before, after] = [format!("def f{idx}(x):\n    "), "\n".to_owned()];
+                let prompt = WritingPrompt { before, after, language: String::new() };
+                let is_whole = idx % 2 == 0;
+                let more = if is_whole { "" } else { " + x * 3 - y(4, z) / 5 + q[6] * 7 - r" };
+                prompt.line(&format!("return x * {idx}{more}"), is_whole).to_string()
+            })
+            .collect();
+        std::fs::write(&path, lines.join("\n")).expect("writes");
+        let corpus = Corpus::read(&[&path]).expect("reads");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
+        let base = Base::load(Path::new(tiny), 64, crate::TrainDevice::Cpu).expect("loads");
+        let config = SampleConfig { max_tokens: 32, infill: 0.5, short: 0.5, n_slots: 3 };
+        let step = |n| {
+            let anchors = Anchors { n, keep_rate: 1.0, glancing: 0.0 };
+            corpus.texts_of_step(&base, config, anchors, &mut random_of(1, 2)).expect("texts")
+        };
+        let n_groups = |n| step(n).iter().map(|(_, batch)| batch.groups().len()).sum::<usize>();
+        assert_eq!(step(4).len(), 1);
+        assert!(step(40).len() > 1 && n_groups(40) >= 20);
+        assert_eq!(step(4000).len(), MAX_TEXTS);
+        // The model says that it has ended only where it did, and what it says so by is learnt.
+        let end = base.tokenizer().end_of_text().expect("a token");
+        let n_ended = step(4000).iter().filter(|(sample, _)| sample.tokens.last() == Some(&end)).count();
+        assert!((1..MAX_TEXTS).contains(&n_ended), "{n_ended}");
     }
 
     #[test]

@@ -43,10 +43,16 @@ fn likeliest(logits: &Tensor) -> Result<Vec<u32>, TrainError> {
 }
 
 /// Of the likeliest tokens of each row, the one that is likeliest behind the token `before`: what the engine drafts.
-fn likeliest_behind(head: &Arc<MarkovHead>, logits: &Tensor, before: &[u32]) -> Result<Vec<u32>, TrainError> {
+fn likeliest_behind(
+    base: &Base,
+    head: &Arc<MarkovHead>,
+    logits: &Tensor,
+    before: &[u32],
+) -> Result<Vec<u32>, TrainError> {
     let rows = logits.to_vec2::<f32>()?;
     let guess = |(row, &before): (&Vec<f32>, &u32)| {
-        let slots = Slots::new(vec![rank(row)], before, Some(head.clone()));
+        let ranked = rank(row).map(|(output, logit)| (base.token_of(output), logit));
+        let slots = Slots::new(vec![ranked], before, Some(head.clone()));
         slots.behind(0, before).map_or(0, |ranked| ranked[0].0)
     };
     Ok(rows.iter().zip(before).map(guess).collect())
@@ -98,7 +104,7 @@ fn count(
         let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, anchors, &mut random);
         if !batch.is_empty() {
             let [teacher, guesses] = likeliest_of(sample, &batch)?;
-            for rows in batch.groups() {
+            for rows in batch.groups().into_iter().filter(|rows| rows.len() == n_slots) {
                 let is_right = |row: usize| guesses[row] == teacher[row];
                 counts.n_chain += rows.clone().take_while(|&row| is_right(row)).count();
                 counts.n_groups += 1;
@@ -123,11 +129,12 @@ fn count_of_adapter(
     let head = adapter.markov_head(base)?;
     count(samples, adapter.shape().n_slots, n_anchors, |sample, batch| {
         let pass = base.read(&sample.tokens)?;
-        let teacher = likeliest(&base.logits_at(&pass, &batch.positions)?)?;
+        let tokens = |outputs: Vec<u32>| outputs.into_iter().map(|output| base.token_of(output)).collect();
+        let teacher = tokens(likeliest(&base.logits_at(&pass, &batch.positions)?)?);
         let logits = base.slot_logits(adapter, &pass, batch)?;
         let guesses = match &head {
-            None => likeliest(&logits)?,
-            Some(head) => likeliest_behind(head, &logits, &batch.before)?,
+            None => tokens(likeliest(&logits)?),
+            Some(head) => likeliest_behind(base, head, &logits, &batch.before)?,
         };
         Ok([teacher, guesses])
     })

@@ -36,8 +36,9 @@ fn loss_behind(
     teacher: &Tensor,
     batch: &Batch,
 ) -> Result<Tensor, TrainError> {
+    let labels = base.outputs_of(&batch.labels);
     let loss = |hidden: &Tensor| -> Result<Tensor, TrainError> {
-        Ok(slot_loss(config, &base.logits(hidden)?, teacher, batch.loss_rows())?)
+        Ok(slot_loss(config, &base.logits(hidden)?, teacher, batch.loss_rows(&labels))?)
     };
     match (adapter.shape().markov_rank, adapter.learns()) {
         (0, _) => loss(&hidden),
@@ -85,6 +86,23 @@ pub fn loss_and_gradients(
     }
     gradients.extend(passed_on(&base.embed(&rows)?, &of_x)?)?;
     Ok((value(&loss)?, gradients))
+}
+
+/// Adds to `gradients` those of `others` for `variables`.
+pub(crate) fn add(
+    gradients: &mut GradStore,
+    mut others: GradStore,
+    variables: &[(String, Var)],
+) -> Result<(), TrainError> {
+    for (_, variable) in variables {
+        let Some(other) = others.remove(variable.as_tensor()) else { continue };
+        let sum = match gradients.remove(variable.as_tensor()) {
+            Some(gradient) => (gradient + other)?,
+            None => other,
+        };
+        gradients.insert(variable.as_tensor(), sum);
+    }
+    Ok(())
 }
 
 /// Gradients of what `output` is made of, when its own is `gradient`.

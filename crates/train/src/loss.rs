@@ -22,6 +22,14 @@ pub struct LossConfig {
     pub aligned_among: usize,
 }
 
+impl LossConfig {
+    /// Of a text that has a share of the rows of a step.
+    pub(crate) fn scaled(self, share: f64) -> Self {
+        let Self { distillation, cross_entropy, .. } = self;
+        Self { distillation: share * distillation, cross_entropy: share * cross_entropy, ..self }
+    }
+}
+
 /// What the rows of a loss are.
 #[derive(Clone, Copy, Debug)]
 pub struct LossRows<'a> {

@@ -15,7 +15,7 @@ use crate::TrainError;
 use crate::base::{Base, Learns, ROPE_DIVISORS};
 use crate::batch::{Anchors, Batch};
 use crate::checkpoint::CheckpointPlace;
-use crate::corpus::{Corpus, Split, random_of};
+use crate::corpus::{Corpus, random_of};
 use crate::device::TrainDevice;
 use crate::evaluate::{SlotAcceptance, evaluate_native};
 use crate::loss::{LossConfig, LossRows, slot_loss};
@@ -34,6 +34,8 @@ pub struct NativeConfig {
     pub anchors: Anchors,
     /// Share of texts in the form of infilling, for models that have one.
     pub infill: f32,
+    /// Share of these of which a line or a few are missing.
+    pub short: f32,
     /// Weights of what slots learn. Their teacher is the model itself, as it is at that step.
     pub loss: LossConfig,
     /// Weight of what slots learn against what tokens learn, in the second stage.
@@ -142,13 +144,13 @@ impl NativeModel {
                 self.slot.as_tensor().broadcast_as((self.sat.n_slots, self.base.architecture().hidden))?;
             let rows = self.frozen.bare_rows(embedding.contiguous()?, &text, batch)?;
             let of_slots = self.frozen.logits(&self.frozen.draft(&rows)?)?;
-            return Ok(slot_loss(config.loss, &of_slots, &teacher, batch.loss_rows())?);
+            return Ok(slot_loss(config.loss, &of_slots, &teacher, batch.loss_rows(&batch.labels))?);
         }
         let [of_tokens, of_slots] = self.logits(tokens, batch)?;
         let positions = Tensor::new(&batch.positions[..], of_tokens.device())?;
         // A target that follows its pupil teaches nothing.
         let teacher = of_tokens.detach().index_select(&positions, 0)?;
-        let slots = slot_loss(config.loss, &of_slots, &teacher, batch.loss_rows())?;
+        let slots = slot_loss(config.loss, &of_slots, &teacher, batch.loss_rows(&batch.labels))?;
         let n = tokens.len() - 1;
         let of_tokens = of_tokens.narrow(0, 0, n)?;
         let surprise =
@@ -247,7 +249,8 @@ pub fn train_native(
 ) -> Result<TrainOutcome, TrainError> {
     let base = &model.base;
     let NativeSat { token, n_slots } = model.sat;
-    let of_samples = SampleConfig { max_tokens: config.max_tokens, infill: config.infill, n_slots };
+    let NativeConfig { max_tokens, infill, short, .. } = *config;
+    let of_samples = SampleConfig { max_tokens, infill, short, n_slots };
     let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;
     let place = CheckpointPlace::beside(out, base.sha256(), &(config, token, n_slots))?;
     let mut checkpoint = place.open(out)?;
@@ -272,17 +275,25 @@ pub fn train_native(
         for step in first.max(n_resumed)..first + n_of_stage {
             let started = std::time::Instant::now();
             let mut random = random_of(config.seed.wrapping_add(1), step);
-            let sample = corpus.sample(base, Split::Training, of_samples, &mut random)?;
-            let batch =
-                Batch::choose(&sample.tokens, sample.first_anchor, n_slots, config.anchors, &mut random);
-            let loss = model.loss(config, stage, &sample.tokens, &batch)?;
+            let texts = corpus.texts_of_step(base, of_samples, config.anchors, &mut random)?;
+            let n_rows: usize = texts.iter().map(|(_, batch)| batch.len()).sum();
+            let mut loss = None;
+            for (sample, batch) in &texts {
+                let share = batch.len() as f64 / n_rows as f64;
+                let of_text = (model.loss(config, stage, &sample.tokens, batch)? * share)?;
+                loss = Some(match loss {
+                    Some(loss) => (of_text + loss)?,
+                    None => of_text,
+                });
+            }
+            let loss: Tensor = loss.ok_or_else(|| corpus.too_little())?;
             let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             if !value.is_finite() {
                 return Err(TrainError::NotANumber { step });
             }
             let gradient_norm = optimizer.step(&loss.backward()?, schedule.at(step - first))?;
             let step = step + 1;
-            let (n_rows, seconds) = (batch.len(), started.elapsed().as_secs_f64());
+            let seconds = started.elapsed().as_secs_f64();
             let mut wish = on_event(TrainEvent::Step { step, loss: value, gradient_norm, n_rows, seconds });
             if step == n_steps || step.is_multiple_of(config.evaluate_every.max(1)) {
                 let acceptance: SlotAcceptance = evaluate_native(model, &samples, config.anchors.n)?;

@@ -40,17 +40,17 @@ fn scaled(x: Tensor, factor: f32) -> Result<Tensor> {
 }
 
 impl Base {
-    /// Logits of the first [`Self::n_outputs`] tokens: `[n_rows, n_outputs]` from `[n_rows, hidden]`.
+    /// Logits of the tokens that are drafted: `[n_rows, n_outputs]` from `[n_rows, hidden]`.
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.product(hidden, &self.head)
     }
 
-    /// What is known of tokens before any context, of all that are drafted without `tokens`: embeddings, each with a mean
+    /// What is known of tokens before any context, of the first of the vocabulary without `tokens`: embeddings, each with a mean
     /// square of 1, `[n_tokens, hidden]`.
     pub(crate) fn token_features(&self, tokens: Option<&[u32]>) -> Result<Tensor> {
         let embedding = match tokens {
             Some(tokens) => self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?,
-            None => self.embedding.narrow(0, 0, self.n_outputs())?,
+            None => self.embedding.narrow(0, 0, self.n_first())?,
         };
         // Of zeros, as padding may be, nothing is known.
         let mean = embedding.sqr()?.mean_keepdim(D::Minus1)?;

@@ -4,14 +4,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::backprop::GradStore;
+
 use crate::adapter::{AdapterPart, AdapterShape, TrainedAdapter};
 use crate::base::Base;
-use crate::batch::{Anchors, Batch};
+use crate::batch::Anchors;
 use crate::checkpoint::CheckpointPlace;
-use crate::corpus::{Corpus, Split, random_of};
+use crate::corpus::{Corpus, random_of};
 use crate::error::TrainError;
 use crate::evaluate::{SlotAcceptance, evaluate};
-use crate::gradients::loss_and_gradients;
+use crate::gradients::{add, loss_and_gradients};
 use crate::loss::LossConfig;
 use crate::optimizer::{AdamW, AdamWConfig, Schedule};
 use crate::sample::SampleConfig;
@@ -31,6 +33,8 @@ pub struct TrainConfig {
     pub anchors: Anchors,
     /// Share of texts in the form of infilling, for models that have one.
     pub infill: f32,
+    /// Share of these of which a line or a few are missing.
+    pub short: f32,
     /// What is made small.
     pub loss: LossConfig,
     /// Constants of the optimizer.
@@ -57,6 +61,7 @@ impl TrainConfig {
             max_tokens: 256,
             anchors: Anchors { n: 64, keep_rate: 1.0, glancing: 0.0 },
             infill: 0.6,
+            short: 0.5,
             loss: LossConfig::default(),
             optimizer: AdamWConfig::default(),
             schedule: Schedule { n_warm_up: (n_steps / 20).min(100), n_steps },
@@ -85,7 +90,8 @@ impl TrainConfig {
         if !(rate > 0.0 && rate <= 1.0) {
             return refuse("rate", "above 0, at most 1", &rate);
         }
-        for (field, share) in [("infill", self.infill), ("glancing", self.anchors.glancing)] {
+        let shares = [("infill", self.infill), ("short", self.short), ("glancing", self.anchors.glancing)];
+        for (field, share) in shares {
             if !(0.0..=1.0).contains(&share) {
                 return refuse(field, "from 0 to 1", &share);
             }
@@ -143,7 +149,7 @@ pub enum TrainOutcome {
 /// Those of memory.
 pub fn logits_behind(base: &Base, adapter: &TrainedAdapter, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
     let last = tokens.len().saturating_sub(1);
-    let batch = Batch::behind(last, adapter.shape().n_slots);
+    let batch = crate::batch::Batch::behind(last, adapter.shape().n_slots);
     let pass = base.read(tokens)?;
     let mut logits = base.logits_at(&pass, &[last as u32])?.flatten_all()?.to_vec1::<f32>()?;
     let of_slots = base.slot_logits(adapter, &pass, &batch)?;
@@ -185,7 +191,8 @@ pub fn train(
         }
     }
     let n_slots = adapter.shape().n_slots;
-    let of_samples = SampleConfig { max_tokens: config.max_tokens, infill: config.infill, n_slots };
+    let TrainConfig { max_tokens, infill, short, .. } = *config;
+    let of_samples = SampleConfig { max_tokens, infill, short, n_slots };
     let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;
     let write = |optimizer: &AdamW| -> Result<(), TrainError> {
         place.save(&variables, optimizer, optimizer.n_steps)?;
@@ -196,19 +203,28 @@ pub fn train(
         let step = optimizer.n_steps;
         let started = Instant::now();
         let mut random = random_of(config.seed.wrapping_add(1), step);
-        let sample = corpus.sample(base, Split::Training, of_samples, &mut random)?;
         // The less is told, the nearer the end.
         let glancing = config.anchors.glancing * (1.0 - step as f32 / n_steps as f32);
         let anchors = Anchors { glancing, ..config.anchors };
-        let batch = Batch::choose(&sample.tokens, sample.first_anchor, n_slots, anchors, &mut random);
-        let (loss, gradients) = loss_and_gradients(base, &adapter, config.loss, &sample.tokens, &batch)?;
+        let texts = corpus.texts_of_step(base, of_samples, anchors, &mut random)?;
+        let n_rows: usize = texts.iter().map(|(_, batch)| batch.len()).sum();
+        let (mut loss, mut gradients) = (0.0, None::<GradStore>);
+        for (sample, batch) in &texts {
+            let of_text = config.loss.scaled(batch.len() as f64 / n_rows as f64);
+            let (value, of_text) = loss_and_gradients(base, &adapter, of_text, &sample.tokens, batch)?;
+            loss += value;
+            match &mut gradients {
+                Some(gradients) => add(gradients, of_text, &variables)?,
+                None => gradients = Some(of_text),
+            }
+        }
+        let gradients = gradients.ok_or_else(|| corpus.too_little())?;
         if !loss.is_finite() {
             return Err(TrainError::NotANumber { step });
         }
         let gradient_norm = optimizer.step(&gradients, config.schedule.at(step))?;
         let step = step + 1;
         let seconds = started.elapsed().as_secs_f64();
-        let n_rows = batch.len();
         let mut wish = on_event(TrainEvent::Step { step, loss, gradient_norm, n_rows, seconds });
         if step == n_steps || step.is_multiple_of(config.evaluate_every.max(1)) {
             let acceptance = evaluate(base, &adapter, &samples, config.anchors.n)?;

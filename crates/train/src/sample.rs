@@ -5,6 +5,10 @@ use std::ops::Range;
 use crate::TrainError;
 use crate::base::Base;
 
+/// Tokens that a sample offers as anchors, at least.
+const MIN_ANCHORS: usize = 9;
+/// The same of one that is whole however short it is: the first slot has something to guess.
+const SHORT_ANCHORS: usize = 3;
 /// Bytes that are about a token.
 const TOKEN_BYTES: usize = 3;
 
@@ -26,6 +30,8 @@ pub struct SampleConfig {
     pub max_tokens: usize,
     /// Share in the form in which the model is asked for the middle of a text, where it has one.
     pub infill: f32,
+    /// Share of these of which a line or a few are missing, as people ask for; of the others it is half of the tokens.
+    pub short: f32,
     /// Slots of a group: behind the last anchor stand as many tokens and one.
     pub n_slots: usize,
 }
@@ -36,8 +42,16 @@ pub(crate) struct Text {
     pub(crate) content: String,
     /// Its language; empty where it is not known.
     pub(crate) language: String,
-    /// Bytes that the model wrote itself: what is before and behind them is what it was asked with.
-    pub(crate) written: Option<Range<usize>>,
+    /// What of it the model wrote itself.
+    pub(crate) written: Option<Written>,
+}
+
+/// A part of a text that the model wrote: what is before and behind it is what it was asked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) bytes: Range<usize>,
+    /// Whether the model ended there by itself.
+    pub(crate) is_whole: bool,
 }
 
 /// A part of a text that is filled in, with what the model is told of the text.
@@ -45,7 +59,12 @@ pub(crate) struct Cut<'a> {
     pub(crate) before: &'a str,
     pub(crate) middle: &'a str,
     pub(crate) after: &'a str,
+    /// Whether the text goes on with `after` behind `middle`, so that nothing else is missing.
+    pub(crate) is_whole: bool,
 }
+
+/// Most lines of a short part.
+const MAX_LINES: usize = 6;
 
 fn starts_of_lines(text: &str) -> Vec<usize> {
     std::iter::once(0)
@@ -64,8 +83,9 @@ fn at_char(text: &str, mut at: usize) -> usize {
 }
 
 impl Text {
-    /// A part of it to fill in. Half of the tokens are what is asked for, and a quarter each stands before and after it.
-    pub(crate) fn cut(&self, max_tokens: usize, random: &mut fastrand::Rng) -> Cut<'_> {
+    /// A part of it to fill in: a line, a few where it `is_short`, or half of the tokens. A quarter each stands before and
+    /// after it.
+    pub(crate) fn cut(&self, max_tokens: usize, is_short: bool, random: &mut fastrand::Rng) -> Cut<'_> {
         let text = self.content.as_str();
         let mut cursor = random.choice(starts_of_lines(text)).unwrap_or(0);
         // Within a line as often as at its start.
@@ -75,9 +95,17 @@ impl Text {
         }
         let before = &text[at_char(text, cursor.saturating_sub(max_tokens / 4 * TOKEN_BYTES))..cursor];
         let end = at_char(text, cursor + max_tokens / 2 * TOKEN_BYTES);
-        let end = text[cursor..end].rfind('\n').map_or(end, |line| cursor + line);
+        let mut ends_of_lines = text[cursor..end].match_indices('\n').map(|(at, _)| cursor + at);
+        let end = if is_short {
+            let n_lines = if random.bool() { 1 } else { random.usize(2..=MAX_LINES) };
+            // The end of the last line belongs to it as often as not.
+            let with_its_end = usize::from(random.bool());
+            ends_of_lines.nth(n_lines - 1).map_or(end, |at| at + with_its_end)
+        } else {
+            ends_of_lines.last().unwrap_or(end)
+        };
         let after = &text[end..at_char(text, end + max_tokens / 4 * TOKEN_BYTES)];
-        Cut { before, middle: &text[cursor..end], after }
+        Cut { before, middle: &text[cursor..end], after, is_whole: true }
     }
 
     /// A place at the end of a line to go on from, with half of the tokens before it.
@@ -85,25 +113,30 @@ impl Text {
         let text = self.content.as_str();
         let cursor = random.choice(starts_of_lines(text)).filter(|&at| at > 0).unwrap_or(text.len());
         let before = &text[at_char(text, cursor.saturating_sub(max_tokens / 2 * TOKEN_BYTES))..cursor];
-        Cut { before, middle: "", after: "" }
+        Cut { before, middle: "", after: "", is_whole: false }
     }
 
-    /// A sample of it: what the model wrote where it wrote some, else a stretch, or a part to fill in.
+    /// A sample of it: what the model wrote where it wrote some, else a stretch, or a part to fill in. With it, how many
+    /// tokens it should have from the first anchor on.
     pub(crate) fn sample(
         &self,
         base: &Base,
         config: SampleConfig,
         random: &mut fastrand::Rng,
-    ) -> Result<Sample, TrainError> {
-        let SampleConfig { max_tokens, infill, .. } = config;
+    ) -> Result<(Sample, usize), TrainError> {
+        let SampleConfig { max_tokens, infill, short, n_slots } = config;
         let text = self.content.as_str();
+        let mut n_least = (n_slots + 2).max(MIN_ANCHORS).max(max_tokens / 4);
         let mut sample = match &self.written {
-            Some(written) => {
-                let [before, after] = [&text[..written.start], &text[written.end..]];
-                fill_in(base, Cut { before, middle: &text[written.clone()], after })?
+            Some(Written { bytes, is_whole }) => {
+                let [before, after] = [&text[..bytes.start], &text[bytes.end..]];
+                n_least = if *is_whole { SHORT_ANCHORS } else { n_least };
+                fill_in(base, Cut { before, middle: &text[bytes.clone()], after, is_whole: *is_whole })?
             }
             None if base.format().can_infill() && random.f32() < infill => {
-                fill_in(base, self.cut(max_tokens, random))?
+                let is_short = random.f32() < short;
+                n_least = if is_short { SHORT_ANCHORS } else { n_least };
+                fill_in(base, self.cut(max_tokens, is_short, random))?
             }
             None => {
                 let start = random.choice(starts_of_lines(text)).unwrap_or(0);
@@ -113,15 +146,19 @@ impl Text {
             }
         };
         sample.tokens.truncate(max_tokens.max(sample.first_anchor + 1));
-        Ok(Sample { language: self.language.clone(), ..sample })
+        Ok((Sample { language: self.language.clone(), ..sample }, n_least))
     }
 }
 
-fn fill_in(base: &Base, Cut { before, middle, after }: Cut<'_>) -> Result<Sample, TrainError> {
+/// The form in which the model is asked for a middle, the middle, and the token by which it says that this is all.
+fn fill_in(base: &Base, Cut { before, middle, after, is_whole }: Cut<'_>) -> Result<Sample, TrainError> {
     let mut tokens = base.format().between(base.tokenizer(), before, after)?;
     let first_anchor = tokens.len().saturating_sub(1);
     if !middle.is_empty() {
         tokens.extend(base.tokenizer().encode_inside(middle)?);
+    }
+    if is_whole && !after.is_empty() {
+        tokens.extend(base.tokenizer().end_of_text());
     }
     Ok(Sample { tokens, first_anchor, language: String::new() })
 }

@@ -118,6 +118,62 @@ fn the_engine_drafts_what_was_trained() {
     }
 }
 
+/// The end of a text is drafted wherever in a large vocabulary it is.
+#[test]
+fn an_end_far_down_the_vocabulary_is_drafted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("large.gguf");
+    let (vocabulary, end) = (DRAFT_VOCABULARY + 200, DRAFT_VOCABULARY as u32 + 77);
+    let config = model::RandomModelConfig {
+        n_layers: 1,
+        hidden: 32,
+        n_heads: 4,
+        n_kv_heads: 2,
+        feed_forward: 64,
+        vocabulary,
+        ..model::RandomModelConfig::llama_7b(model::gguf::TensorType::F32)
+    };
+    model::write_random_model(&config, &path).expect("writes");
+    // What the file says of its end: behind the key stand the type and the number.
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let key = b"tokenizer.ggml.eos_token_id";
+    let at = bytes.windows(key.len()).position(|window| window == key).expect("the key") + key.len() + 4;
+    assert_eq!(bytes[at..at + 4], 2u32.to_le_bytes());
+    bytes[at..at + 4].copy_from_slice(&end.to_le_bytes());
+    std::fs::write(&path, bytes).expect("writes");
+
+    let base = Base::load(&path, 64, TrainDevice::Cpu).expect("loads");
+    assert_eq!(base.n_outputs(), DRAFT_VOCABULARY + 1);
+    let shape = AdapterShape { n_slots: 2, rank: 4, markov_rank: 3 };
+    let adapter = adapter_of(&base, shape);
+    // A slot learns it: text, and its end.
+    let text: Vec<u32> = [&tokens(12, 300)[..], &[end]].concat();
+    let anchors = Anchors { n: 64, keep_rate: 1.0, glancing: 0.0 };
+    let batch = Batch::choose(&text, 10, 2, anchors, &mut fastrand::Rng::with_seed(3));
+    assert_eq!(batch.labels, [end]);
+    let config = LossConfig { distillation: 0.0, cross_entropy: 1.0, slot_decay: 1.0, aligned_among: 0 };
+    let rates = train::AdamWConfig { learning_rate: 1e-2, ..train::AdamWConfig::default() };
+    let mut optimizer = train::AdamW::new(rates, &adapter.variables()).expect("an optimizer");
+    for _ in 0..60 {
+        let loss = train::loss_of(&base, &adapter, config, &text, &batch).expect("a loss");
+        optimizer.step(&loss.backward().expect("gradients"), 1.0).expect("a step");
+    }
+    let file = folder.path().join("adapter.safetensors");
+    adapter.save(&base, &file).expect("writes");
+    let saved = TrainedAdapter::load(&base, &file).expect("reads");
+    let config = ModelConfig { adapter: Some(AdapterSource::File(file)), ..ModelConfig::new(&path) };
+    let model = Arc::new(Model::load(&config).expect("loads with the adapter"));
+    assert_eq!(model.markov_head(), saved.markov_head(&base).expect("numbers").as_ref());
+    let mut plan = RowPlan::prefill(0, &text[..11]);
+    let slot = plan.push_adaptive_group(10, 2);
+    plan.want_drafts(slot);
+    let logits = model.sequence().expect("a sequence").forward(&plan).expect("a pass").clone();
+    assert_eq!(logits.row(0).argmax(), Some(end));
+    let ours = train::logits_behind(&base, &saved, &text[..11]).expect("computes");
+    let of_end = ours[2 * base.n_outputs() - 1];
+    assert!((logits.row(0).ranked[0].1 - of_end).abs() < 0.05 * of_end.abs(), "{of_end} {:?}", logits.ranked);
+}
+
 /// `KL(p ‖ q)` of the distributions of two rows of logits, in nats.
 fn kl(p: &[f32], q: &[f32]) -> f64 {
     let log_softmax = |x: &[f32]| -> Vec<f64> {

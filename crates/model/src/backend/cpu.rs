@@ -7,7 +7,7 @@ use kernels::{
     PackedMatrix, Pool, QuantizedFormat, Tier, VocabularyOut, VocabularyRows, VocabularyScratch,
     WeightFormat,
 };
-use speculate::{Layout, Logits, RowInput, RowPlan, Wanted};
+use speculate::{Layout, Logits, RowInput, RowPlan, Wanted, rank_beside};
 
 use super::{
     Backend, Buffers, DRAFT_VOCABULARY, MatrixSource, Norm, Pass, Projection, RopeTables, VocabularyHead,
@@ -85,6 +85,8 @@ pub(crate) struct WantedRows {
     residual: HostRows,
     input: LinearInput,
     vocabulary: VocabularyScratch,
+    /// Logits of the end of a text.
+    ends: Vec<f32>,
 }
 
 fn weight_format(tensor_type: TensorType) -> WeightFormat {
@@ -398,14 +400,20 @@ impl Backend for Cpu {
         let layer = LinearLayer { matrix: head.matrix, bias: head.bias.map(Vec::as_slice), delta: None };
         // Behind the last row that must be exact, in whatever order they were asked for.
         let last_exact = wanted.iter().rposition(|&wanted| wanted != Wanted::Drafts);
-        let rows = VocabularyRows {
-            is_full: &logits.is_full,
-            first_draft: last_exact.map_or(0, |last| last + 1),
-            n_draft_outputs: DRAFT_VOCABULARY,
-        };
+        let first_draft = last_exact.map_or(0, |last| last + 1);
+        let rows =
+            VocabularyRows { is_full: &logits.is_full, first_draft, n_draft_outputs: DRAFT_VOCABULARY };
         let out = VocabularyOut { tops: &mut logits.ranked, full: &mut logits.full };
-        let WantedRows { input, vocabulary, .. } = scratch;
+        let WantedRows { input, vocabulary, ends, .. } = scratch;
         kernels::project_vocabulary(&self.pool, self.tier, layer, input, rows, vocabulary, out);
+        if let Some(end) = head.end.filter(|_| first_draft < wanted.len()) {
+            ends.resize(wanted.len(), 0.0);
+            let bias = end.linear.bias.as_deref();
+            let layer = LinearLayer { matrix: &end.linear.matrix, bias, delta: None };
+            kernels::project(&self.pool, self.tier, [layer], input, [ends.as_mut_slice()]);
+            let drafts = logits.ranked.iter_mut().zip(ends).skip(first_draft);
+            drafts.for_each(|(ranked, logit)| rank_beside(ranked, end.token, *logit));
+        }
         Ok(())
     }
 }

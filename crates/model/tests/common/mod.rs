@@ -28,6 +28,16 @@ pub fn adapter(id: &str) -> PathBuf {
     PathBuf::from(env!("SATEEN_CHECKOUT")).join(format!("models/sat-{id}.safetensors"))
 }
 
+/// The adapter in `bytes` with something more in its metadata.
+pub fn with_note(bytes: &[u8], key: &str, value: &str) -> Vec<u8> {
+    let n = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + n]).expect("a header");
+    header["__metadata__"][key] = value.into();
+    let mut header = header.to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes(), &header[..], &bytes[8 + n..]].concat()
+}
+
 /// What tests run on: the processor, and every GPU. Where there is no graphics card, Debian's `mesa-vulkan-drivers`
 /// has one in software.
 pub fn devices() -> Vec<Device> {

@@ -142,7 +142,7 @@ mod tests {
         // Behind 1 comes 2: sixteen times as likely as without it.
         let before = [0.0, 1.0, 0.0];
         let after = [0.0, 0.0, 16.0f32.ln()];
-        let head = Arc::new(MarkovHead::new(1, &before, &after));
+        let head = Arc::new(MarkovHead::new(1, &before, &after, None));
         let slots = vec![slot([0.6, 0.4, 0.0]), slot([0.75, 0.125, 0.125])];
         let drafter = SemanticDrafter { slots: Slots::new(slots, 0, Some(head)) };
         // .6, .45, .4, then .4 * (2 / 2.875) = .278 behind 1, where 0 is .104.

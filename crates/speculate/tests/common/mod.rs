@@ -43,7 +43,7 @@ impl ToyTarget {
         let factors =
             |salt: u64| -> Vec<f32> { (0..2 * vocabulary as u64 - 2).map(|at| number(salt + at)).collect() };
         let markov_head =
-            seed.is_multiple_of(2).then(|| Arc::new(MarkovHead::new(2, &factors(0), &factors(1000))));
+            seed.is_multiple_of(2).then(|| Arc::new(MarkovHead::new(2, &factors(0), &factors(1000), None)));
         Self {
             seed,
             vocabulary,

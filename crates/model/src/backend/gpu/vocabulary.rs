@@ -1,12 +1,12 @@
 //! Logits of the rows that want them, ranked on the device, and what of them is read back.
 
 use gpu::{Buffer, Device, ProductExtent, Ranking, RowRange};
-use speculate::{Logits, N_RANKED, RowPlan, Wanted};
+use speculate::{Logits, N_RANKED, RowPlan, Wanted, rank_beside};
 
 use super::{Gpu, LinearInput};
 use crate::ModelError;
 use crate::architecture::Architecture;
-use crate::backend::{DRAFT_VOCABULARY, VocabularyHead};
+use crate::backend::{DRAFT_VOCABULARY, Linear, VocabularyHead};
 
 /// What the vocabulary projection works on.
 pub(crate) struct WantedRows {
@@ -14,6 +14,8 @@ pub(crate) struct WantedRows {
     logits: Buffer,
     ranking: Ranking,
     n_ranked_rows: usize,
+    /// Logits of the end of a text.
+    ends: Buffer,
 }
 
 impl WantedRows {
@@ -24,6 +26,7 @@ impl WantedRows {
             logits: device.empty(0)?,
             ranking: device.ranking(1, architecture.vocabulary)?,
             n_ranked_rows: 1,
+            ends: device.empty(0)?,
         })
     }
 
@@ -42,7 +45,9 @@ impl WantedRows {
             self.n_ranked_rows = n_rows.next_power_of_two();
             self.ranking = gpu.device.ranking(self.n_ranked_rows, vocabulary)?;
         }
-        let WantedRows { normed, logits: all, ranking, .. } = self;
+        let end = head.end.filter(|_| wanted.last() == Some(&Wanted::Drafts));
+        gpu.reserve(&mut self.ends, if end.is_some() { n_rows } else { 0 })?;
+        let WantedRows { normed, logits: all, ranking, ends, .. } = self;
         // Behind the last row that must be exact, in whatever order they were asked for.
         let first_draft =
             wanted.iter().rposition(|&wanted| wanted != Wanted::Drafts).map_or(0, |last| last + 1);
@@ -53,9 +58,15 @@ impl WantedRows {
             gpu.device.product(head.matrix, head.bias, gpu.activations(normed), rows, all, extent);
             gpu.device.rank(all, vocabulary, n, rows, ranking);
         }
+        if let Some(end) = end {
+            let extent = ProductExtent { first_row: drafts.first, ..ProductExtent::default() };
+            let Linear { matrix, bias } = &end.linear;
+            gpu.device.product(matrix, bias.as_ref(), gpu.activations(normed), drafts, ends, extent);
+        }
         let n_ranked = n_rows * N_RANKED;
         let has_full = wanted.contains(&Wanted::All);
         let mut parts = vec![(&ranking.logits, n_ranked), (&ranking.tokens, n_ranked)];
+        parts.extend(end.map(|_| (&*ends, n_rows)));
         parts.extend(has_full.then_some((&*all, n_rows * vocabulary)));
         let read = gpu.device.read(&parts)?;
         let words = |part: usize| read[part].as_chunks::<4>().0;
@@ -64,11 +75,15 @@ impl WantedRows {
         let entries: Vec<(u32, f32)> =
             entries.map(|(logit, token)| (u32::from_le_bytes(*token), f32::from_le_bytes(*logit))).collect();
         logits.ranked.extend(entries.as_chunks::<N_RANKED>().0);
+        if let Some(end) = end {
+            let drafts = logits.ranked.iter_mut().zip(words(2)).skip(drafts.first);
+            drafts.for_each(|(ranked, word)| rank_beside(ranked, end.token, f32::from_le_bytes(*word)));
+        }
         logits.is_full.clear();
         logits.is_full.extend(wanted.iter().map(|&wanted| wanted == Wanted::All));
         logits.full.clear();
         if has_full {
-            let rows = words(2).chunks_exact(vocabulary).zip(&logits.is_full);
+            let rows = words(2 + usize::from(end.is_some())).chunks_exact(vocabulary).zip(&logits.is_full);
             let full = rows.filter(|(_, is_full)| **is_full).flat_map(|(row, _)| row);
             logits.full.extend(full.map(|&word| f32::from_le_bytes(word)));
         }
