@@ -238,6 +238,22 @@ corpus: human-eval ## Gather source code under permissive licences to train adap
 	python3 tools/corpus.py $(CORPUS) $(SATEEN_HUMAN_EVAL)
 	python3 tools/draw_corpus.py $(CORPUS) $(CORPUS)/drawn.jsonl
 
+# Whose adapter learns on, for how many steps, by which draws.
+BASE ?= qwen2.5-coder-0.5b
+STEPS ?= 400
+SEED ?= 1
+ADAPTER := $(CACHE)/adapters/$(BASE)-$(SEED)
+
+.PHONY: adapter
+adapter: models $(CORPUS)/drawn.jsonl ## Let the adapter of BASE=qwen2.5-coder-0.5b learn on for STEPS=400 with SEED=1; stopped, it goes on
+	mkdir -p $(dir $(ADAPTER))
+	$(SATEEN) train sat --model $(BASE) --data $(CORPUS)/drawn.jsonl --init models/sat-$(BASE).safetensors --markov-rank 32 --tokens 320 \
+		--anchors 96 --keep-rate 0.75 --infill 0.75 --aligned-among 8 --rate 0.0007 --steps $(STEPS) --seed $(SEED) \
+		--evaluate-every 200 --out $(ADAPTER).safetensors --metrics $(ADAPTER).jsonl
+
+$(CORPUS)/drawn.jsonl:
+	$(MAKE) corpus
+
 # --- campaigns: long runs that look for what tests do not find -------------------
 
 # Minutes for each fuzz target, processes that are killed, rounds of the soak.

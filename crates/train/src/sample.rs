@@ -102,7 +102,7 @@ impl Text {
             let with_its_end = usize::from(random.bool());
             ends_of_lines.nth(n_lines - 1).map_or(end, |at| at + with_its_end)
         } else {
-            ends_of_lines.last().unwrap_or(end)
+            ends_of_lines.next_back().unwrap_or(end)
         };
         let after = &text[end..at_char(text, end + max_tokens / 4 * TOKEN_BYTES)];
         Cut { before, middle: &text[cursor..end], after, is_whole: true }
