@@ -37,8 +37,8 @@ pub(crate) struct Weights<B: Backend> {
 }
 
 impl<B: Backend> Weights<B> {
-    /// Loads the tensors of `file`, the row of the token `end` once more by itself, and what Llama 3.1 divides the frequencies of its rotation by: one for each
-    /// pair, none in others. Tells `progress` the share that is done, from 0 to 1.
+    /// Loads the tensors of `file`, the row of the token `end` once more by itself, and what Llama 3.1 divides the
+    /// frequencies of its rotation by: one for each pair, none in others. Tells `progress` the share that is done, from 0 to 1.
     ///
     /// # Errors
     /// When a tensor is missing, unknown, or of another shape than `architecture` says, and when `progress`

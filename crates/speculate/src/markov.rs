@@ -63,9 +63,12 @@ impl MarkovHead {
     pub fn raise(&self, before: u32, after: u32) -> f32 {
         let Some((x, of_x)) = self.before.of(before, self.rank) else { return 0.0 };
         let n_first = self.before.scales.len() as u32;
-        let row = if self.end == Some(after) { n_first } else { after };
-        let is_known = row < n_first || self.end == Some(after);
-        let Some((c, of_c)) = self.after.of(row, self.rank).filter(|_| is_known) else { return 0.0 };
+        let row = match after {
+            end if self.end == Some(end) => n_first,
+            first if first < n_first => first,
+            _ => return 0.0,
+        };
+        let Some((c, of_c)) = self.after.of(row, self.rank) else { return 0.0 };
         let product: i32 = x.iter().zip(c).map(|(&x, &c)| i32::from(x) * i32::from(c)).sum();
         product as f32 * of_x * of_c
     }

@@ -275,7 +275,7 @@ impl Corpus {
     /// a time, until there are half as many groups as a long one may have.
     ///
     /// # Errors
-    /// Those of [`Self::sample`].
+    /// Those of [`Self::sample`]; there is always one text.
     pub(crate) fn texts_of_step(
         &self,
         base: &Base,
@@ -284,14 +284,22 @@ impl Corpus {
         random: &mut fastrand::Rng,
     ) -> Result<Vec<(Sample, Batch)>, TrainError> {
         let (mut texts, mut n_groups) = (Vec::new(), 0);
-        while n_groups < anchors.n.div_ceil(2) && texts.len() < MAX_TEXTS {
+        for _ in 0..MAX_TRIES {
+            if n_groups >= anchors.n.div_ceil(2) || texts.len() == MAX_TEXTS {
+                break;
+            }
             let sample = self.sample(base, Split::Training, config, random)?;
             let batch = Batch::choose(&sample.tokens, sample.first_anchor, config.n_slots, anchors, random);
             n_groups += batch.groups().len();
-            texts.push((sample, batch));
+            // Of a group that is told all that there is, nothing is left to guess.
+            if !batch.is_empty() {
+                texts.push((sample, batch));
+            }
         }
-        texts.retain(|(_, batch)| !batch.is_empty());
-        Ok(texts)
+        match texts.is_empty() {
+            true => Err(self.too_little()),
+            false => Ok(texts),
+        }
     }
 
     /// The place with the number `idx` of `seed` where the model is to write something: in a share of `infill` of them with

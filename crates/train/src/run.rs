@@ -8,7 +8,7 @@ use candle_core::backprop::GradStore;
 
 use crate::adapter::{AdapterPart, AdapterShape, TrainedAdapter};
 use crate::base::Base;
-use crate::batch::Anchors;
+use crate::batch::{Anchors, Batch};
 use crate::checkpoint::CheckpointPlace;
 use crate::corpus::{Corpus, random_of};
 use crate::error::TrainError;
@@ -149,7 +149,7 @@ pub enum TrainOutcome {
 /// Those of memory.
 pub fn logits_behind(base: &Base, adapter: &TrainedAdapter, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
     let last = tokens.len().saturating_sub(1);
-    let batch = crate::batch::Batch::behind(last, adapter.shape().n_slots);
+    let batch = Batch::behind(last, adapter.shape().n_slots);
     let pass = base.read(tokens)?;
     let mut logits = base.logits_at(&pass, &[last as u32])?.flatten_all()?.to_vec1::<f32>()?;
     let of_slots = base.slot_logits(adapter, &pass, &batch)?;
