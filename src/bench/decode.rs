@@ -127,9 +127,6 @@ pub(crate) struct DecodeReport {
     pub(crate) flat_costs: bool,
     /// Rows and milliseconds that widths were chosen by.
     pub(crate) costs: Vec<(usize, f64)>,
-    /// Whether they were given, as another device's.
-    #[serde(default)]
-    pub(crate) costs_given: bool,
     pub(crate) modes: Vec<ModeResult>,
 }
 
@@ -211,7 +208,6 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
         temperature: arguments.temperature,
         flat_costs: arguments.flat_costs,
         costs: costs.points().to_vec(),
-        costs_given,
         modes: modes.iter().map(|mode| summarise(mode, &modes[0], costs_given)).collect(),
     };
     if let Some(folder) = &arguments.plots {

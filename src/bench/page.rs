@@ -84,10 +84,11 @@ fn setting(page: &mut String, setting: &Setting) -> anyhow::Result<()> {
 
 fn decode(page: &mut String, report: &DecodeReport) -> anyhow::Result<()> {
     let DecodeReport { model, prompts, n_prompts, max_tokens, temperature, flat_costs, .. } = report;
-    let device = match (*flat_costs, report.costs_given) {
-        (true, _) => ", widths chosen as if rows cost nothing",
-        (false, true) => ", widths chosen by another device's costs",
-        (false, false) => "",
+    let by_given_costs = report.by_given_costs();
+    let device = match &by_given_costs {
+        _ if *flat_costs => ", widths chosen as if rows cost nothing",
+        Some(_) => ", widths chosen by another device's costs",
+        None => "",
     };
     writeln!(page, "\n## Decoding: {model}, {prompts}, temperature {temperature}{device}\n")?;
     setting(page, &report.setting)?;
@@ -111,7 +112,7 @@ fn decode(page: &mut String, report: &DecodeReport) -> anyhow::Result<()> {
             mode.n_identical,
         )?;
     }
-    if let Some(sentence) = report.by_given_costs() {
+    if let Some(sentence) = by_given_costs {
         writeln!(page, "\n{sentence}")?;
     }
     Ok(())

@@ -83,8 +83,8 @@ fn at_char(text: &str, mut at: usize) -> usize {
 }
 
 impl Text {
-    /// A part of it to fill in: a line, a few where it `is_short`, or half of the tokens. A quarter each stands before and
-    /// after it.
+    /// A part of it to fill in: a line or a few where it `is_short`, otherwise half of the tokens. A quarter each stands
+    /// before and after it.
     pub(crate) fn cut(&self, max_tokens: usize, is_short: bool, random: &mut fastrand::Rng) -> Cut<'_> {
         let text = self.content.as_str();
         let mut cursor = random.choice(starts_of_lines(text)).unwrap_or(0);
