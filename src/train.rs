@@ -75,7 +75,7 @@ struct SatArguments {
     /// Adaptive tokens in a group
     #[arg(long, default_value_t = 4)]
     slots: usize,
-    /// Rank of the deltas
+    /// Rank of the deltas; 0 for none, so that embeddings are all that learns
     #[arg(long, default_value_t = 16)]
     rank: usize,
     /// Rank of a Markov head, by which a draft depends on the token before it; 0 for none

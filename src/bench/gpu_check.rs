@@ -4,7 +4,7 @@
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use engine::{
-    CompletionRequest, CostTable, DeviceChoice, Engine, EngineConfig, Extent, PromptBudget,
+    CompletionRequest, CostTable, DeviceChoice, Engine, EngineConfig, Extent, NativeSat, PromptBudget,
     RandomModelConfig, Speculation, TensorType, measure_cost, write_random_model,
 };
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use super::Setting;
 
 /// The adaptive token of the published checkpoints of CodeLlama, and how many of it they were trained with (SDSAT,
 /// arXiv 2403.18647: L5 7B).
-const NATIVE_SAT: (u32, usize) = (32_011, 5);
+const NATIVE_SAT: NativeSat = NativeSat::shared(32_011, 5);
 /// Drafts that the published 7B model has accepted of a group: it is said to be three times as fast in passes of which
 /// two make `2 + a` tokens.
 const PUBLISHED_ACCEPTED: f64 = 4.0;
@@ -107,7 +107,7 @@ fn check(arguments: &GpuCheckArguments, tensor_type: TensorType) -> anyhow::Resu
             n_kv_heads: 4,
             feed_forward: 512,
             vocabulary: 512,
-            native_sat: Some((500, NATIVE_SAT.1)),
+            native_sat: Some(NativeSat { token: 500, ..NATIVE_SAT }),
             ..of_7b
         },
         false => of_7b,
@@ -143,7 +143,7 @@ fn check(arguments: &GpuCheckArguments, tensor_type: TensorType) -> anyhow::Resu
     let first_token = first_token(&engine)?;
     let cost = measure_cost(&model, usize::from(arguments.repetitions))?;
     let ms = |n_rows: usize| milliseconds(&cost, n_rows);
-    let n_slots = NATIVE_SAT.1;
+    let n_slots = NATIVE_SAT.n_slots;
     let per_s = |n_tokens: f64, ms: f64| 1000.0 * n_tokens / ms;
     let report = TypeReport {
         tensor_type: format!("{tensor_type:?}"),

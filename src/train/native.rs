@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &NativeArguments) -> anyhow::Result<()> {
     let corpus = Corpus::read(&text.data)?;
     say_count(&corpus);
     let installed = ModelLibrary::of_user()?.find_or_default(text.model.as_deref())?;
-    let sat = NativeSat { token: arguments.sat_token, n_slots: arguments.slots };
+    let sat = NativeSat::shared(arguments.sat_token, arguments.slots);
     let model = NativeModel::load(&installed.path, text.tokens + 64, text.device, sat)
         .with_context(|| format!("cannot train {}", installed.id))?;
     let config = NativeConfig {

@@ -33,6 +33,12 @@ pub enum ConvertError {
     NoVocabulary { folder: PathBuf },
     #[error("no tokenizer here splits text as {} does", path.display())]
     UnknownTokenizer { path: PathBuf },
+    #[error("{} belongs to another model: to the file with the SHA-256 {expected}, not {got}", path.display())]
+    OtherBase { path: PathBuf, expected: String, got: String },
+    #[error("{} cannot be merged: {reason}", path.display())]
+    NotMergeable { path: PathBuf, reason: &'static str },
+    #[error("the vocabulary has no room for the adaptive token {token}: {reason}")]
+    TakenToken { token: u32, reason: String },
     #[error("quantizing")]
     Quantize(#[from] candle_core::Error),
     #[error("what was written cannot be used")]

@@ -2,13 +2,15 @@
 //!
 //! [`convert()`] reads the folder's description first (`configuration`), its vocabulary (`vocabulary`) and which
 //! tensors it has (`checkpoint`), and writes what a GGUF file says of them. Then tensors follow one after the other, a
-//! few rows at a time (`quantize`): memory does not grow with the model.
+//! few rows at a time (`quantize`): memory does not grow with the model. [`merge_sat()`] gives ids of a GGUF file's vocabulary
+//! the embeddings of an adapter.
 
 #![forbid(unsafe_code)]
 
 mod checkpoint;
 mod configuration;
 mod error;
+mod merge;
 mod quantize;
 mod sentence_piece;
 mod vocabulary;
@@ -19,10 +21,12 @@ use std::path::{Path, PathBuf};
 
 use model::gguf::{GgufFile, MetadataValue, TensorDescription, write_header, write_padding};
 use model::{Architecture, ModelError, Tokenizer};
+use tempfile::NamedTempFile;
 
 use checkpoint::Checkpoint;
 use configuration::Configuration;
 pub use error::ConvertError;
+pub use merge::{MergeConfig, merge_sat};
 pub use model::NativeSat;
 pub use quantize::Mix;
 use quantize::Quantizer;
@@ -63,9 +67,7 @@ pub fn convert(
     progress: &mut dyn FnMut(f32, &str) -> ControlFlow<()>,
 ) -> Result<ConvertReport, ConvertError> {
     let ConvertConfig { folder, out, mix, sat, n_threads } = config;
-    if out.exists() {
-        return Err(ConvertError::Exists { path: out.clone() });
-    }
+    refuse_existing(out)?;
     let configuration = Configuration::read(folder)?;
     let checkpoint = Checkpoint::open(folder)?;
     let plan = configuration.tensors(&checkpoint, *mix)?;
@@ -78,8 +80,45 @@ pub fn convert(
         metadata.extend(sat.metadata());
     }
 
+    let descriptions: Vec<TensorDescription> =
+        plan.tensors.iter().map(|tensor| tensor.description.clone()).collect();
+    let n_bytes: u64 = descriptions.iter().map(TensorDescription::n_bytes).sum();
+    let quantizer = Quantizer { checkpoint: &checkpoint, n_threads: (*n_threads).max(1) };
+    let file_bytes = write_whole(out, |writer| {
+        let io = |source| ConvertError::Io { path: out.clone(), source };
+        write_header(writer, &metadata, &descriptions).map_err(io)?;
+        let mut n_done = 0;
+        for tensor in &plan.tensors {
+            write_padding(writer).map_err(io)?;
+            quantizer.write(tensor, &mut |bytes: &[u8]| {
+                writer.write_all(bytes).map_err(io)?;
+                n_done += bytes.len() as u64;
+                match progress(n_done as f32 / n_bytes as f32, &tensor.description.name) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(()) => Err(ConvertError::Cancelled),
+                }
+            })?;
+        }
+        Ok(())
+    })?;
+    Ok(ConvertReport { file_bytes, n_tensors: descriptions.len(), n_tokens: plan.n_tokens })
+}
+
+fn refuse_existing(out: &Path) -> Result<(), ConvertError> {
+    match out.exists() {
+        true => Err(ConvertError::Exists { path: out.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// Has `write` write a model file, and puts it at `out` when the engine takes it; after an error nothing is left. Returns its
+/// bytes.
+fn write_whole(
+    out: &Path,
+    write: impl FnOnce(&mut BufWriter<NamedTempFile>) -> Result<(), ConvertError>,
+) -> Result<u64, ConvertError> {
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let io = |source| ConvertError::Io { path: out.clone(), source };
+    let io = |source| ConvertError::Io { path: out.to_owned(), source };
     let mut builder = tempfile::Builder::new();
     builder.prefix(".sateen-");
     // As any file of the user's; temporary ones are for nobody else.
@@ -87,29 +126,13 @@ pub fn convert(
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let temporary = builder.tempfile_in(parent).map_err(io)?;
     let mut writer = BufWriter::with_capacity(1 << 20, temporary);
-    let descriptions: Vec<TensorDescription> =
-        plan.tensors.iter().map(|tensor| tensor.description.clone()).collect();
-    write_header(&mut writer, &metadata, &descriptions).map_err(io)?;
-    let n_bytes: u64 = descriptions.iter().map(TensorDescription::n_bytes).sum();
-    let mut n_done = 0;
-    let quantizer = Quantizer { checkpoint: &checkpoint, n_threads: (*n_threads).max(1) };
-    for tensor in &plan.tensors {
-        write_padding(&mut writer).map_err(io)?;
-        quantizer.write(tensor, &mut |bytes: &[u8]| {
-            writer.write_all(bytes).map_err(io)?;
-            n_done += bytes.len() as u64;
-            match progress(n_done as f32 / n_bytes as f32, &tensor.description.name) {
-                ControlFlow::Continue(()) => Ok(()),
-                ControlFlow::Break(()) => Err(ConvertError::Cancelled),
-            }
-        })?;
-    }
+    write(&mut writer)?;
     let temporary = writer.into_inner().map_err(|error| io(error.into_error()))?;
     temporary.as_file().sync_all().map_err(io)?;
     check(temporary.path())?;
     let file_bytes = temporary.as_file().metadata().map_err(io)?.len();
     temporary.persist_noclobber(out).map_err(|error| io(error.error))?;
-    Ok(ConvertReport { file_bytes, n_tensors: descriptions.len(), n_tokens: plan.n_tokens })
+    Ok(file_bytes)
 }
 
 /// Whether the engine takes what was written.

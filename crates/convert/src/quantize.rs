@@ -197,7 +197,11 @@ fn interleaved(rows: Vec<f32>, width: usize, head_rows: usize) -> Vec<f32> {
 }
 
 /// Rows of `width` numbers as bytes of a type.
-fn quantized(rows: Vec<f32>, width: usize, tensor_type: TensorType) -> Result<Vec<u8>, ConvertError> {
+pub(crate) fn quantized(
+    rows: Vec<f32>,
+    width: usize,
+    tensor_type: TensorType,
+) -> Result<Vec<u8>, ConvertError> {
     let dtype = match tensor_type {
         TensorType::F32 => return Ok(rows.iter().flat_map(|value| value.to_le_bytes()).collect()),
         // What is too large for it becomes its largest.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
-use convert::{ConvertConfig, ConvertError, Mix, NativeSat, convert};
+use convert::{ConvertConfig, ConvertError, MergeConfig, Mix, NativeSat, convert, merge_sat};
 use model::gguf::{GgufFile, TensorType};
-use model::{Architecture, Model, ModelConfig, Tokenizer};
+use model::{AdapterSource, Architecture, Model, ModelConfig, SlotIds, Tokenizer, sha256_of_file};
 use serde_json::{Value, json};
 use speculate::{RowPlan, Target};
 use tokenizers::models::bpe::BPE;
@@ -372,6 +372,155 @@ fn sentence_piece_is_split_by_the_order_of_its_merges() {
     }
 }
 
+/// An adapter of three slots for the model at `path`, with `rank` and more tensors `of_rank`.
+fn adapter(path: &Path, rank: usize, of_rank: &[(&str, [usize; 2])]) -> Vec<u8> {
+    let embedding =
+        tensors("llama").remove("model.embed_tokens.weight").and_then(|table| table.narrow(0, 7, 3).ok());
+    let embedding = embedding.and_then(|rows| rows.affine(-0.7, 0.01).ok()).expect("three rows");
+    let mut all = HashMap::from([("sat.embedding".to_owned(), embedding)]);
+    for (name, shape) in of_rank {
+        all.insert((*name).to_owned(), Tensor::zeros(shape, DType::F32, &CPU).expect("zeros"));
+    }
+    let sha256 = sha256_of_file(path).expect("a file");
+    let notes =
+        [("base_sha256", sha256.as_str()), ("k", "3"), ("rank", &rank.to_string()), ("rope", "interleaved")];
+    let notes = notes.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    safetensors::serialize(&all, Some(notes)).expect("a file")
+}
+
+/// What a model says behind a text and in the slots behind that.
+fn logits_with_slots(model: ModelConfig) -> Vec<Vec<f32>> {
+    let model = Arc::new(Model::load(&model).expect("loads"));
+    assert!(model.has_trained_slots() && model.n_adaptive_tokens() == 3);
+    let mut plan = RowPlan::prefill(0, &TOKENS);
+    let first = plan.push_adaptive_group(TOKENS.len() - 1, 3);
+    (TOKENS.len() - 1..first + 3).for_each(|row| {
+        plan.want_logits(row);
+    });
+    let mut sequence = model.sequence().expect("memory");
+    let logits = sequence.forward(&plan).expect("runs");
+    (0..4).map(|row| logits.row(row).full.expect("asked for").to_vec()).collect()
+}
+
+/// The slots of a merged adapter say what the adapter's do, from rows of the vocabulary, and all else in the file is what it was.
+#[test]
+fn a_merged_adapter_is_rows_of_the_vocabulary() {
+    let go_on = &mut |_: f32, _: &str| ControlFlow::Continue(());
+    let published = Published::new("llama", &json!({}));
+    // Beside the checkpoint it would be read as a part of it.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("adapter.safetensors");
+    const IDS: std::ops::Range<usize> = 291..294;
+    for mix in [Mix::F32, Mix::Q8_0] {
+        let model = published.convert(mix);
+        std::fs::write(&path, adapter(&model, 0, &[])).expect("writes");
+        let out = published.path().join(format!("merged-{mix:?}.gguf"));
+        let config =
+            MergeConfig { model: model.clone(), adapter: path.clone(), token: 291, out: out.clone() };
+        let report = merge_sat(&config, go_on).expect("merges");
+        assert_eq!(report.file_bytes, std::fs::metadata(&out).expect("a file").len());
+
+        let [before, after] = [&model, &out].map(|path| GgufFile::open(path).expect("a file"));
+        let sat = NativeSat { token: 291, n_slots: 3, ids: SlotIds::Consecutive };
+        let architecture = Architecture::from_gguf(&after).expect("a model");
+        assert_eq!(NativeSat::from_gguf(&after, &architecture).expect("in range"), Some(sat));
+        assert_eq!(before.header().tensors().len(), after.header().tensors().len());
+        for (name, entry) in before.header().tensors() {
+            let other = &after.header().tensors()[name];
+            assert_eq!((entry.tensor_type, &entry.shape), (other.tensor_type, &other.shape));
+            let mut bytes =
+                [before.read_tensor(entry), after.read_tensor(other)].map(|bytes| bytes.expect("reads"));
+            if name == "token_embd.weight" {
+                let row = bytes[0].len() / ROWS;
+                assert_ne!(bytes[0], bytes[1]);
+                bytes.iter_mut().for_each(|bytes| bytes[IDS.start * row..IDS.end * row].fill(0));
+            }
+            assert!(bytes[0] == bytes[1], "{name}");
+        }
+
+        let of_adapter =
+            ModelConfig { adapter: Some(AdapterSource::File(path.clone())), ..ModelConfig::new(&model) };
+        let [of_adapter, merged] = [of_adapter, ModelConfig::new(&out)].map(logits_with_slots);
+        for (row, (mut theirs, mut ours)) in of_adapter.into_iter().zip(merged).enumerate() {
+            assert!(ours[IDS].iter().all(|&logit| logit == f32::NEG_INFINITY));
+            [&mut theirs, &mut ours].into_iter().for_each(|logits| logits[IDS].fill(0.0));
+            // What a text's rows say stays the same to the bit; slots are rounded as their row is.
+            let bound = if row == 0 || mix == Mix::F32 { 0.0 } else { 0.05 };
+            let far = distance(&ours, &theirs);
+            println!("{mix:?} row {row}: {far}");
+            assert!(far <= bound, "{mix:?} row {row}: {far}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_that_cannot_be_merged_is_refused() {
+    let go_on = &mut |_: f32, _: &str| ControlFlow::Continue(());
+    let published = Published::new("llama", &json!({}));
+    let model = published.convert(Mix::Q8_0);
+    // Beside the checkpoint it would be read as a part of it.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("adapter.safetensors");
+    let config = MergeConfig {
+        model: model.clone(),
+        adapter: path.clone(),
+        token: 297,
+        out: published.path().join("merged.gguf"),
+    };
+    let refused = |config: &MergeConfig, adapter: Vec<u8>| {
+        std::fs::write(&path, adapter).expect("writes");
+        let error =
+            merge_sat(config, &mut |_, _| ControlFlow::Continue(())).expect_err("refused").to_string();
+        assert!(!config.out.exists(), "{error}");
+        error
+    };
+    let linears = ["q", "k", "v", "o", "gate", "up", "down"];
+    let kv = HIDDEN / 2;
+    let widths = [(HIDDEN, HIDDEN), (HIDDEN, kv), (HIDDEN, kv), (HIDDEN, HIDDEN)];
+    let widths =
+        widths.into_iter().chain([(HIDDEN, FEED_FORWARD), (HIDDEN, FEED_FORWARD), (FEED_FORWARD, HIDDEN)]);
+    let mut deltas = Vec::new();
+    for (name, (n_in, n_out)) in linears.iter().zip(widths) {
+        for layer in 0..LAYERS {
+            deltas.push((format!("layers.{layer}.{name}.lora_a"), [n_in, 2]));
+            deltas.push((format!("layers.{layer}.{name}.lora_b"), [2, n_out]));
+        }
+    }
+    let deltas: Vec<(&str, [usize; 2])> =
+        deltas.iter().map(|(name, shape)| (name.as_str(), *shape)).collect();
+    let with_deltas = refused(&config, adapter(&model, 2, &deltas));
+    assert!(with_deltas.contains("its deltas apply to adaptive rows alone"), "{with_deltas}");
+    let head = [("markov.before", [20, 3]), ("markov.after", [20, 3])];
+    let with_head = refused(&config, adapter(&model, 0, &head));
+    assert!(with_head.contains("Markov head"), "{with_head}");
+    let other = published.convert(Mix::F16);
+    let of_other = refused(&config, adapter(&other, 0, &[]));
+    assert!(of_other.contains("belongs to another model"), "{of_other}");
+    let fits = || adapter(&model, 0, &[]);
+    for (token, words) in [
+        (298, "the adaptive token 300: it has the ids 0 to 299"),
+        (0, "the adaptive token 0: it has the ids 0 to 299, and the first is for texts"),
+        (255, "the adaptive token 255: texts have it, as "),
+        (256, "the adaptive token 256: it begins or ends texts"),
+    ] {
+        let error = refused(&MergeConfig { token, ..config.clone() }, fits());
+        assert!(error.contains(words), "{error}");
+    }
+    let no_model = refused(&MergeConfig { model: path.clone(), ..config.clone() }, fits());
+    assert!(no_model.contains("adapter.safetensors cannot be read: "), "{no_model}");
+
+    std::fs::write(&path, fits()).expect("writes");
+    let cancelled = merge_sat(&config, &mut |_, _| ControlFlow::Break(()));
+    assert!(matches!(cancelled, Err(ConvertError::Cancelled)) && !config.out.exists());
+    merge_sat(&config, go_on).expect("merges");
+    assert!(matches!(merge_sat(&config, go_on), Err(ConvertError::Exists { .. })));
+    // Once is enough.
+    let again =
+        MergeConfig { model: config.out.clone(), out: published.path().join("again.gguf"), ..config.clone() };
+    let twice = refused(&again, adapter(&config.out, 0, &[]));
+    assert!(twice.contains("has adaptive tokens already"), "{twice}");
+}
+
 #[test]
 fn what_is_wrong_is_said_and_nothing_is_left() {
     let go_on = &mut |_: f32, _: &str| ControlFlow::Continue(());
@@ -389,14 +538,14 @@ fn what_is_wrong_is_said_and_nothing_is_left() {
     // An adaptive token of the vocabulary, and one that is none.
     let sat = |token| ConvertConfig {
         out: published.path().join(format!("sat-{token}.gguf")),
-        sat: Some(NativeSat { token, n_slots: 5 }),
+        sat: Some(NativeSat::shared(token, 5)),
         ..config.clone()
     };
     convert(&sat(299), go_on).expect("converts");
     let file = GgufFile::open(&sat(299).out).expect("a file");
     let architecture = Architecture::from_gguf(&file).expect("a model");
     let native = NativeSat::from_gguf(&file, &architecture).expect("in range");
-    assert_eq!(native, Some(NativeSat { token: 299, n_slots: 5 }));
+    assert_eq!(native, Some(NativeSat::shared(299, 5)));
     assert!(matches!(convert(&sat(300), go_on), Err(ConvertError::Model(_))));
 
     // Logits keep more bits than the rest; what is not whole super-blocks falls back.

@@ -50,7 +50,7 @@ pub use likelihood::{Likelihood, likelihood_in_windows};
 pub use measure::{SpeedMeasurement, measure_speed};
 pub use memory::{MemoryNeeded, available_memory};
 pub use model::gguf::TensorType;
-pub use model::{CacheType, Family, Model, RandomModelConfig, write_random_model};
+pub use model::{CacheType, Family, Model, NativeSat, RandomModelConfig, write_random_model};
 pub use output::{Extent, shown_text};
 pub use prompt::{Prompt, PromptFormat, SuffixVisibility, byte_offset};
 pub use recommend::{FIRST_TEXT_BUDGET_MS, ModelPace, Recommendation, recommend};

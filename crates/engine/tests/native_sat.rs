@@ -2,8 +2,8 @@
 //! it runs on: it drafts for itself, and what it writes is what ordinary decoding writes.
 
 use engine::{
-    CompletionRequest, DeviceChoice, Engine, EngineConfig, Extent, RandomModelConfig, SamplingParams,
-    Speculation, TensorType, write_random_model,
+    CompletionRequest, DeviceChoice, Engine, EngineConfig, Extent, NativeSat, RandomModelConfig,
+    SamplingParams, Speculation, TensorType, write_random_model,
 };
 
 #[test]
@@ -17,7 +17,7 @@ fn a_native_checkpoint_drafts_and_writes_the_same() {
         n_kv_heads: 4,
         feed_forward: 512,
         vocabulary: 512,
-        native_sat: Some((508, 5)),
+        native_sat: Some(NativeSat::shared(508, 5)),
         ..RandomModelConfig::llama_7b(TensorType::Q4_0)
     };
     write_random_model(&config, &path).expect("writes");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
-use speculate::MarkovHead;
+use speculate::{MarkovHead, N_RANKED};
 
 use crate::ModelError;
 use crate::adapter::tensors::AdapterTensors;
@@ -36,44 +36,88 @@ pub(crate) struct Delta {
 /// Deltas of one layer, in the order of [`LINEARS`].
 pub(crate) type LayerDeltas = [Delta; LINEARS.len()];
 
-/// A checkpoint that was trained with a semantic adaptive token of its own (SDSAT, arXiv 2403.18647): an id of its
-/// vocabulary, repeated for every slot of a group. It is never a token of the text.
+/// A checkpoint whose vocabulary has semantic adaptive tokens: an id that is repeated for every slot of a group, as
+/// published (SDSAT, arXiv 2403.18647), or one for each. They are never tokens of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NativeSat {
-    /// The id.
+    /// The id, or the first of them.
     pub token: u32,
-    /// How many of it make a group.
+    /// Slots of a group.
     pub n_slots: usize,
+    /// Which ids its slots have.
+    pub ids: SlotIds,
+}
+
+/// Which ids the slots of a group have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotIds {
+    /// One and the same.
+    Shared,
+    /// One behind the other, at most [`MAX_IDS`](NativeSat::MAX_IDS).
+    Consecutive,
 }
 
 impl NativeSat {
-    /// The id, and how many of it make a group.
+    /// The id, how many slots make a group, and how many ids they have: one where nothing is said.
     const TOKEN_KEY: &str = "sateen.sat.token_id";
     const SLOTS_KEY: &str = "sateen.sat.n_tokens";
+    const IDS_KEY: &str = "sateen.sat.n_ids";
+
+    /// So many ids may be no tokens of a text that the best of the ranked ones is always a token.
+    pub const MAX_IDS: usize = N_RANKED - 1;
+
+    /// One whose slots share the id `token`.
+    pub const fn shared(token: u32, n_slots: usize) -> Self {
+        Self { token, n_slots, ids: SlotIds::Shared }
+    }
+
+    /// The ids of its slots.
+    pub fn tokens(self) -> std::ops::Range<u32> {
+        let n = match self.ids {
+            SlotIds::Shared => 1,
+            SlotIds::Consecutive => self.n_slots as u32,
+        };
+        self.token..self.token.saturating_add(n)
+    }
 
     /// What a file says of it.
-    pub fn metadata(self) -> [(String, MetadataValue); 2] {
-        let Self { token, n_slots } = self;
-        [(Self::TOKEN_KEY, token), (Self::SLOTS_KEY, n_slots as u32)]
+    pub fn metadata(self) -> [(String, MetadataValue); 3] {
+        let n_ids = self.tokens().len() as u32;
+        [(Self::TOKEN_KEY, self.token), (Self::SLOTS_KEY, self.n_slots as u32), (Self::IDS_KEY, n_ids)]
             .map(|(key, value)| (key.to_owned(), MetadataValue::U32(value)))
     }
 
     /// What the metadata of a file says of it.
     ///
     /// # Errors
-    /// When the token is not one of the vocabulary, or the group too large.
+    /// When an id is not one of the vocabulary, or the group too large.
     pub fn from_gguf(file: &GgufFile, architecture: &Architecture) -> Result<Option<Self>, ModelError> {
         if !file.has(Self::TOKEN_KEY) {
             return Ok(None);
         }
+        let out_of_range = |key: &str, range, got: usize| GgufError::OutOfRange {
+            key: key.to_owned(),
+            range,
+            got: got.to_string(),
+        };
         let within = |key: &str, max: usize, range| match file.count(key)? {
             got if (1..=max).contains(&got) => Ok(got),
-            got => Err(GgufError::OutOfRange { key: key.to_owned(), range, got: got.to_string() }),
+            got => Err(out_of_range(key, range, got)),
         };
-        let last = architecture.vocabulary - 1;
-        let token = within(Self::TOKEN_KEY, last, "a token of the vocabulary, and not the first")? as u32;
         let n_slots = within(Self::SLOTS_KEY, MAX_SLOTS, "from 1 to 32")?;
-        Ok(Some(Self { token, n_slots }))
+        let n_ids = if file.has(Self::IDS_KEY) { file.count(Self::IDS_KEY)? } else { 1 };
+        let ids = match n_ids {
+            1 => SlotIds::Shared,
+            _ if n_ids == n_slots && n_ids <= Self::MAX_IDS => SlotIds::Consecutive,
+            _ => {
+                let range = "1, or one for each slot and at most 7";
+                return Err(out_of_range(Self::IDS_KEY, range, n_ids).into());
+            }
+        };
+        // The first of a vocabulary is a token in any case.
+        let last = architecture.vocabulary.saturating_sub(n_ids);
+        let token = within(Self::TOKEN_KEY, last, "a token of the vocabulary, and not the first")? as u32;
+        Ok(Some(Self { token, n_slots, ids }))
     }
 }
 
@@ -91,6 +135,7 @@ pub enum AdapterSource {
 pub struct SatAdapter {
     /// `[k, hidden]`, f32.
     pub(crate) embedding: Vec<f32>,
+    /// None where embeddings are all that it is (rank 0).
     pub(crate) layers: Vec<LayerDeltas>,
     pub(crate) rank: usize,
     /// What says how the drafts of slots depend on each other, where that was trained.
@@ -181,12 +226,12 @@ impl SatAdapter {
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| refuse(error.to_string()))?;
         let notes = metadata.metadata().clone().unwrap_or_default();
         let note = |key: &str| notes.get(key).map(String::as_str).unwrap_or_default();
-        let number = |key: &str, max: usize| match note(key).parse::<usize>() {
-            Ok(value) if (1..=max).contains(&value) => Ok(value),
-            _ => Err(mismatch(key, format!("from 1 to {max}"), format!("`{}`", note(key)))),
+        let number = |key: &str, min: usize, max: usize| match note(key).parse::<usize>() {
+            Ok(value) if (min..=max).contains(&value) => Ok(value),
+            _ => Err(mismatch(key, format!("from {min} to {max}"), format!("`{}`", note(key)))),
         };
-        let n_slots = number("k", MAX_SLOTS)?;
-        let rank = number("rank", MAX_RANK)?;
+        let n_slots = number("k", 1, MAX_SLOTS)?;
+        let rank = number("rank", 0, MAX_RANK)?;
         let rope = match architecture.rope_layout {
             RopeLayout::Interleaved => "interleaved",
             RopeLayout::Half => "half",
@@ -208,8 +253,9 @@ impl SatAdapter {
         let floats = |name: &str, shape: [usize; 2]| tensors.of_shape(name, &shape);
         let Architecture { n_layers, hidden, .. } = *architecture;
         let embedding = floats("sat.embedding", [n_slots, hidden])?;
-        let mut layers = Vec::with_capacity(n_layers);
-        for layer in 0..n_layers {
+        let n_with_deltas = if rank == 0 { 0 } else { n_layers };
+        let mut layers = Vec::with_capacity(n_with_deltas);
+        for layer in 0..n_with_deltas {
             let delta = |(short, n_in, n_out): (&str, usize, usize)| -> Result<Delta, ModelError> {
                 let name = format!("layers.{layer}.{short}");
                 let a = floats(&format!("{name}.lora_a"), [n_in, rank])?;
@@ -242,7 +288,7 @@ impl SatAdapter {
         };
         let of_markov_head = Self::MARKOV.iter().chain(&Self::MARKOV_PROJECTIONS);
         let n_of_markov_head = of_markov_head.filter(|name| tensors.has(name)).count();
-        let n_expected = 1 + n_layers * 2 * LINEARS.len() + n_of_markov_head;
+        let n_expected = 1 + n_with_deltas * 2 * LINEARS.len() + n_of_markov_head;
         if tensors.len() != n_expected {
             return Err(mismatch("number of tensors", n_expected, tensors.len()));
         }
@@ -253,6 +299,21 @@ impl SatAdapter {
     /// Number of semantic adaptive tokens in a group.
     pub fn n_slots(&self) -> usize {
         self.n_slots
+    }
+
+    /// What its slots are embedded as, `[n_slots, hidden]`.
+    pub fn embedding(&self) -> &[f32] {
+        &self.embedding
+    }
+
+    /// Whether it has a low-rank delta on each linear layer.
+    pub fn has_deltas(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
+    /// Whether a draft of its depends on the token before.
+    pub fn has_markov_head(&self) -> bool {
+        self.markov_head.is_some()
     }
 
     /// SHA-256 of the weight file that the adapter was trained for, in hexadecimal.

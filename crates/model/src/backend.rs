@@ -209,12 +209,13 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
         slots: Option<&Self::Vector>,
         out: &mut Self::Rows,
     ) -> Result<(), ModelError>;
-    /// The sum of the embeddings of tokens, each times its weight, once for each of `n_slots`.
+    /// For each row the sum of the embeddings of its tokens, each times its weight; all rows `n_copies` times, one behind the
+    /// other.
     fn weighted_embedding(
         &self,
         table: &Self::Matrix,
-        tokens: &[(u32, f32)],
-        n_slots: usize,
+        rows: &[&[(u32, f32)]],
+        n_copies: usize,
     ) -> Result<Self::Vector, ModelError>;
     /// Multiplies every value.
     fn scale(&self, rows: &mut Self::Rows, factor: f32) -> Result<(), ModelError>;

@@ -32,8 +32,8 @@ struct TrainedSlots<B: Backend> {
     /// Of an adapter; none where the model's own weights were trained with them.
     deltas: Vec<[B::LowRank; LINEARS.len()]>,
     n_slots: usize,
-    /// The token of the vocabulary that all of them are, which is never one of the text.
-    native_token: Option<u32>,
+    /// What they are in the vocabulary, and never in a text.
+    native: Option<NativeSat>,
 }
 
 impl<B: Backend> TrainedSlots<B> {
@@ -44,13 +44,15 @@ impl<B: Backend> TrainedSlots<B> {
             let [q, k, v, o, gate, up, down] = of_layer.map(|delta| backend.low_rank(delta.a, delta.b, rank));
             deltas.push([q?, k?, v?, o?, gate?, up?, down?]);
         }
-        Ok(Self { embedding: backend.vector(adapter.embedding)?, deltas, n_slots, native_token: None })
+        Ok(Self { embedding: backend.vector(adapter.embedding)?, deltas, n_slots, native: None })
     }
 
     fn of_checkpoint(backend: &B, weights: &Weights<B>, native: NativeSat) -> Result<Self, ModelError> {
-        let NativeSat { token, n_slots } = native;
-        let embedding = backend.weighted_embedding(&weights.embedding, &[(token, 1.0)], n_slots)?;
-        Ok(Self { embedding, deltas: Vec::new(), n_slots, native_token: Some(token) })
+        let ids: Vec<[(u32, f32); 1]> = native.tokens().map(|token| [(token, 1.0)]).collect();
+        let rows: Vec<&[(u32, f32)]> = ids.iter().map(|id| &id[..]).collect();
+        let n_copies = native.n_slots / rows.len();
+        let embedding = backend.weighted_embedding(&weights.embedding, &rows, n_copies)?;
+        Ok(Self { embedding, deltas: Vec::new(), n_slots: native.n_slots, native: Some(native) })
     }
 }
 
@@ -109,7 +111,7 @@ impl<B: Backend> Llama<B> {
         prompt.iter().for_each(|&token| *weights.entry(token).or_default() += 1.0 / prompt.len() as f32);
         let tokens: Vec<(u32, f32)> = weights.into_iter().collect();
         tokens.iter().try_for_each(|&(token, _)| self.check_input(RowInput::Token(token)))?;
-        self.backend.weighted_embedding(&self.weights.embedding, &tokens, self.probe_slots).map(Some)
+        self.backend.weighted_embedding(&self.weights.embedding, &[&tokens], self.probe_slots).map(Some)
     }
 
     /// Runs a plan: writes its keys and values behind the committed rows of `cache`, and the logits that it asks
@@ -201,8 +203,8 @@ impl<B: Backend> Llama<B> {
             None => VocabularyHead { matrix: &weights.embedding, bias: None, end },
         };
         backend.project_vocabulary(pass, head, vocabulary, logits)?;
-        if let Some(token) = self.trained.as_ref().and_then(|trained| trained.native_token) {
-            logits.exclude(token);
+        if let Some(native) = self.trained.as_ref().and_then(|trained| trained.native) {
+            native.tokens().for_each(|token| logits.exclude(token));
         }
         Ok(())
     }

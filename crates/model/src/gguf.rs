@@ -224,6 +224,10 @@ impl ValueType {
 pub struct GgufHeader {
     values: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorEntry>,
+    /// Where the metadata and the descriptions of tensors lie.
+    value_bytes: Range<usize>,
+    tensor_bytes: Range<usize>,
+    alignment: u32,
 }
 
 struct Reader<'a> {
@@ -357,6 +361,7 @@ impl GgufHeader {
         let n_values = reader.bounded("the number of metadata entries", MAX_ENTRIES)?;
 
         let mut values = BTreeMap::new();
+        let first_value = reader.at;
         for _ in 0..n_values {
             let key = reader.name("a metadata key")?;
             let value_type = reader.value_type(&key)?;
@@ -368,13 +373,15 @@ impl GgufHeader {
         }
         let alignment = alignment(values.get("general.alignment"))?;
 
+        let value_bytes = first_value..reader.at;
         let mut entries = Vec::new();
         for _ in 0..n_tensors {
             entries.push(TensorHeader::read(&mut reader)?);
         }
+        let tensor_bytes = value_bytes.end..reader.at;
         let data_start = (reader.at as u64).next_multiple_of(alignment.into());
         let tensors = place_tensors(entries, data_start, alignment, file_bytes)?;
-        Ok(Self { values, tensors })
+        Ok(Self { values, tensors, value_bytes, tensor_bytes, alignment })
     }
 
     /// All tensors by name.

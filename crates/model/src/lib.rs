@@ -30,7 +30,7 @@ mod tokenizer;
 mod weights;
 
 pub use adapter::tensors::AdapterTensors;
-pub use adapter::{AdapterSource, NativeSat, SatAdapter};
+pub use adapter::{AdapterSource, NativeSat, SatAdapter, SlotIds};
 pub use architecture::{Architecture, Family, Multipliers, RopeLayout};
 pub use backend::DRAFT_VOCABULARY;
 pub use error::ModelError;

@@ -38,7 +38,7 @@ pub struct RandomModelConfig {
     pub is_tied: bool,
     /// A token of the vocabulary that is adaptive, and how many of it make a group: a checkpoint that was trained
     /// with one says so.
-    pub native_sat: Option<(u32, usize)>,
+    pub native_sat: Option<NativeSat>,
     /// Seed of the weights.
     pub seed: u64,
 }
@@ -181,9 +181,7 @@ fn write(config: &RandomModelConfig, out: &mut (impl Write + Seek)) -> std::io::
         ("tokenizer.ggml.bos_token_id".to_owned(), Value::U32(1)),
         ("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(2)),
     ];
-    if let Some((token, n_slots)) = config.native_sat {
-        metadata.extend(NativeSat { token, n_slots }.metadata());
-    }
+    metadata.extend(config.native_sat.map(NativeSat::metadata).into_iter().flatten());
     metadata.extend(multipliers.map(|(name, value)| (key(name), Value::F32(value))));
     let tensors = config.tensors();
     write_header(out, &metadata, &tensors)?;

@@ -17,7 +17,7 @@ use crate::tensor_file::{EightBits, NamedTensor, write_tensors};
 pub struct AdapterShape {
     /// Slots of a group, from 1 to 32.
     pub n_slots: usize,
-    /// Rank of the deltas, from 1 to 1,024.
+    /// Rank of the deltas, up to 1,024; 0 for none.
     pub rank: usize,
     /// Rank of the Markov head, up to 1,024; 0 for none.
     pub markov_rank: usize,
@@ -39,11 +39,10 @@ impl AdapterShape {
         if !(1..=SatAdapter::MAX_SLOTS).contains(&self.n_slots) {
             return Err(refuse("slots", "from 1 to 32", self.n_slots));
         }
-        if !(1..=SatAdapter::MAX_RANK).contains(&self.rank) {
-            return Err(refuse("rank", "from 1 to 1024", self.rank));
-        }
-        if self.markov_rank > SatAdapter::MAX_RANK {
-            return Err(refuse("rank of the Markov head", "from 0 to 1024", self.markov_rank));
+        for (field, rank) in [("rank", self.rank), ("rank of the Markov head", self.markov_rank)] {
+            if rank > SatAdapter::MAX_RANK {
+                return Err(refuse(field, "from 0 to 1024", rank));
+            }
         }
         Ok(())
     }
@@ -56,7 +55,7 @@ pub struct TrainedAdapter {
     pub(crate) embedding: Var,
     /// Of the linear layers.
     names: [&'static str; 7],
-    /// By layer, in the order of the linear layers: `[n_in, rank]` and `[rank, n_out]`.
+    /// By layer, in the order of the linear layers: `[n_in, rank]` and `[rank, n_out]`; no layer's where the rank is 0.
     layers: Vec<[[Var; 2]; 7]>,
     /// What makes a Markov head's factors of the embedding of the token before, and of the output row of the token that is
     /// drafted: `[hidden, markov_rank]` each. So what is learnt of a token holds for those that are like it.
@@ -88,7 +87,7 @@ impl TrainedAdapter {
             Ok([a, Var::zeros((shape.rank, n_out), DType::F32, &base.device)?])
         };
         let mut layers = Vec::new();
-        for _ in &base.layers {
+        for _ in base.layers.iter().filter(|_| shape.rank > 0) {
             let mut of_layer = Vec::new();
             for (_, n_in, n_out) in SatAdapter::linears(base.architecture()) {
                 of_layer.push(delta(n_in, n_out, &mut random)?);
@@ -151,7 +150,7 @@ impl TrainedAdapter {
         let names = names_of(base);
         let embedding = var("sat.embedding")?;
         let mut layers = Vec::new();
-        for layer in 0..base.layers.len() {
+        for layer in (0..base.layers.len()).filter(|_| checked.has_deltas()) {
             let mut of_layer = Vec::new();
             for name in &names {
                 let name = format!("layers.{layer}.{name}");
@@ -180,11 +179,9 @@ impl TrainedAdapter {
         self.shape
     }
 
-    pub(crate) fn deltas_of(&self, layer: usize) -> [[Tensor; 2]; 7] {
-        std::array::from_fn(|idx| {
-            let [a, b] = &self.layers[layer][idx];
-            [self.of_the_whole(a), self.of_the_whole(b)]
-        })
+    pub(crate) fn deltas_of(&self, layer: usize) -> Option<[[Tensor; 2]; 7]> {
+        let of_layer = self.layers.get(layer)?;
+        Some(of_layer.each_ref().map(|[a, b]| [self.of_the_whole(a), self.of_the_whole(b)]))
     }
 
     /// Of the slots: `[n_slots, hidden]`.

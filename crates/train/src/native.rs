@@ -248,7 +248,7 @@ pub fn train_native(
     on_event: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
 ) -> Result<TrainOutcome, TrainError> {
     let base = &model.base;
-    let NativeSat { token, n_slots } = model.sat;
+    let NativeSat { token, n_slots, .. } = model.sat;
     let NativeConfig { max_tokens, infill, short, .. } = *config;
     let of_samples = SampleConfig { max_tokens, infill, short, n_slots };
     let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;

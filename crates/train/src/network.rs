@@ -228,7 +228,7 @@ impl Base {
     /// Behind the layer of index `idx`, from `x` before it: `[n_rows, hidden]` each.
     pub(crate) fn draft_layer(&self, rows: &DraftRows<'_>, idx: usize, x: &Tensor) -> Result<Tensor> {
         let layer = &self.layers[idx];
-        let deltas = rows.adapter.map(|adapter| adapter.deltas_of(idx));
+        let deltas = rows.adapter.and_then(|adapter| adapter.deltas_of(idx));
         let linear = |idx: usize, x: &Tensor| match &deltas {
             Some(deltas) => delta_product(x, &layer.linears[idx], &deltas[idx]),
             None => self.linear(&layer.linears[idx], x),

@@ -62,7 +62,7 @@ fn every_gradient_is_that_of_finite_differences() {
     let folder = tempfile::tempdir().expect("a folder");
     for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
         let path = random_model(family, folder.path());
-        let sat = NativeSat { token: special_token(&path), n_slots: 3 };
+        let sat = NativeSat::shared(special_token(&path), 3);
         let model = NativeModel::load(&path, 64, TrainDevice::Cpu, sat).expect("loads");
         let text = text(24, 256);
         let anchors = Anchors { n: 6, keep_rate: 1.0, glancing: 0.0 };
@@ -93,7 +93,7 @@ fn the_engine_runs_what_was_trained() {
     let folder = tempfile::tempdir().expect("a folder");
     for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
         let path = random_model(family, folder.path());
-        let sat = NativeSat { token: special_token(&path), n_slots: 3 };
+        let sat = NativeSat::shared(special_token(&path), 3);
         let model = NativeModel::load(&path, 64, TrainDevice::Cpu, sat).expect("loads");
         for (name, variable) in model.variables().into_iter().filter(|(name, _)| name == "sat") {
             let moved = (variable.as_tensor() * 3.0).expect("moves");
@@ -134,7 +134,7 @@ fn the_engine_runs_what_was_trained() {
 fn a_model_that_learnt_itself_decodes_losslessly() {
     let folder = tempfile::tempdir().expect("a folder");
     let corpus = corpus(&folder.path().join("code"));
-    let sat = NativeSat { token: special_token(TINY.as_ref()), n_slots: 3 };
+    let sat = NativeSat::shared(special_token(TINY.as_ref()), 3);
     let model = NativeModel::load(TINY.as_ref(), 128, TrainDevice::Cpu, sat).expect("loads");
     let config = NativeConfig { n_token_steps: 10, n_joint_steps: 120, evaluate_every: 10, ..config() };
     let (mut losses, mut measured) = (Vec::new(), Vec::new());
@@ -175,7 +175,7 @@ fn a_model_that_learnt_itself_decodes_losslessly() {
     }
     assert!(n_accepted > 0, "what it learnt is of no use");
     // Tokens that texts need are refused.
-    let of_text = NativeSat { token: 40, n_slots: 3 };
+    let of_text = NativeSat::shared(40, 3);
     let error = NativeModel::load(TINY.as_ref(), 64, TrainDevice::Cpu, of_text).err().expect("refused");
     assert!(error.to_string().contains("`sat-token` must be a special token"), "{error}");
 }
@@ -185,7 +185,7 @@ fn a_model_that_learnt_itself_decodes_losslessly() {
 fn a_run_that_was_interrupted_goes_on_to_the_bit() {
     let folder = tempfile::tempdir().expect("a folder");
     let corpus = corpus(&folder.path().join("code"));
-    let sat = NativeSat { token: special_token(TINY.as_ref()), n_slots: 3 };
+    let sat = NativeSat::shared(special_token(TINY.as_ref()), 3);
     let config = NativeConfig { save_every: 3, ..config() };
     // Where it is stopped, and each time begins again with the model as it was; at the end of a stage too.
     let run = |name: &str, stops: &[usize]| {

@@ -256,15 +256,18 @@ impl Backend for Cpu {
     fn weighted_embedding(
         &self,
         table: &PackedMatrix,
-        tokens: &[(u32, f32)],
-        n_slots: usize,
+        rows: &[&[(u32, f32)]],
+        n_copies: usize,
     ) -> Result<Vec<f32>, ModelError> {
-        let (mut row, mut sum) = (vec![0.0f32; table.n_in()], vec![0.0f32; table.n_in()]);
-        for &(token, weight) in tokens {
-            table.dequantize_row(token as usize, &mut row);
-            sum.iter_mut().zip(&row).for_each(|(sum, value)| *sum += weight * value);
+        let hidden = table.n_in();
+        let (mut row, mut sums) = (vec![0.0f32; hidden], vec![0.0f32; rows.len() * hidden]);
+        for (tokens, sum) in rows.iter().zip(sums.chunks_exact_mut(hidden)) {
+            for &(token, weight) in *tokens {
+                table.dequantize_row(token as usize, &mut row);
+                sum.iter_mut().zip(&row).for_each(|(sum, value)| *sum += weight * value);
+            }
         }
-        Ok(sum.repeat(n_slots))
+        Ok(sums.repeat(n_copies))
     }
 
     fn scale(&self, rows: &mut HostRows, factor: f32) -> Result<(), ModelError> {

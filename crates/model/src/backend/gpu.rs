@@ -291,18 +291,24 @@ impl Backend for Gpu {
     fn weighted_embedding(
         &self,
         table: &Matrix,
-        tokens: &[(u32, f32)],
-        n_slots: usize,
+        rows: &[&[(u32, f32)]],
+        n_copies: usize,
     ) -> Result<Buffer, ModelError> {
-        let words: Vec<u32> = tokens.iter().flat_map(|&(token, _)| [token, 0, 0, 0, 0, 0]).collect();
+        let tokens = rows.iter().flat_map(|tokens| tokens.iter());
+        let words: Vec<u32> = tokens.flat_map(|&(token, _)| [token, 0, 0, 0, 0, 0]).collect();
+        let n_tokens = rows.iter().map(|tokens| tokens.len()).sum();
         let hidden = table.n_in();
-        let rows = self.device.empty(tokens.len() * hidden)?;
-        self.device.embed(table, None, &self.device.upload_u32(&words)?, tokens.len(), &rows);
-        let mut sum = vec![0.0f32; hidden];
-        for (row, (_, weight)) in self.device.read_f32(&rows)?.chunks_exact(hidden).zip(tokens) {
-            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
+        let embedded = self.device.empty(n_tokens * hidden)?;
+        self.device.embed(table, None, &self.device.upload_u32(&words)?, n_tokens, &embedded);
+        let embedded = self.device.read_f32(&embedded)?;
+        let mut embedded = embedded.chunks_exact(hidden);
+        let mut sums = vec![0.0f32; rows.len() * hidden];
+        for (tokens, sum) in rows.iter().zip(sums.chunks_exact_mut(hidden)) {
+            for ((_, weight), row) in tokens.iter().zip(embedded.by_ref()) {
+                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
+            }
         }
-        Ok(self.device.upload_f32(&sum.repeat(n_slots))?)
+        Ok(self.device.upload_f32(&sums.repeat(n_copies))?)
     }
 
     fn scale(&self, rows: &mut Buffer, factor: f32) -> Result<(), ModelError> {

@@ -1,10 +1,14 @@
 //! A GGUF file that is open: its metadata by name, its tensors as they are asked for.
 
 use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
+use super::writer::write_entry;
 use super::{
-    GgufError, GgufHeader, MAX_HEADER_BYTES, MAX_STRING_BYTES, Reader, TensorEntry, Value, ValueType, text,
+    GgufError, GgufHeader, MAX_HEADER_BYTES, MAX_STRING_BYTES, MetadataValue, Reader, TensorEntry, Value,
+    ValueType, text,
 };
 
 /// Bytes that are read in the hope that they hold the header; those of large vocabularies take some more.
@@ -94,6 +98,42 @@ impl GgufFile {
         bytes.resize(entry.bytes.len(), 0);
         self.read_part(entry, 0, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Where the bytes of its tensors lie, first to last.
+    pub fn data(&self) -> Range<usize> {
+        let GgufHeader { tensors, tensor_bytes, alignment, .. } = &self.header;
+        let start = tensor_bytes.end.next_multiple_of(*alignment as usize);
+        start..tensors.values().map(|entry| entry.bytes.end).max().unwrap_or(start)
+    }
+
+    /// Fills `part` with bytes of the file from `offset` on.
+    ///
+    /// # Errors
+    /// As for [`read_part`](Self::read_part).
+    pub fn read_bytes(&self, offset: usize, part: &mut [u8]) -> std::io::Result<()> {
+        read_at(&self.file, offset as u64, part)
+    }
+
+    /// Writes the beginning of a file that has `more` metadata than this one. Behind it belongs what is in [`data`](Self::data)
+    /// here, or other values of the same tensors.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_header_with(
+        &self,
+        more: &[(String, MetadataValue)],
+        out: &mut impl Write,
+    ) -> std::io::Result<()> {
+        let GgufHeader { values, tensors, value_bytes, tensor_bytes, alignment } = &self.header;
+        let mut header = self.beginning[..8].to_vec();
+        header.extend((tensors.len() as u64).to_le_bytes());
+        header.extend(((values.len() + more.len()) as u64).to_le_bytes());
+        header.extend(&self.beginning[value_bytes.clone()]);
+        more.iter().try_for_each(|(key, value)| write_entry(&mut header, key, value))?;
+        header.extend(&self.beginning[tensor_bytes.clone()]);
+        header.resize(header.len().next_multiple_of(*alignment as usize), 0);
+        out.write_all(&header)
     }
 
     fn value(&self, key: &str) -> Result<&Value, GgufError> {

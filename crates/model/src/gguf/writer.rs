@@ -56,8 +56,7 @@ pub fn write_header(
     out.write_all(&(tensors.len() as u64).to_le_bytes())?;
     out.write_all(&(metadata.len() as u64).to_le_bytes())?;
     for (key, value) in metadata {
-        write_string(out, key)?;
-        write_value(out, value)?;
+        write_entry(out, key, value)?;
     }
     let mut offset = 0u64;
     for tensor in tensors {
@@ -79,6 +78,12 @@ pub fn write_padding(out: &mut (impl Write + Seek)) -> std::io::Result<()> {
     let position = out.stream_position()?;
     let aligned = position.next_multiple_of(u64::from(DEFAULT_ALIGNMENT));
     out.write_all(&vec![0; (aligned - position) as usize])
+}
+
+/// Writes an entry of the metadata.
+pub(super) fn write_entry(out: &mut impl Write, key: &str, value: &MetadataValue) -> std::io::Result<()> {
+    write_string(out, key)?;
+    write_value(out, value)
 }
 
 fn write_string(out: &mut impl Write, text: &str) -> std::io::Result<()> {
