@@ -1,8 +1,10 @@
 //! `sateen bench cost`: what a forward pass costs, against the number of its rows.
 
+use std::path::PathBuf;
+
 use anyhow::bail;
 use clap::Args;
-use engine::{CostTable, DeviceChoice, Engine, EngineConfig, ModelLibrary, measure_cost};
+use engine::{AdapterChoice, CostTable, DeviceChoice, Engine, EngineConfig, ModelLibrary, measure_cost};
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
@@ -12,6 +14,9 @@ pub(crate) struct CostArguments {
     /// Which installed model; the default one without it
     #[arg(long)]
     model: Option<String>,
+    /// A SAT adapter instead of the model's own
+    #[arg(long)]
+    adapter: Option<PathBuf>,
     /// What to run on: cpu, or a GPU like cuda:0 or vulkan:0
     #[arg(long, default_value_t = DeviceChoice::Cpu)]
     device: DeviceChoice,
@@ -32,9 +37,11 @@ pub(crate) struct CostReport {
 }
 
 pub(crate) fn run(arguments: &CostArguments) -> anyhow::Result<()> {
-    let CostArguments { model, device, repetitions, json } = arguments;
+    let CostArguments { model, adapter, device, repetitions, json } = arguments;
     let installed = ModelLibrary::of_user()?.find_or_default(model.as_deref())?;
-    let config = EngineConfig { learned: None, device: device.clone(), ..EngineConfig::of(&installed) };
+    let own = EngineConfig::of(&installed);
+    let adapter = adapter.clone().map_or(own.adapter.clone(), AdapterChoice::File);
+    let config = EngineConfig { learned: None, device: device.clone(), adapter, ..own };
     let engine = Engine::start(config, |_| ())?;
     let (loaded, model) = engine.wait_until_ready()?;
     if let Some(note) = loaded.device_note {

@@ -41,6 +41,22 @@ pub(crate) unsafe trait Lanes: Copy {
 /// between tiles for the processor to run ahead by itself.
 pub(crate) const AHEAD: usize = 8192;
 
+/// Asks for the memory of `bytes`.
+pub(crate) fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: the instruction belongs to the architecture, and reads nothing.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            NeonLanes::prefetch(line.as_ptr());
+        }
+    }
+}
+
 /// How many vectors are worked on for each of `N` rows at a time, out of `n_left`: 1, 2 or 4.
 #[inline(always)]
 pub(crate) fn n_vectors<V: Lanes, const N: usize>(n_left: usize) -> usize {

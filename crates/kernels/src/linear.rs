@@ -140,6 +140,7 @@ pub fn project_swiglu(
             for half in 0..n_outputs.div_ceil(TILE) {
                 let mut results = [[0.0f32; TILE]; MAX_ROWS];
                 for (idx, layer) in layers.iter().enumerate() {
+                    results[..n].fill([0.0; TILE]);
                     input.tile(tier, idx, layer, block * BLOCK / TILE + half, first, &mut results[..n]);
                     for (values, result) in values[idx].iter_mut().zip(&results[..n]) {
                         values[half * TILE..(half + 1) * TILE].copy_from_slice(result);
@@ -314,7 +315,7 @@ macro_rules! quantized_tile {
     };
 }
 
-/// One tile of outputs for up to eight rows.
+/// Adds one tile of outputs to up to eight rows of `out`.
 fn tile_rows(
     tier: Tier,
     matrix: &PackedMatrix,
@@ -369,7 +370,6 @@ mod tests {
 
     /// What the head of this module says, code by code.
     fn reference(format: QuantizedFormat, tile: &[u8], rows: RowsView<'_>, out: &mut [[f32; TILE]]) {
-        out.iter_mut().for_each(|out| out.fill(0.0));
         let n_blocks = rows.width / BLOCK;
         let mut values = [[0i32; TILE]; BLOCK];
         for block in 0..n_blocks {
@@ -431,12 +431,14 @@ mod tests {
                 (0..MAX_ROWS * n_in).map(|_| next() as f32 / (1 << 23) as f32 - 1.0).collect();
             let mut rows = QuantizedRows::default();
             rows.quantize(&pool, Tier::PORTABLE, &values, n_in);
-            let mut expected = [[0.0; TILE]; MAX_ROWS];
+            // What is there stays in the sum.
+            let before = [[0.25f32; TILE]; MAX_ROWS];
+            let mut expected = before;
             reference(format, matrix.tile(0), rows.view(0, MAX_ROWS), &mut expected);
             assert!(expected.as_flattened().iter().all(|value| value.is_finite()), "{format:?}");
-            assert!(expected.as_flattened().iter().any(|value| *value != 0.0), "{format:?}");
+            assert!(expected.as_flattened().iter().any(|value| *value != 0.25), "{format:?}");
             for (tier, n) in Tier::available().into_iter().flat_map(|tier| (1..=8).map(move |n| (tier, n))) {
-                let mut out = [[f32::NAN; TILE]; MAX_ROWS];
+                let mut out = before;
                 let rows = Rows { quantized: &rows, values: &[] };
                 tile_rows(tier, &matrix, 0, rows, MAX_ROWS - n, &mut out[..n]);
                 assert_eq!(out[..n], expected[MAX_ROWS - n..], "{format:?} on {tier:?}, {n} rows");

@@ -17,7 +17,7 @@ macro_rules! dense_tile {
     };
 }
 
-/// Outputs of a tile for the rows of `out`; `values` holds as many rows.
+/// Adds the outputs of a tile to the rows of `out`; `values` holds as many rows.
 ///
 /// # Panics
 /// When `out` is empty or holds more than eight rows, or the sizes do not fit each other.
@@ -124,6 +124,11 @@ unsafe fn lanes_of_rows<V: Lanes, const FORMAT: usize, const N: usize, const L: 
     // lanes of the tile.
     unsafe {
         let mut sums = [[V::splat(0.0); L]; N];
+        for row in 0..N {
+            for part in 0..L {
+                sums[row][part] = V::load(out[row].as_ptr().add(first + part * V::N));
+            }
+        }
         for input in 0..width {
             let at = tile.as_ptr().add(input * stride);
             if first == 0 {

@@ -2,6 +2,7 @@
 
 use super::{LinearLayer, MAX_ROWS, Rows, block_rows, place_among, tile_rows};
 use crate::activations::{MIN_PARALLEL_VALUES, RowsWriter};
+use crate::lanes::prefetch;
 use crate::{BLOCK, Pool, QuantizedRows, SharedSlice, TILE, Tier, add_rows, rms_norm};
 
 /// Rows that linear layers multiply, of which the adaptive ones come last.
@@ -123,7 +124,7 @@ impl LinearInput {
         });
     }
 
-    /// Outputs `tile_idx` of `layer`, the `idx`-th that shares this input, for rows from `first` on.
+    /// Adds outputs `tile_idx` of `layer`, the `idx`-th that shares this input, for rows from `first` on to `out`.
     pub(super) fn tile(
         &self,
         tier: Tier,
@@ -133,6 +134,12 @@ impl LinearInput {
         first: usize,
         out: &mut [[f32; TILE]],
     ) {
+        let n_token = self.first_adaptive.saturating_sub(first).min(out.len());
+        let delta = layer.delta.filter(|_| n_token < out.len());
+        if let Some(delta) = delta {
+            // It comes while the weights are worked on.
+            prefetch(delta.b.tile(tile_idx));
+        }
         tile_rows(tier, layer.matrix, tile_idx, self.both(), first, out);
         if let Some(bias) = layer.bias {
             let bias = &bias[tile_idx * TILE..bias.len().min((tile_idx + 1) * TILE)];
@@ -140,17 +147,10 @@ impl LinearInput {
                 out.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
             }
         }
-        let n_token = self.first_adaptive.saturating_sub(first).min(out.len());
-        if let Some(delta) = layer.delta.filter(|_| n_token < out.len()) {
-            let mut deltas = [[0.0f32; TILE]; MAX_ROWS];
-            let (out, deltas) = (&mut out[n_token..], &mut deltas[n_token..]);
-            let deltas = &mut deltas[..out.len()];
-            let first = first + n_token - self.first_adaptive;
+        if let Some(delta) = delta {
             let inner = Rows { quantized: &self.inner[idx], values: &[] };
-            tile_rows(tier, &delta.b, tile_idx, inner, first, deltas);
-            for (out, delta) in out.iter_mut().zip(deltas) {
-                out.iter_mut().zip(delta).for_each(|(value, delta)| *value += *delta);
-            }
+            let first = first + n_token - self.first_adaptive;
+            tile_rows(tier, &delta.b, tile_idx, inner, first, &mut out[n_token..]);
         }
     }
 }

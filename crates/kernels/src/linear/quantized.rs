@@ -70,7 +70,7 @@ pub(super) unsafe trait TileVectors {
     ) -> Self::Sums;
 }
 
-/// Outputs of a tile for `N` rows. `FORMAT` is an index of [`QuantizedFormat::ALL`].
+/// Adds the outputs of a tile for `N` rows to `out`. `FORMAT` is an index of [`QuantizedFormat::ALL`].
 ///
 /// # Safety
 /// See [`TileVectors`]. `tile` must hold the bytes of the format for `rows.width / 32` blocks, `rows` and
@@ -94,10 +94,8 @@ pub(super) unsafe fn tile_rows<V: TileVectors, const FORMAT: usize, const N: usi
             // activations are within rows 0 to N - 1 of `rows`; the lanes are within those of `out`.
             unsafe {
                 let mut results = [V::Floats::splat(0.0); N];
-                if first > 0 {
-                    for row in 0..N {
-                        results[row] = V::Floats::load(out[row].as_ptr().add(first_lane));
-                    }
+                for row in 0..N {
+                    results[row] = V::Floats::load(out[row].as_ptr().add(first_lane));
                 }
                 let mut supers = [V::Floats::splat(0.0); 2];
                 if format.super_bytes() > 0 {
