@@ -23,9 +23,12 @@ fn token_ids_agree() {
     }
 }
 
-/// Nats by which quantized activations move the distribution among the reference's five likeliest tokens, at most:
-/// the reference computes with unquantized ones.
-const MAX_DIVERGENCE: f64 = 0.01;
+/// Nats between the distributions among the reference's five likeliest tokens, of tokens and of slots, at most. The reference
+/// computes with activations that are numbers, as GPUs do; the processor quantizes them, and those of slots once more
+/// between the factors of a delta.
+fn max_divergence(device: &Device) -> [f64; 2] {
+    if *device == Device::Cpu { [0.01, 0.02] } else { [0.001, 0.001] }
+}
 
 /// The first prompts; the shortest ones on GPUs, which may be slow ones in software.
 fn check_logits(id: &str, device: &Device, n_prompts: usize) {
@@ -75,7 +78,8 @@ fn check_logits(id: &str, device: &Device, n_prompts: usize) {
         largest[0],
         largest[1]
     );
-    assert!(largest.iter().all(|&divergence| divergence < MAX_DIVERGENCE), "{largest:?}");
+    let bounds = max_divergence(device);
+    assert!(largest.iter().zip(bounds).all(|(&divergence, bound)| divergence < bound), "{largest:?}");
 }
 
 fn n_prompts(device: &Device, on_processor: usize) -> usize {
