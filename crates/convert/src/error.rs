@@ -43,6 +43,9 @@ pub enum ConvertError {
     Quantize(#[from] candle_core::Error),
     #[error("what was written cannot be used")]
     Model(#[from] ModelError),
+    /// It names the file itself, or what does not fit the model.
+    #[error("the adapter")]
+    Adapter(#[source] ModelError),
     #[error("the tokenizer")]
     Tokenizer(#[from] TokenizerError),
     #[error("cancelled")]

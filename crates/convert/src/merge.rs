@@ -46,13 +46,12 @@ pub fn merge_sat(
     let file = GgufFile::open(model).map_err(|error| of_model(error.into()))?;
     let architecture = Architecture::from_gguf(&file).map_err(of_model)?;
     let tokenizer = Tokenizer::from_gguf(&file, architecture.vocabulary)?;
-    let of_adapter = |error: ModelError| ConvertError::unreadable(path, error);
-    let bytes = SatAdapter::read(path).map_err(of_adapter)?;
+    let bytes = SatAdapter::read(path).map_err(ConvertError::Adapter)?;
     let got = sha256_of_file(model).map_err(of_model)?;
     if let Some(expected) = SatAdapter::base_of(&bytes).filter(|expected| *expected != got) {
         return Err(ConvertError::OtherBase { path: path.clone(), expected, got });
     }
-    let adapter = SatAdapter::parse(&bytes, path, &architecture).map_err(of_adapter)?;
+    let adapter = SatAdapter::parse(&bytes, path, &architecture).map_err(ConvertError::Adapter)?;
     let refuse = |reason| Err(ConvertError::NotMergeable { path: path.clone(), reason });
     if adapter.has_deltas() {
         return refuse("its deltas apply to adaptive rows alone; train one of embeddings with `--rank 0`");

@@ -45,7 +45,7 @@ pub use error::{EngineError, ErrorCode};
 pub use install::{
     HubClient, InstallProgress, InstallStage, ModelSources, PackageClient, extract_part, install,
 };
-pub use library::{AddMode, InstalledModel, LibraryListing, ModelLibrary};
+pub use library::{AdaptiveTokens, AddMode, InstalledModel, LibraryListing, ModelLibrary};
 pub use likelihood::{Likelihood, likelihood_in_windows};
 pub use measure::{SpeedMeasurement, measure_speed};
 pub use memory::{MemoryNeeded, available_memory};

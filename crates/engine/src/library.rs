@@ -42,12 +42,35 @@ pub struct InstalledModel {
     pub prompt_format: String,
     /// Whether it can fill in, or only go on.
     pub can_infill: bool,
-    /// Where its semantic adaptive tokens come from: `adapter` or `none`.
-    pub adaptive_tokens: String,
+    /// Where its semantic adaptive tokens come from.
+    pub adaptive_tokens: AdaptiveTokens,
     /// Whether an adapter ships for it.
     pub has_shipped_adapter: bool,
     /// Adapters that the user has added, the newest first: that is the one which is used unless another is chosen.
     pub adapters: Vec<InstalledAdapter>,
+}
+
+/// Where a model's semantic adaptive tokens come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export)]
+#[serde(rename_all = "snake_case")]
+pub enum AdaptiveTokens {
+    /// It has none that were trained.
+    None,
+    /// An adapter, which ships or is the user's.
+    Adapter,
+    /// Its vocabulary.
+    Native,
+}
+
+impl std::fmt::Display for AdaptiveTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Adapter => "adapter",
+            Self::Native => "its own",
+        })
+    }
 }
 
 /// How a local file enters the library.
@@ -75,7 +98,7 @@ pub struct ModelLibrary {
 }
 
 /// Goes up when what is remembered changes its meaning.
-const RECORD_VERSION: u32 = 3;
+const RECORD_VERSION: u32 = 4;
 
 /// What is remembered of a model beside its file, so that listing it costs nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +113,7 @@ struct Record {
     n_parameters: u64,
     prompt_format: String,
     can_infill: bool,
+    has_native_sat: bool,
 }
 
 /// What changes when a file does.
@@ -212,8 +236,13 @@ impl ModelLibrary {
         let name = in_catalog.as_ref().map(|entry| entry.name.clone()).or(record.name);
         let adapters = self.adapters_for(&record.sha256);
         let has_shipped_adapter = built_in_for(&record.sha256).is_some();
-        let has_adapter = !adapters.is_empty() || has_shipped_adapter;
-        let adaptive_tokens = if has_adapter { "adapter" } else { "none" };
+        let adaptive_tokens = if !adapters.is_empty() || has_shipped_adapter {
+            AdaptiveTokens::Adapter
+        } else if record.has_native_sat {
+            AdaptiveTokens::Native
+        } else {
+            AdaptiveTokens::None
+        };
         Ok(InstalledModel {
             id: id.to_owned(),
             name: name.unwrap_or_else(|| id.to_owned()),
@@ -225,7 +254,7 @@ impl ModelLibrary {
             n_parameters: record.n_parameters,
             prompt_format: record.prompt_format,
             can_infill: record.can_infill,
-            adaptive_tokens: adaptive_tokens.to_owned(),
+            adaptive_tokens,
             has_shipped_adapter,
             adapters,
         })
@@ -260,6 +289,7 @@ impl ModelLibrary {
             n_parameters: summary.n_parameters,
             can_infill: format.can_infill(),
             prompt_format: format.name(),
+            has_native_sat: summary.native_sat.is_some(),
         };
         // A folder that is full or read-only costs the same look next time, and nothing else.
         let _ = write_whole(&self.record_path(id), &record);

@@ -2,8 +2,8 @@
 //! it runs on: it drafts for itself, and what it writes is what ordinary decoding writes.
 
 use engine::{
-    CompletionRequest, DeviceChoice, Engine, EngineConfig, Extent, NativeSat, RandomModelConfig,
-    SamplingParams, Speculation, TensorType, write_random_model,
+    AdaptiveTokens, AddMode, CompletionRequest, DeviceChoice, Engine, EngineConfig, Extent, ModelLibrary,
+    NativeSat, RandomModelConfig, SamplingParams, Speculation, TensorType, write_random_model,
 };
 
 #[test]
@@ -21,6 +21,9 @@ fn a_native_checkpoint_drafts_and_writes_the_same() {
         ..RandomModelConfig::llama_7b(TensorType::Q4_0)
     };
     write_random_model(&config, &path).expect("writes");
+    let library = ModelLibrary::new(folder.path().join("models"));
+    let added = library.add(&path, AddMode::Link).expect("it is added");
+    assert_eq!(added.adaptive_tokens, AdaptiveTokens::Native);
     for device in ["cpu", "vulkan:0"] {
         let device: DeviceChoice = device.parse().expect("a device");
         let config = EngineConfig { device, max_context: 512, ..EngineConfig::new("SAT", &path, "") };
