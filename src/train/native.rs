@@ -65,6 +65,7 @@ pub(super) fn run(arguments: &NativeArguments) -> anyhow::Result<()> {
         anchors: Anchors { n: text.anchors, keep_rate: 1.0, glancing: 0.0 },
         infill: text.infill,
         short: text.short,
+        written: text.written,
         loss: LossConfig::default(),
         slot_weight: arguments.slot_weight,
         n_token_steps: arguments.token_steps,

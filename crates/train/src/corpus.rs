@@ -100,6 +100,7 @@ impl WritingPrompt {
 /// Texts.
 pub struct Corpus {
     path: PathBuf,
+    /// What the model wrote itself comes last, here and below.
     texts: Vec<Text>,
     held_out: Vec<Text>,
     count: CorpusCount,
@@ -145,6 +146,9 @@ impl Corpus {
         if corpus.held_out.is_empty() {
             // Few texts are better than none: the last is what is measured on.
             corpus.held_out.extend(corpus.texts.pop());
+        }
+        for texts in [&mut corpus.texts, &mut corpus.held_out] {
+            texts.sort_by_key(|text| text.written.is_some());
         }
         match corpus.texts.len() {
             0 => Err(TrainError::TooLittleText { path: corpus.path, got: corpus.held_out.len(), bound: 2 }),
@@ -248,6 +252,11 @@ impl Corpus {
         random: &mut fastrand::Rng,
     ) -> Result<Sample, TrainError> {
         let texts = if split == Split::Training { &self.texts } else { &self.held_out };
+        let texts = match texts.split_at(texts.partition_point(|text| text.written.is_none())) {
+            ([], all) | (all, []) => all,
+            (_, written) if random.f32() < config.written => written,
+            (others, _) => others,
+        };
         let mut longest = None;
         for _ in 0..MAX_TRIES {
             let Some(text) = random.choice(texts) else { break };
@@ -421,7 +430,7 @@ mod tests {
         let corpus = Corpus::read(&[&path]).expect("reads");
         let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
         let base = Base::load(Path::new(tiny), 64, crate::TrainDevice::Cpu).expect("loads");
-        let config = SampleConfig { max_tokens: 32, infill: 0.5, short: 0.5, n_slots: 3 };
+        let config = SampleConfig { max_tokens: 32, infill: 0.5, short: 0.5, written: 0.5, n_slots: 3 };
         let step = |n| {
             let anchors = Anchors { n, keep_rate: 1.0, glancing: 0.0 };
             corpus.texts_of_step(&base, config, anchors, &mut random_of(1, 2)).expect("texts")
@@ -434,6 +443,35 @@ mod tests {
         let end = base.tokenizer().end_of_text().expect("a token");
         let n_ended = step(4000).iter().filter(|(sample, _)| sample.tokens.last() == Some(&end)).count();
         assert!((1..MAX_TEXTS).contains(&n_ended), "{n_ended}");
+    }
+
+    /// However few texts the model wrote, as many are learnt from as is asked for.
+    #[test]
+    fn texts_of_the_model_have_their_share() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("both.jsonl");
+        let prompt = WritingPrompt {
+            before: "def f(x):\n    ".to_owned(),
+            after: "\n".to_owned(),
+            language: "Rust".to_owned(),
+        };
+        let written = (0..8)
+            .map(|idx| prompt.line(&format!("return x * {idx}{}", " + x * 3".repeat(4)), true).to_string());
+        let text =
+            |idx| serde_json::json!({ "text": function(&format!("f{idx}")).repeat(3), "language": "Python" });
+        let lines: Vec<String> = written.chain((0..60).map(|idx| text(idx).to_string())).collect();
+        std::fs::write(&path, lines.join("\n")).expect("writes");
+        let corpus = Corpus::read(&[&path]).expect("reads");
+        let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
+        let base = Base::load(Path::new(tiny), 64, crate::TrainDevice::Cpu).expect("loads");
+        let n_written = |written: f32| {
+            let config = SampleConfig { max_tokens: 32, infill: 0.0, short: 0.0, written, n_slots: 3 };
+            let samples =
+                (0..200).map(|step| corpus.sample(&base, Split::Training, config, &mut random_of(1, step)));
+            samples.filter(|sample| sample.as_ref().expect("a sample").language == "Rust").count()
+        };
+        assert_eq!((n_written(0.0), n_written(1.0)), (0, 200));
+        assert!((70..130).contains(&n_written(0.5)), "{}", n_written(0.5));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct NativeConfig {
     pub infill: f32,
     /// Share of these of which a line or a few are missing.
     pub short: f32,
+    /// Share of texts that the model wrote itself, where there are such and others.
+    pub written: f32,
     /// Weights of what slots learn. Their teacher is the model itself, as it is at that step.
     pub loss: LossConfig,
     /// Weight of what slots learn against what tokens learn, in the second stage.
@@ -249,8 +251,8 @@ pub fn train_native(
 ) -> Result<TrainOutcome, TrainError> {
     let base = &model.base;
     let NativeSat { token, n_slots, .. } = model.sat;
-    let NativeConfig { max_tokens, infill, short, .. } = *config;
-    let of_samples = SampleConfig { max_tokens, infill, short, n_slots };
+    let NativeConfig { max_tokens, infill, short, written, .. } = *config;
+    let of_samples = SampleConfig { max_tokens, infill, short, written, n_slots };
     let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;
     let place = CheckpointPlace::beside(out, base.sha256(), &(config, token, n_slots))?;
     let mut checkpoint = place.open(out)?;

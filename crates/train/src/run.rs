@@ -35,6 +35,8 @@ pub struct TrainConfig {
     pub infill: f32,
     /// Share of these of which a line or a few are missing.
     pub short: f32,
+    /// Share of texts that the model wrote itself, where there are such and others.
+    pub written: f32,
     /// What is made small.
     pub loss: LossConfig,
     /// Constants of the optimizer.
@@ -62,6 +64,7 @@ impl TrainConfig {
             anchors: Anchors { n: 64, keep_rate: 1.0, glancing: 0.0 },
             infill: 0.6,
             short: 0.5,
+            written: 0.5,
             loss: LossConfig::default(),
             optimizer: AdamWConfig::default(),
             schedule: Schedule { n_warm_up: (n_steps / 20).min(100), n_steps },
@@ -90,7 +93,9 @@ impl TrainConfig {
         if !(rate > 0.0 && rate <= 1.0) {
             return refuse("rate", "above 0, at most 1", &rate);
         }
-        let shares = [("infill", self.infill), ("short", self.short), ("glancing", self.anchors.glancing)];
+        let Self { infill, short, written, .. } = *self;
+        let of_texts = [("infill", infill), ("short", short), ("written", written)];
+        let shares = of_texts.into_iter().chain([("glancing", self.anchors.glancing)]);
         for (field, share) in shares {
             if !(0.0..=1.0).contains(&share) {
                 return refuse(field, "from 0 to 1", &share);
@@ -191,8 +196,8 @@ pub fn train(
         }
     }
     let n_slots = adapter.shape().n_slots;
-    let TrainConfig { max_tokens, infill, short, .. } = *config;
-    let of_samples = SampleConfig { max_tokens, infill, short, n_slots };
+    let TrainConfig { max_tokens, infill, short, written, .. } = *config;
+    let of_samples = SampleConfig { max_tokens, infill, short, written, n_slots };
     let samples = corpus.held_out(base, of_samples, config.n_evaluated)?;
     let write = |optimizer: &AdamW| -> Result<(), TrainError> {
         place.save(&variables, optimizer, optimizer.n_steps)?;

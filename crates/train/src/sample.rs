@@ -32,6 +32,8 @@ pub struct SampleConfig {
     pub infill: f32,
     /// Share of these of which a line or a few are missing, as people ask for; of the others it is half of the tokens.
     pub short: f32,
+    /// Share of texts that the model wrote itself, where there are such and others.
+    pub written: f32,
     /// Slots of a group: behind the last anchor stand as many tokens and one.
     pub n_slots: usize,
 }
@@ -124,7 +126,7 @@ impl Text {
         config: SampleConfig,
         random: &mut fastrand::Rng,
     ) -> Result<(Sample, usize), TrainError> {
-        let SampleConfig { max_tokens, infill, short, n_slots } = config;
+        let SampleConfig { max_tokens, infill, short, n_slots, .. } = config;
         let text = self.content.as_str();
         let mut n_least = (n_slots + 2).max(MIN_ANCHORS).max(max_tokens / 4);
         let mut sample = match &self.written {

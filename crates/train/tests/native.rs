@@ -23,6 +23,7 @@ fn config() -> NativeConfig {
         anchors: Anchors { n: 12, keep_rate: 1.0, glancing: 0.0 },
         infill: 0.0,
         short: 0.0,
+        written: 0.5,
         loss: LossConfig { distillation: 0.6, cross_entropy: 0.4, slot_decay: 0.9, aligned_among: 0 },
         slot_weight: 0.7,
         n_token_steps: 4,

@@ -288,6 +288,7 @@ fn mistakes_are_said_and_checkpoints_stay() {
         TrainConfig { max_tokens: 4, ..quick(2) },
         TrainConfig { infill: f32::NAN, ..quick(2) },
         TrainConfig { short: 2.0, ..quick(2) },
+        TrainConfig { written: -0.1, ..quick(2) },
         TrainConfig { anchors: Anchors { glancing: 1.5, ..quick(2).anchors }, ..quick(2) },
         TrainConfig { shape: AdapterShape { n_slots: 40, rank: 4, markov_rank: 0 }, ..quick(2) },
         TrainConfig { shape: AdapterShape { n_slots: 4, rank: 2000, markov_rank: 0 }, ..quick(2) },
