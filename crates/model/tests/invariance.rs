@@ -272,7 +272,9 @@ fn exact_rows_are_exact_in_any_order_of_asking_of(model: &Arc<Model>) {
 /// with the others.
 #[test]
 fn the_end_of_a_text_is_drafted_beside_the_first_tokens() {
+    // A head would rank the end with factors of its own.
     let adapter = std::fs::read(common::adapter("smollm2-135m")).expect("reads");
+    let adapter = common::without_markov_head(&adapter);
     for device in common::devices() {
         let load = |end: Option<u32>| {
             let note = |end: u32| common::with_note(&adapter, SatAdapter::END, &end.to_string());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use model::{Device, DeviceInfo, Model, ModelConfig};
+use safetensors::SafeTensors;
 use serde_json::Value;
 use speculate::{RowPlan, Target};
 
@@ -26,6 +27,14 @@ pub fn weights(id: &str) -> PathBuf {
 /// The adapter in this repository for a catalogue id.
 pub fn adapter(id: &str) -> PathBuf {
     PathBuf::from(env!("SATEEN_CHECKOUT")).join(format!("models/sat-{id}.safetensors"))
+}
+
+/// The adapter in `bytes` with nothing by which a draft depends on the token before.
+pub fn without_markov_head(bytes: &[u8]) -> Vec<u8> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).expect("a header");
+    let tensors = SafeTensors::deserialize(bytes).expect("tensors");
+    let others = tensors.iter().filter(|(name, _)| !name.starts_with("markov."));
+    safetensors::serialize(others, metadata.metadata().clone()).expect("a file")
 }
 
 /// The adapter in `bytes` with something more in its metadata.
