@@ -52,8 +52,8 @@ pub(crate) fn run(arguments: &ConvertArguments) -> anyhow::Result<()> {
         }
     };
     let (source, out) = (source.clone(), out.clone());
-    let converted = if let Some((adapter, token)) = adapter.clone().zip(*sat_token) {
-        let config = MergeConfig { model: source, adapter, token, out: out.clone() };
+    let converted = if let (Some(adapter), &Some(token)) = (adapter, sat_token) {
+        let config = MergeConfig { model: source, adapter: adapter.clone(), token, out: out.clone() };
         merge_sat(&config, &mut progress)
     } else {
         let sat = sat_token.zip(*sat_slots).map(|(token, n_slots)| NativeSat::shared(token, n_slots));

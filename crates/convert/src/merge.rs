@@ -43,7 +43,7 @@ pub fn merge_sat(
     let MergeConfig { model, adapter: path, token, out } = config;
     refuse_existing(out)?;
     let of_model = |error: ModelError| ConvertError::unreadable(model, error);
-    let file = GgufFile::open(model).map_err(|error| of_model(error.into()))?;
+    let file = GgufFile::open(model).map_err(|error| ConvertError::unreadable(model, error))?;
     let architecture = Architecture::from_gguf(&file).map_err(of_model)?;
     let tokenizer = Tokenizer::from_gguf(&file, architecture.vocabulary)?;
     let bytes = SatAdapter::read(path).map_err(ConvertError::Adapter)?;

@@ -36,8 +36,7 @@ pub struct RandomModelConfig {
     pub context_length: usize,
     /// Whether the vocabulary projection shares the embedding table.
     pub is_tied: bool,
-    /// A token of the vocabulary that is adaptive, and how many of it make a group: a checkpoint that was trained
-    /// with one says so.
+    /// Adaptive tokens of the vocabulary, which the file says that it has.
     pub native_sat: Option<NativeSat>,
     /// Seed of the weights.
     pub seed: u64,
