@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use crate::GpuError;
-use crate::attention::{AttentionConfig, attend};
+use crate::attention::{AttentionConfig, attend, lanes, merge, part_words};
 use crate::cache::{RotationConfig, compact, copy, rotate_and_store, turn};
 use crate::device::{Buffer, Device, on_client};
 use crate::packed::BLOCK;
@@ -13,6 +13,8 @@ use crate::plan::ROW_WORDS;
 const UNITS: u32 = 128;
 /// Rows that share the loads of attention at most.
 const ROWS_OF_ATTENTION: u32 = 4;
+/// Units of whole planes on every device.
+const WHOLE_PLANES: u32 = 64;
 
 /// How the numbers of a cache are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,8 +283,36 @@ impl Device {
         Ok(())
     }
 
-    /// Each row attends to what it sees; `queries` are rotated, `out` is `[n_rows, n_heads * head_dim]`. With
-    /// `packed` they are left there, packed, and `out` is room for them.
+    /// Numbers of the room that [`attend`](Self::attend) needs.
+    pub fn attention_room(&self, sizes: AttentionSizes, n_rows: usize, n_committed: usize) -> usize {
+        let AttentionSizes { n_heads, head_dim, .. } = sizes;
+        match self.attention_config(head_dim, n_rows, false).n_chunks(n_committed + n_rows) {
+            1 => 0,
+            n_chunks => n_rows * n_heads * n_chunks * part_words(head_dim),
+        }
+    }
+
+    /// How attention over heads of this width works here.
+    fn attention_config(&self, head_dim: usize, n_rows: usize, packs: bool) -> AttentionConfig {
+        let n_together = [4, 2].into_iter().find(|n| head_dim.is_multiple_of(*n)).unwrap_or(1) as u32;
+        let n_vectors = head_dim as u32 / n_together;
+        // A device in software does one unit after the other, waits for no memory, and takes long to compile a long
+        // program: what a model of heads of 64 needs took 15 s with four rows, 4 s with two.
+        let (n_units, most_rows, n_at_once) =
+            if self.info().is_software { (128, 2, 2) } else { (256, ROWS_OF_ATTENTION, 8) };
+        AttentionConfig {
+            n_units: n_vectors.next_power_of_two().max(n_units),
+            n_rows: (n_rows as u32).next_power_of_two().min(most_rows),
+            head_dim: head_dim as u32,
+            n_together,
+            n_lanes: if self.has_planes() { lanes(n_vectors) } else { 1 },
+            n_at_once,
+            packs: packs && head_dim.is_multiple_of(BLOCK as usize),
+        }
+    }
+
+    /// Each row attends to what it sees; `queries` are rotated, `out` is `[n_rows, n_heads * head_dim]`, `room` as
+    /// [`attention_room`](Self::attention_room) says. With `packed` they are left there, packed, and `out` is room for them.
     ///
     /// # Panics
     /// When a buffer is too small.
@@ -294,6 +324,7 @@ impl Device {
         queries: &Buffer,
         cache: &KvCache,
         layer: usize,
+        room: &Buffer,
         out: &Buffer,
         packed: Option<&Buffer>,
     ) {
@@ -308,46 +339,56 @@ impl Device {
             cache.kv_width == n_kv_heads * head_dim && n_committed + n_rows <= cache.capacity,
             "the cache"
         );
-        let [keys, values] = &cache.layers[layer];
-        let n_together = [4, 2].into_iter().find(|n| head_dim.is_multiple_of(*n)).unwrap_or(1) as u32;
-        let n_vectors = head_dim as u32 / n_together;
-        // A device in software does one unit after the other, waits for no memory, and takes long to compile a long
-        // program: what a model of heads of 64 needs took 15 s with four rows, 4 s with two.
-        let (n_units, most_rows, n_at_once) =
-            if self.info().is_software { (128, 2, 2) } else { (512, ROWS_OF_ATTENTION, 16) };
-        let config = AttentionConfig {
-            n_units: n_vectors.next_power_of_two().max(n_units),
-            n_rows: (n_rows as u32).next_power_of_two().min(most_rows),
-            head_dim: head_dim as u32,
-            n_together,
-            n_at_once,
-            packs: packed.is_some() && head_dim.is_multiple_of(BLOCK as usize),
-        };
+        assert!(room.len() >= self.attention_room(sizes, n_rows, n_committed), "room for chunks");
         assert!(
             packed.is_none_or(|packed| packed.len() >= self.packed_words(n_rows, n_heads * head_dim)),
             "packed rows"
         );
+        let config = self.attention_config(head_dim, n_rows, packed.is_some());
+        let n_chunks = config.n_chunks(n_committed + n_rows) as u32;
+        let [keys, values] = &cache.layers[layer];
         // SAFETY: the sizes were checked above; the plan's lists name slots of the pass.
         unsafe {
             with_number!(cache, N => on_client!(self, client, R => attend::launch_unchecked::<N, R>(
                 client,
-                CubeCount::Static(n_heads as u32, (n_rows as u32).div_ceil(config.n_rows), 1),
+                CubeCount::Static(n_heads as u32, (n_rows as u32).div_ceil(config.n_rows), n_chunks),
                 CubeDim::new_1d(config.n_units),
                 config.n_together as usize,
                 queries.array(),
                 cache.array(keys),
                 cache.array(values),
                 plan.array(),
+                room.array(),
                 out.array(),
                 packed.unwrap_or(out).array(),
                 n_rows as u32,
                 n_heads as u32,
+                n_chunks,
                 cache.kv_width as u32,
                 (n_heads / n_kv_heads) as u32,
                 n_committed as u32,
                 scale,
                 config,
             )));
+        }
+        if n_chunks > 1 {
+            // SAFETY: as above; each row has seen some chunk.
+            unsafe {
+                on_client!(self, client, R => merge::launch_unchecked::<R>(
+                    client,
+                    CubeCount::Static(n_heads as u32, n_rows as u32, 1),
+                    CubeDim::new_1d(config.head_dim.next_multiple_of(WHOLE_PLANES)),
+                    room.array(),
+                    plan.array(),
+                    out.array(),
+                    packed.unwrap_or(out).array(),
+                    n_heads as u32,
+                    n_chunks,
+                    n_committed as u32,
+                    // The same program for any number of rows.
+                    AttentionConfig { n_rows: 1, ..config },
+                ));
+            }
         }
         if let Some(packed) = packed.filter(|_| !config.packs) {
             self.pack(None, out, None, None, n_rows, n_heads * head_dim, packed);

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cubecl::cuda::{CudaDevice, CudaRuntime, install};
-use cubecl::ir::features::MmaConfig;
+use cubecl::ir::features::{MmaConfig, Plane};
 use cubecl::ir::{ElemType, FloatKind, IntKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
@@ -11,6 +11,7 @@ use cubecl::stream_id::StreamId;
 use cubecl::wgpu::{WgpuDevice, WgpuRuntime};
 
 use crate::GpuError;
+use crate::attention::N_LANES;
 
 /// The interface that a device is reached by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -235,6 +236,7 @@ pub struct Device {
     info: DeviceInfo,
     max_buffer_bytes: usize,
     has_matrix_units: bool,
+    has_planes: bool,
 }
 
 impl std::fmt::Debug for Device {
@@ -270,7 +272,12 @@ impl Device {
             }
             Client::Wgpu(_) => false,
         };
-        Ok(Self { client, info: info.clone(), max_buffer_bytes, has_matrix_units })
+        let (features, hardware) = match &client {
+            Client::Cuda(client) => (client.features(), &client.properties().hardware),
+            Client::Wgpu(client) => (client.features(), &client.properties().hardware),
+        };
+        let has_planes = features.plane.contains(Plane::Ops) && hardware.plane_size_min >= N_LANES;
+        Ok(Self { client, info: info.clone(), max_buffer_bytes, has_matrix_units, has_planes })
     }
 
     /// Which it is.
@@ -281,6 +288,11 @@ impl Device {
     /// Whether it has matrix units, which multiply small matrices in one instruction and take packed rows of activations.
     pub fn packs_rows(&self) -> bool {
         self.has_matrix_units
+    }
+
+    /// Whether units beside each other, in groups of [`N_LANES`], see each other's numbers.
+    pub(crate) fn has_planes(&self) -> bool {
+        self.has_planes
     }
 
     /// Bytes of the largest buffer.

@@ -8,6 +8,7 @@
 use cubecl::prelude::*;
 
 use crate::packed::{BLOCK, TILE, WeightLayout, block_scales, dense_weight, group_codes};
+use crate::rows::gated;
 
 /// Units that share the inputs of an output.
 pub(crate) const N_SPLITS: u32 = 16;
@@ -44,12 +45,68 @@ pub(crate) fn product(
     first_out: u32,
     #[comptime] config: ProductConfig,
 ) {
+    let mut sums = Array::<f32>::new(comptime!(config.n_rows as usize));
+    sum_products(words, x, CUBE_POS_X * tile_words, n_in, first_x, n_rows, &mut sums, config);
+    let (row, sum) = finish(&sums, n_rows, config);
+    let output = CUBE_POS_X * TILE + UNIT_POS_X;
+    if row < n_rows && output < n_out {
+        let mut sum = sum;
+        if comptime!(config.has_bias) {
+            sum += bias[(first_output + output) as usize];
+        }
+        let at = ((first_out + row) * width_out + first_output + output) as usize;
+        if comptime!(config.accumulates) {
+            out[at] += sum;
+        } else {
+            out[at] = sum;
+        }
+    }
+}
+
+/// `out = silu(gate x) * (up x)` for `n_rows` rows.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn swiglu_product(
+    gate: &Array<u32>,
+    up: &Array<u32>,
+    x: &Array<f32>,
+    out: &mut Array<f32>,
+    n_in: u32,
+    tile_words: u32,
+    n_out: u32,
+    n_rows: u32,
+    #[comptime] config: ProductConfig,
+) {
+    let tile = CUBE_POS_X * tile_words;
+    let mut of_gate = Array::<f32>::new(comptime!(config.n_rows as usize));
+    let mut of_up = Array::<f32>::new(comptime!(config.n_rows as usize));
+    sum_products(gate, x, tile, n_in, 0u32, n_rows, &mut of_gate, config);
+    sum_products(up, x, tile, n_in, 0u32, n_rows, &mut of_up, config);
+    let (row, of_gate) = finish(&of_gate, n_rows, config);
+    let (_, of_up) = finish(&of_up, n_rows, config);
+    let output = CUBE_POS_X * TILE + UNIT_POS_X;
+    if row < n_rows && output < n_out {
+        out[(row * n_out + output) as usize] = gated(of_gate, of_up);
+    }
+}
+
+/// Leaves in `sums`, for each row of the cube, what this unit's share of the inputs makes of its output of `tile`.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn sum_products(
+    words: &Array<u32>,
+    x: &Array<f32>,
+    tile: u32,
+    n_in: u32,
+    first_x: u32,
+    n_rows: u32,
+    sums: &mut Array<f32>,
+    #[comptime] config: ProductConfig,
+) {
     let rows = comptime!(config.n_rows);
     let lane = UNIT_POS_X;
     let split = UNIT_POS_Y;
-    let tile = CUBE_POS_X * tile_words;
     let first_row = CUBE_POS_Y * rows;
-    let mut sums = Array::<f32>::new(comptime!(rows as usize));
     // Where each row begins; rows that are none repeat the last.
     let mut starts = Array::<u32>::new(comptime!(rows as usize));
     #[unroll]
@@ -111,29 +168,26 @@ pub(crate) fn product(
             }
         }
     }
+}
+
+/// The row of this row of units, and the sum of its output there over all shares, in one order. Rows that are none
+/// are behind the last.
+#[cube]
+fn finish(sums: &Array<f32>, n_rows: u32, #[comptime] config: ProductConfig) -> (u32, f32) {
+    let rows = comptime!(config.n_rows);
     let mut shared = SharedMemory::<f32>::new(comptime!((N_SPLITS * TILE * config.n_rows) as usize));
     #[unroll]
     for r in 0..rows {
-        shared[((split * rows + r) * TILE + lane) as usize] = sums[r as usize];
+        shared[((UNIT_POS_Y * rows + r) * TILE + UNIT_POS_X) as usize] = sums[r as usize];
     }
     sync_cube();
     // Each row of units adds the sums of one row of activations.
-    let row = first_row + split;
-    let output = CUBE_POS_X * TILE + lane;
-    if split < rows && row < n_rows && output < n_out {
-        let mut sum = 0.0f32;
+    let mut sum = 0.0f32;
+    if UNIT_POS_Y < rows {
         #[unroll]
         for part in 0..N_SPLITS {
-            sum += shared[((part * rows + split) * TILE + lane) as usize];
-        }
-        if comptime!(config.has_bias) {
-            sum += bias[(first_output + output) as usize];
-        }
-        let at = ((first_out + row) * width_out + first_output + output) as usize;
-        if comptime!(config.accumulates) {
-            out[at] += sum;
-        } else {
-            out[at] = sum;
+            sum += shared[((part * rows + UNIT_POS_Y) * TILE + UNIT_POS_X) as usize];
         }
     }
+    (select(UNIT_POS_Y < rows, CUBE_POS_Y * rows + UNIT_POS_Y, n_rows), sum)
 }

@@ -14,6 +14,7 @@ use cubecl::prelude::*;
 use crate::block_products::share_products;
 use crate::packed::{BLOCK, TILE};
 use crate::packed_rows::{pack_group, squares_of};
+use crate::rows::gated;
 use crate::tiles::TileLayout;
 
 /// Lanes of a plane.
@@ -258,7 +259,7 @@ pub(crate) fn swiglu_on_matrix_units(
         let factor = factor_of(&squares, row, sizes, config);
         let value = sum_of_planes(&shared, row, output, config) * factor;
         let of_up = sum_of_planes(&shared, row, BLOCK + output, config) * factor;
-        finished[at as usize] = value / (1.0f32 + f32::exp(-value)) * of_up;
+        finished[at as usize] = gated(value, of_up);
         at += comptime!(config.n_planes * N_LANES);
     }
     sync_cube();

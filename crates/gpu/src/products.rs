@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use crate::GpuError;
 use crate::device::{Buffer, Device, on_client};
-use crate::linear::{MAX_ROWS, N_SPLITS, ProductConfig, product};
+use crate::linear::{MAX_ROWS, N_SPLITS, ProductConfig, product, swiglu_product};
 use crate::packed::{BLOCK, TILE, WeightLayout};
 use crate::packed_rows::packed_words;
 use crate::tiles::TileLayout;
@@ -220,5 +220,54 @@ impl Device {
             let rows = RowRange { first: 0, n: n_rows };
             self.product(matrix, *bias, x, rows, out, ProductExtent::default());
         }
+    }
+
+    /// `out = silu(gate x) * (up x)` for `n_rows` rows in one launch, packed if those of `x` are, where the matrices are in one
+    /// part each and packed rows whole blocks: says whether it did.
+    ///
+    /// # Panics
+    /// When a buffer is too small.
+    pub fn swiglu_products(
+        &self,
+        [gate, up]: [&Matrix; 2],
+        x: Activations<'_>,
+        n_rows: usize,
+        out: &Buffer,
+    ) -> bool {
+        let Matrix { layout, n_in, n_out, tile_words, .. } = *gate;
+        let is_one_shape = layout == up.layout && n_out == up.n_out && n_in == up.n_in;
+        let ([gate_words], [up_words]) = (&gate.parts[..], &up.parts[..]) else { return false };
+        if n_rows == 0 || !is_one_shape {
+            return false;
+        }
+        assert!(x.has(n_rows, n_in), "rows of the input");
+        let x = match x {
+            Activations::Plain(x) => x,
+            Activations::Packed { rows, epsilon } => {
+                return self.swiglu_on_matrix_units([gate, up], rows, epsilon, n_rows, out);
+            }
+        };
+        assert!(out.len() >= n_rows * n_out, "rows of the output");
+        let rows_of_cube = (n_rows as u32).next_power_of_two().min(MAX_ROWS);
+        let config = ProductConfig { layout, n_rows: rows_of_cube, has_bias: false, accumulates: false };
+        let n_tiles = n_out.div_ceil(TILE as usize) as u32;
+        // SAFETY: the sizes were checked above, and the matrices have as many words as their tiles.
+        unsafe {
+            on_client!(self, client, R => swiglu_product::launch_unchecked::<R>(
+                client,
+                CubeCount::Static(n_tiles, (n_rows as u32).div_ceil(rows_of_cube), 1),
+                CubeDim::new_2d(TILE, N_SPLITS),
+                gate_words.array(),
+                up_words.array(),
+                x.array(),
+                out.array(),
+                n_in as u32,
+                tile_words as u32,
+                n_out as u32,
+                n_rows as u32,
+                config,
+            ));
+        }
+        true
     }
 }

@@ -133,13 +133,18 @@ pub(crate) fn normalise_heads(rows: &mut Array<f32>, weight: &Array<f32>, head_d
     }
 }
 
+/// `silu(gate) * up`.
+#[cube]
+pub(crate) fn gated(gate: f32, up: f32) -> f32 {
+    gate / (1.0f32 + f32::exp(-gate)) * up
+}
+
 /// `gate = silu(gate) * up`.
 #[cube(launch_unchecked)]
 pub(crate) fn swiglu(gate: &mut Array<f32>, up: &Array<f32>, n: u32) {
     let i = ABSOLUTE_POS;
     if i < n as usize {
-        let value = gate[i];
-        gate[i] = value / (1.0f32 + f32::exp(-value)) * up[i];
+        gate[i] = gated(gate[i], up[i]);
     }
 }
 

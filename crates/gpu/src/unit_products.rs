@@ -273,23 +273,18 @@ impl Device {
         }
     }
 
-    /// `out = silu(gate x) * (up x)` for `n_rows` rows in one launch, packed, where the device can: says whether it did.
-    ///
-    /// # Panics
-    /// When a buffer is too small.
-    pub fn swiglu_products(
+    /// [`swiglu_products`](Self::swiglu_products) of packed rows.
+    pub(crate) fn swiglu_on_matrix_units(
         &self,
         [gate, up]: [&Matrix; 2],
-        x: Activations<'_>,
+        rows: &Buffer,
+        epsilon: Option<f32>,
         n_rows: usize,
         out: &Buffer,
     ) -> bool {
-        let Activations::Packed { rows, epsilon } = x else { return false };
-        let is_one_shape = gate.layout == up.layout && gate.n_out == up.n_out && gate.n_in == up.n_in;
-        if n_rows == 0 || !is_one_shape || !packs_into_blocks(gate) || up.parts.len() > 1 {
+        if !packs_into_blocks(gate) {
             return false;
         }
-        assert!(rows.len() >= packed_words(n_rows, gate.n_in), "rows of the input");
         assert!(out.len() >= packed_words(n_rows, gate.n_out), "rows of the output");
         let mut config = MatrixUnitConfig::new(gate, n_rows, epsilon, false);
         config.n_matrices = 2;

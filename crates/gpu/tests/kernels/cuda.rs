@@ -72,6 +72,17 @@ fn linear_layers_compute_on_cuda_what_they_do_elsewhere() {
 }
 
 #[test]
+fn attention_computes_on_cuda_what_it_does_elsewhere() {
+    let tests = [
+        "attention::attention_is_the_weighted_mean_of_what_a_row_sees",
+        "attention::attention_of_a_row_has_the_same_bits_beside_any_rows",
+        "attention::attention_of_a_row_has_the_same_bits_whatever_is_committed",
+        "attention::attention_packs_what_it_would_write",
+    ];
+    on_the_double(Kernels::Run, &tests);
+}
+
+#[test]
 fn every_kernel_compiles_for_cuda() {
     on_the_double(Kernels::Compile, &["cuda::with_the_double"]);
 }
@@ -123,6 +134,7 @@ fn linear_layers(device: &Device) {
         }
         let blocks = LinearLayer { bias: None, ..layer };
         assert_eq!(device.swiglu_products([&matrix, &matrix], normed, 9, &x), packs);
+        assert!(device.swiglu_products([&matrix, &matrix], Activations::Plain(&x), 9, &out));
         assert_eq!(device.residual_product(blocks, packed, 9, &bias, &x), packs);
         device.product(&matrix, None, Activations::Plain(&x), nine, &out, adding);
         let plan = device.upload_u32(&[0; ROW_WORDS as usize]).expect("memory");
@@ -157,8 +169,8 @@ fn rows(device: &Device) {
 fn attention(device: &Device, number: CacheNumber, head_dim: usize, halves: bool) {
     let (n_heads, n_kv_heads, n_rows) = (4, 2, 4);
     let (width, kv_width) = (n_heads * head_dim, n_kv_heads * head_dim);
-    let mut cache = device.cache(1, 16, kv_width, number).expect("memory");
-    let other = device.cache(1, 16, kv_width, number).expect("memory");
+    let mut cache = device.cache(1, 1000, kv_width, number).expect("memory");
+    let other = device.cache(1, 1000, kv_width, number).expect("memory");
     let [queries, keys, values, rotated, out] =
         [width, kv_width, kv_width, width, width].map(|width| device.empty(n_rows * width).expect("memory"));
     let rope_dim = head_dim as u32;
@@ -178,13 +190,14 @@ fn attention(device: &Device, number: CacheNumber, head_dim: usize, halves: bool
     device.copy_prefix(&other, 4, &cache);
     device.compact(&cache, 2, &[1, 3]).expect("memory");
     let sizes = AttentionSizes { n_heads, n_kv_heads, head_dim, scale: 1.0 };
-    // A row alone, and rows that share loads.
-    for n_rows in [1, 2, n_rows] {
-        let pass = PassRows { n_rows, ..pass };
-        device.attend(pass, sizes, &rotated, &cache, 0, &out, None);
+    // A row alone, and rows that share loads; one chunk, and several.
+    for (n_rows, n_committed) in [(1, 2), (2, 2), (n_rows, 2), (1, 900)] {
+        let pass = PassRows { n_rows, n_committed, ..pass };
+        let room = device.empty(device.attention_room(sizes, n_rows, n_committed)).expect("memory");
+        device.attend(pass, sizes, &rotated, &cache, 0, &room, &out, None);
         if width.is_multiple_of(32) {
             let packed = device.empty(device.packed_words(n_rows, width)).expect("memory");
-            device.attend(pass, sizes, &rotated, &cache, 0, &out, Some(&packed));
+            device.attend(pass, sizes, &rotated, &cache, 0, &room, &out, Some(&packed));
         }
     }
     device.read_f32(&out).expect("kernels of attention");

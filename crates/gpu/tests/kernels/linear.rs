@@ -170,8 +170,13 @@ fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize, n_in: 
         }
         let packed = [(); 2].map(|()| empty(device.packed_words(n_rows, wide)));
         let [gate, up] = [&matrices[1], &matrices[3]];
-        if device.swiglu_products([gate, up], normed, n_rows, &packed[0]) {
-            device.swiglu(&apart[1], &apart[3], n_rows * wide);
+        let is_packed = matches!(x, Activations::Packed { .. });
+        let swiglu = if is_packed { &packed[0] } else { &empty(n_rows * wide) };
+        let in_one = device.swiglu_products([gate, up], normed, n_rows, swiglu);
+        device.swiglu(&apart[1], &apart[3], n_rows * wide);
+        if !is_packed {
+            assert!(in_one && bits(swiglu) == bits(&apart[1]), "SwiGLU, {what}");
+        } else if in_one {
             device.pack(None, &apart[1], None, None, n_rows, wide, &packed[1]);
             // The squares of what is behind no norm are nobody's.
             let without_squares = |buffer: &Buffer| {

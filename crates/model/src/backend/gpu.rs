@@ -458,12 +458,11 @@ impl Backend for Gpu {
         _: &Buffer,
         out: &mut LinearInput,
     ) -> Result<(), ModelError> {
-        let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
-        let sizes = AttentionSizes { n_heads, n_kv_heads, head_dim, scale };
-        self.reserve_input(out, pass.plan.rows().len(), n_heads * head_dim, None)?;
-        let DevicePlan { rotated, attended, .. } = pass.on_device;
+        let sizes = attention_sizes(shape);
+        self.reserve_input(out, pass.plan.rows().len(), sizes.n_heads * sizes.head_dim, None)?;
+        let DevicePlan { rotated, chunks, attended, .. } = pass.on_device;
         let (plain, packed) = if self.packs() { (attended, Some(&out.rows)) } else { (&out.rows, None) };
-        self.device.attend(rows_of(pass), sizes, rotated, cache, layer, plain, packed);
+        self.device.attend(rows_of(pass), sizes, rotated, cache, layer, chunks, plain, packed);
         Ok(())
     }
 
@@ -476,6 +475,11 @@ impl Backend for Gpu {
     ) -> Result<(), ModelError> {
         scratch.project(self, pass.plan, head, logits)
     }
+}
+
+fn attention_sizes(shape: AttentionShape) -> AttentionSizes {
+    let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
+    AttentionSizes { n_heads, n_kv_heads, head_dim, scale }
 }
 
 fn rows_of<'a>(pass: Pass<'a, Gpu>) -> PassRows<'a> {

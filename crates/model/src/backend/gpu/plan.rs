@@ -1,9 +1,9 @@
 //! A row plan as kernels read it, and the room that the operations of a pass share.
 
-use gpu::{ADAPTIVE, Buffer, Device, ROW_WORDS};
+use gpu::{ADAPTIVE, AttentionSizes, Buffer, Device, ROW_WORDS};
 use speculate::{Layout, RowInput, RowPlan};
 
-use super::Gpu;
+use super::{Gpu, attention_sizes};
 use crate::ModelError;
 use crate::architecture::Architecture;
 
@@ -14,6 +14,7 @@ const MAX_RANK: usize = crate::adapter::MAX_RANK;
 #[derive(Clone, Copy)]
 pub(super) struct Widths {
     pub(super) query: usize,
+    pub(super) attention: AttentionSizes,
     pub(super) feed_forward: usize,
 }
 
@@ -30,6 +31,8 @@ pub(crate) struct DevicePlan {
     /// What the feed-forward layer widens, before it is packed.
     pub(super) gate: Buffer,
     pub(super) up: Buffer,
+    /// What attention found in each chunk of a long context.
+    pub(super) chunks: Buffer,
     /// What attention gives, before it is packed.
     pub(super) attended: Buffer,
     /// Adaptive rows between the two factors of their delta.
@@ -41,13 +44,18 @@ impl DevicePlan {
     pub(super) fn new(device: &Device, architecture: &Architecture) -> Result<Self, ModelError> {
         let none = || device.empty(0);
         Ok(Self {
-            widths: Widths { query: architecture.query_width(), feed_forward: architecture.feed_forward },
+            widths: Widths {
+                query: architecture.query_width(),
+                attention: attention_sizes(architecture.attention_shape()),
+                feed_forward: architecture.feed_forward,
+            },
             words: Vec::new(),
             buffer: none()?,
             wanted_at: 0,
             rotated: none()?,
             gate: none()?,
             up: none()?,
+            chunks: none()?,
             attended: none()?,
             inner: none()?,
         })
@@ -55,7 +63,8 @@ impl DevicePlan {
 
     /// Brings `plan` to the device, and makes room for its rows.
     pub(super) fn set(&mut self, gpu: &Gpu, plan: &RowPlan, layout: &Layout) -> Result<(), ModelError> {
-        let DevicePlan { widths, words, buffer, wanted_at, rotated, gate, up, attended, inner } = self;
+        let DevicePlan { widths, words, buffer, wanted_at, rotated, gate, up, chunks, attended, inner } =
+            self;
         let n_rows = plan.rows().len();
         words.clear();
         words.resize(n_rows * ROW_WORDS as usize, 0);
@@ -82,6 +91,7 @@ impl DevicePlan {
         words.extend(plan.logit_rows().iter().map(|&row| row as u32));
         *buffer = gpu.device.upload_u32(words)?;
         gpu.reserve(rotated, n_rows * widths.query)?;
+        gpu.reserve(chunks, gpu.device.attention_room(widths.attention, n_rows, plan.n_committed()))?;
         gpu.reserve(up, n_rows * widths.feed_forward)?;
         if gpu.packs() {
             gpu.reserve(gate, n_rows * widths.feed_forward)?;
