@@ -299,6 +299,8 @@ TYPED ?= $(shell python3 -c 'import http.client; print(http.client.__file__)')
 # A Python with llama-cpp-python, which takes a while to build and is wanted for nothing else.
 LLAMA_CPP := $(CACHE)/llama-cpp
 RESULTS := docs/results
+# Rows and what passes over them cost a 7B model on an NVIDIA H200 (docs/gpu.md).
+CARD_COSTS := 1:1,8:1.07,16:1.48,32:2.54
 BENCH := $(SATEEN) bench
 PEERS := $(BENCH) peers --repetitions 4 --prompts $(SATEEN_HUMAN_EVAL) --limit 20 --python $(LLAMA_CPP)/bin/python
 
@@ -325,6 +327,7 @@ bench: models llama-cpp bench-program ## Measure everything, and write docs/resu
 	$(BENCH) decode crates --places akin --limit 24 --modes lookup,free,auto --json > $(RESULTS)/decode-editing-0.5b.json
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 24 --temperature 1 --json > $(RESULTS)/decode-human-eval-t1-0.5b.json
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 20 --modes sdsat,fused,free,auto --flat-costs --json > $(RESULTS)/decode-wide-device-0.5b.json
+	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 40 --modes sdsat,fused,auto --costs $(CARD_COSTS) --json > $(RESULTS)/decode-gpu-0.5b.json
 	$(BENCH) decode $(SATEEN_HUMAN_EVAL) --limit 80 --model smollm2-135m --sweep-slots --published-tree 5 --json --plots $(RESULTS) > $(RESULTS)/decode-human-eval-135m.json
 	if [ -n "$(INFILLING)" ]; then $(BENCH) quality $(INFILLING) --limit 200 --run-tests --python $(LLAMA_CPP)/bin/python --json > $(RESULTS)/quality-infilling-0.5b.json; fi
 	for places in calls lines; do $(BENCH) quality crates --places $$places --limit 100 --max-tokens 32 --likelihood --json > $(RESULTS)/quality-crates-$$places-0.5b.json; done

@@ -154,32 +154,6 @@ fn measurements_become_a_page() {
     assert!(!page.contains(folder_name), "paths of this machine stay out of the page");
 }
 
-/// On a device that is named the text is the same in every way of decoding, and what it ran on is said.
-#[test]
-fn completes_on_a_gpu() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let tiny = concat!(env!("SATEEN_CHECKOUT"), "models/tiny-random-llama.gguf");
-    std::fs::create_dir(folder.path().join("models")).expect("a folder");
-    std::fs::copy(tiny, folder.path().join("models/tiny.gguf")).expect("copies");
-    let with = |device: &str, mode: &str| -> Value {
-        let arguments =
-            ["complete", "--model", "tiny", "--max-tokens", "16", "--json", "--temperature", "1.5"];
-        let output = Command::new(env!("CARGO_BIN_EXE_sateen"))
-            .args([&arguments[..], &["--device", device, "--speculation", mode, SAMPLE]].concat())
-            .env("SATEEN_CONFIG_DIR", "/nonexistent")
-            .env("SATEEN_DATA_DIR", folder.path())
-            .output()
-            .expect("the program runs");
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("one JSON object")
-    };
-    let ordinary = with("vulkan:0", "off");
-    assert!(ordinary["n_tokens"].as_u64().expect("a number") > 0, "{ordinary}");
-    for mode in ["sdsat", "fused", "auto"] {
-        assert_eq!(with("vulkan:0", mode)["text"], ordinary["text"], "{mode}");
-    }
-}
-
 /// From a folder of code to an adapter that drafts, without a text that changes.
 #[test]
 fn an_adapter_is_trained_and_used() {

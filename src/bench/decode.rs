@@ -80,6 +80,9 @@ pub(crate) struct ModeResult {
     pub(crate) mean_accepted_tokens: f64,
     /// Rows per forward pass.
     pub(crate) mean_rows: f64,
+    /// Passes by the number of their rows; the pass that ends the prompt counts as one over one row.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) passes_by_rows: BTreeMap<usize, usize>,
     /// Tokens per second after the first step, over all prompts.
     pub(crate) tokens_per_s: f64,
     /// The same against ordinary decoding in this run.
@@ -95,8 +98,7 @@ pub(crate) struct ModeResult {
     pub(crate) shares: BTreeMap<String, f64>,
     /// Completions whose tokens are those of ordinary decoding.
     pub(crate) n_identical: usize,
-    /// Time of ordinary decoding against this, by costs that were given; the pass that ends the prompt counts as one
-    /// over one row.
+    /// Time of ordinary decoding against this, by costs that were given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) speedup_by_costs: Option<f64>,
 }
@@ -151,8 +153,8 @@ struct Mode {
     tree_depth: Option<usize>,
     session: Session,
     completions: Vec<Completion>,
-    /// What all passes take by the costs that widths are chosen by.
-    ms_by_costs: f64,
+    /// Passes by the number of their rows.
+    passes_by_rows: BTreeMap<usize, usize>,
 }
 
 /// Rows and what a pass over them takes, as in `8:1.1`.
@@ -192,13 +194,13 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
         // They take turns, and the first place goes round, so that what disturbs the machine meets all.
         let n_modes = modes.len();
         for turn in 0..n_modes {
-            complete(&mut modes[(idx + turn) % n_modes], prompt, arguments, &costs)?;
+            complete(&mut modes[(idx + turn) % n_modes], prompt, arguments)?;
         }
     }
     if !arguments.json {
         eprintln!();
     }
-    let costs_given = !arguments.costs.is_empty();
+    let given_costs = (!arguments.costs.is_empty()).then_some(&costs);
     let report = DecodeReport {
         setting: Setting::of(&loaded.device),
         model: installed.id,
@@ -208,7 +210,7 @@ pub(crate) fn run(arguments: &DecodeArguments) -> anyhow::Result<()> {
         temperature: arguments.temperature,
         flat_costs: arguments.flat_costs,
         costs: costs.points().to_vec(),
-        modes: modes.iter().map(|mode| summarise(mode, &modes[0], costs_given)).collect(),
+        modes: modes.iter().map(|mode| summarise(mode, &modes[0], given_costs)).collect(),
     };
     if let Some(folder) = &arguments.plots {
         plots::write(folder, &report)
@@ -227,7 +229,14 @@ fn modes(arguments: &DecodeArguments, model: &Arc<Model>, costs: &PassCosts) -> 
         let config = SessionConfig { costs: Some(costs.clone()), ..SessionConfig::default() };
         let mut session = Session::with(model, config);
         session.set_two_pass(n_slots, None);
-        Mode { speculation, n_slots, tree_depth: None, session, completions: Vec::new(), ms_by_costs: 0.0 }
+        Mode {
+            speculation,
+            n_slots,
+            tree_depth: None,
+            session,
+            completions: Vec::new(),
+            passes_by_rows: BTreeMap::new(),
+        }
     };
     let mut modes = vec![mode(Speculation::Off, None)];
     let wanted = arguments.modes.iter().filter(|&&wanted| wanted != SpeculationArgument::Off);
@@ -248,12 +257,7 @@ fn modes(arguments: &DecodeArguments, model: &Arc<Model>, costs: &PassCosts) -> 
     Ok(modes)
 }
 
-fn complete(
-    mode: &mut Mode,
-    prompt: &Prompt,
-    arguments: &DecodeArguments,
-    costs: &PassCosts,
-) -> anyhow::Result<()> {
+fn complete(mode: &mut Mode, prompt: &Prompt, arguments: &DecodeArguments) -> anyhow::Result<()> {
     let request = CompletionRequest {
         max_tokens: arguments.max_tokens,
         other_files: prompt.other_files.clone(),
@@ -270,7 +274,7 @@ fn complete(
     let mut n_steps = 0;
     let outcome = mode.session.complete_with(&request, &CancelToken::default(), &mut |step| {
         // The rows of the first are those of the prompt.
-        mode.ms_by_costs += costs.of(if n_steps == 0 { 1 } else { step.n_rows });
+        *mode.passes_by_rows.entry(if n_steps == 0 { 1 } else { step.n_rows }).or_default() += 1;
         n_steps += 1;
     })?;
     let Outcome::Ended(completion) = outcome else { bail!("the completion was stopped") };
@@ -293,8 +297,14 @@ fn ratio(a: f64, b: f64) -> f64 {
     if b > 0.0 { a / b } else { 0.0 }
 }
 
-fn summarise(mode: &Mode, ordinary: &Mode, costs_given: bool) -> ModeResult {
-    let speedup_by_costs = costs_given.then(|| ratio(ordinary.ms_by_costs, mode.ms_by_costs));
+/// What such passes take by these costs, in milliseconds.
+pub(crate) fn ms_by_costs(passes_by_rows: &BTreeMap<usize, usize>, costs: &PassCosts) -> f64 {
+    passes_by_rows.iter().map(|(&n_rows, &n_passes)| n_passes as f64 * costs.of(n_rows)).sum()
+}
+
+fn summarise(mode: &Mode, ordinary: &Mode, given_costs: Option<&PassCosts>) -> ModeResult {
+    let ms = |mode: &Mode, costs| ms_by_costs(&mode.passes_by_rows, costs);
+    let speedup_by_costs = given_costs.map(|costs| ratio(ms(ordinary, costs), ms(mode, costs)));
     let ordinary = &ordinary.completions;
     let completions = &mode.completions;
     let sum = |f: fn(&Completion) -> f64| completions.iter().map(f).sum::<f64>();
@@ -327,6 +337,7 @@ fn summarise(mode: &Mode, ordinary: &Mode, costs_given: bool) -> ModeResult {
         n_passes,
         mean_accepted_tokens: ratio(n_tokens as f64, n_passes as f64),
         mean_rows: ratio(sum(|completion| completion.mean_rows * completion.n_steps as f64), n_passes as f64),
+        passes_by_rows: mode.passes_by_rows.clone(),
         tokens_per_s: tokens_per_s(completions),
         speedup: ratio(tokens_per_s(completions), tokens_per_s(ordinary)),
         worst_quarter: quarters

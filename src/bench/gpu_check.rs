@@ -1,15 +1,18 @@
 //! `sateen bench gpu-check`: whether a GPU decodes exactly, and what passes of a 7B model cost on it. The weights are
 //! random and made on the spot: what a pass costs does not depend on what it has learnt.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use engine::{
-    CompletionRequest, CostTable, DeviceChoice, Engine, EngineConfig, Extent, NativeSat, PromptBudget,
-    RandomModelConfig, Speculation, TensorType, measure_cost, write_random_model,
+    CompletionRequest, CostTable, DeviceChoice, Engine, EngineConfig, Extent, NativeSat, PassCosts,
+    PromptBudget, RandomModelConfig, Speculation, TensorType, measure_cost, write_random_model,
 };
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
+use super::decode::{DecodeReport, ModeResult, ms_by_costs};
 
 /// The adaptive token of the published checkpoints of CodeLlama, and how many of it they were trained with (SDSAT,
 /// arXiv 2403.18647: L5 7B).
@@ -17,6 +20,8 @@ const NATIVE_SAT: NativeSat = NativeSat::shared(32_011, 5);
 /// Drafts that the published 7B model has accepted of a group: it is said to be three times as fast in passes of which
 /// two make `2 + a` tokens.
 const PUBLISHED_ACCEPTED: f64 = 4.0;
+/// The passes that the default model made of HumanEval, as `bench decode` wrote them down.
+const TRACE: &str = include_str!("../../docs/results/decode-gpu-0.5b.json");
 /// Tokens that each way of decoding writes.
 const N_TOKENS: usize = 48;
 /// Tokens before the cursor at least, where the first token is waited for.
@@ -30,6 +35,11 @@ pub(crate) struct GpuCheckArguments {
     /// Types of the weights, as in `Q4_K`
     #[arg(long = "type", value_delimiter = ',', default_value = "Q4_0,Q4_K,F16")]
     tensor_types: Vec<String>,
+    /// Passes to replay at what they cost here: what `bench decode FILE --costs ... --json` printed; without it those of the
+    /// default model and its adapter over HumanEval, with the widths that are right where rows cost what a 7B model's do
+    /// on an NVIDIA H200
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// A small shape instead of the 7B's, to see that the check itself works
     #[arg(long)]
     dry_run: bool,
@@ -45,7 +55,28 @@ pub(crate) struct GpuCheckArguments {
 pub(crate) struct GpuCheckReport {
     pub(crate) setting: Setting,
     pub(crate) is_dry_run: bool,
+    /// What was replayed.
+    pub(crate) trace: Trace,
     pub(crate) types: Vec<TypeReport>,
+}
+
+/// Passes that a model has made.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Trace {
+    pub(crate) model: String,
+    pub(crate) prompts: String,
+    /// Rows and what passes over them cost where widths were chosen.
+    pub(crate) costs: Vec<(usize, f64)>,
+}
+
+/// A way of decoding whose passes were replayed: their number and rows are the trace's, what they cost this device's.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Replayed {
+    pub(crate) mode: String,
+    pub(crate) tokens_per_pass: f64,
+    pub(crate) tokens_per_s: f64,
+    /// Against one token a pass.
+    pub(crate) speedup: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,6 +91,7 @@ pub(crate) struct TypeReport {
     pub(crate) ordinary_tokens_per_s: f64,
     pub(crate) two_pass_tokens_per_s: f64,
     pub(crate) fused_tokens_per_s: f64,
+    pub(crate) replayed: Vec<Replayed>,
 }
 
 /// What one waits for the first token after a keystroke, when what stands before is in the cache.
@@ -75,17 +107,31 @@ pub(crate) fn run(arguments: &GpuCheckArguments) -> anyhow::Result<()> {
     if !matches!(arguments.device, DeviceChoice::Gpu(_)) {
         bail!("`--device` must name a GPU, like cuda:0 or vulkan:0. Given: {}", arguments.device);
     }
+    let trace: DecodeReport = match &arguments.trace {
+        None => serde_json::from_str(TRACE)?,
+        Some(path) => {
+            let cannot = || format!("no passes of `bench decode --json` in {}", path.display());
+            serde_json::from_slice(&std::fs::read(path).with_context(cannot)?).with_context(cannot)?
+        }
+    };
+    let has_passes = |mode: &ModeResult| !mode.passes_by_rows.is_empty();
+    ensure!(trace.modes.iter().all(has_passes), "the trace does not say how many rows its passes had");
     let mut report = None;
     // A type that does not exist is said before the minutes that the others take.
     let types = arguments.tensor_types.iter().map(|name| super::random_model::tensor_type(name));
     for tensor_type in types.collect::<Result<Vec<_>, _>>()? {
-        let (device, of_type) = check(arguments, tensor_type)?;
+        let (device, of_type) = check(arguments, tensor_type, &trace)?;
         if !arguments.json {
-            print(&device, &of_type);
+            print(&device, &of_type, &trace);
         }
         let new = || GpuCheckReport {
             setting: Setting::of(&device),
             is_dry_run: arguments.dry_run,
+            trace: Trace {
+                model: trace.model.clone(),
+                prompts: trace.prompts.clone(),
+                costs: trace.costs.clone(),
+            },
             types: Vec::new(),
         };
         report.get_or_insert_with(new).types.push(of_type);
@@ -96,7 +142,11 @@ pub(crate) fn run(arguments: &GpuCheckArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check(arguments: &GpuCheckArguments, tensor_type: TensorType) -> anyhow::Result<(String, TypeReport)> {
+fn check(
+    arguments: &GpuCheckArguments,
+    tensor_type: TensorType,
+    trace: &DecodeReport,
+) -> anyhow::Result<(String, TypeReport)> {
     let of_7b =
         RandomModelConfig { native_sat: Some(NATIVE_SAT), ..RandomModelConfig::llama_7b(tensor_type) };
     let shape = match arguments.dry_run {
@@ -142,7 +192,9 @@ fn check(arguments: &GpuCheckArguments, tensor_type: TensorType) -> anyhow::Resu
     }
     let first_token = first_token(&engine)?;
     let cost = measure_cost(&model, usize::from(arguments.repetitions))?;
-    let ms = |n_rows: usize| milliseconds(&cost, n_rows);
+    let points = cost.passes.iter().map(|pass| (pass.n_rows, pass.median_ms)).collect();
+    let costs = PassCosts::new(points).context("passes took no time")?;
+    let ms = |n_rows: usize| costs.of(n_rows);
     let n_slots = NATIVE_SAT.n_slots;
     let per_s = |n_tokens: f64, ms: f64| 1000.0 * n_tokens / ms;
     let report = TypeReport {
@@ -154,6 +206,10 @@ fn check(arguments: &GpuCheckArguments, tensor_type: TensorType) -> anyhow::Resu
         two_pass_tokens_per_s: per_s(2.0 + PUBLISHED_ACCEPTED, 2.0 * ms(1 + n_slots)),
         // The drafts, and a group behind the node where the walk is likeliest to stop.
         fused_tokens_per_s: per_s(1.0 + PUBLISHED_ACCEPTED, ms(1 + 2 * n_slots)),
+        replayed: (trace.modes.iter())
+            .filter(|mode| mode.mode != Speculation::Off.name())
+            .map(|mode| replay(mode, &costs))
+            .collect(),
         cost,
         first_token,
     };
@@ -191,18 +247,17 @@ fn first_token(engine: &Engine) -> anyhow::Result<FirstToken> {
     })
 }
 
-/// What a pass of so many rows takes, between those that were measured.
-fn milliseconds(cost: &CostTable, n_rows: usize) -> f64 {
-    let behind = cost.passes.iter().position(|pass| pass.n_rows >= n_rows).unwrap_or(cost.passes.len() - 1);
-    let (low, high) = (&cost.passes[behind.saturating_sub(1)], &cost.passes[behind]);
-    if high.n_rows == low.n_rows || high.n_rows <= n_rows {
-        return high.median_ms;
+fn replay(mode: &ModeResult, costs: &PassCosts) -> Replayed {
+    let ms_of_token = ms_by_costs(&mode.passes_by_rows, costs) / mode.n_tokens.max(1) as f64;
+    Replayed {
+        mode: mode.mode.clone(),
+        tokens_per_pass: mode.mean_accepted_tokens,
+        tokens_per_s: 1000.0 / ms_of_token,
+        speedup: costs.of(1) / ms_of_token,
     }
-    let share = (n_rows - low.n_rows) as f64 / (high.n_rows - low.n_rows) as f64;
-    low.median_ms + share * (high.median_ms - low.median_ms)
 }
 
-fn print(device: &str, report: &TypeReport) {
+fn print(device: &str, report: &TypeReport, trace: &DecodeReport) {
     let TypeReport { tensor_type, file_bytes, n_identical, cost, first_token, .. } = report;
     println!("{tensor_type}, {:.2} GB, on {device}", *file_bytes as f64 / 1e9);
     println!("  {n_identical} tokens, identical in every way of decoding");
@@ -223,4 +278,13 @@ fn print(device: &str, report: &TypeReport) {
         "  tokens/s at the published acceptance: {:.1} ordinary, {:.1} in two passes, {:.1} fused",
         report.ordinary_tokens_per_s, report.two_pass_tokens_per_s, report.fused_tokens_per_s
     );
+    println!(
+        "  replaying the passes of {} over {}, whose widths were chosen elsewhere:",
+        trace.model, trace.prompts
+    );
+    for Replayed { mode, tokens_per_pass, tokens_per_s, speedup } in &report.replayed {
+        println!(
+            "    {mode:<6} {tokens_per_s:>8.1} tokens/s {speedup:>6.2} {tokens_per_pass:>6.2} tokens per pass"
+        );
+    }
 }

@@ -13,6 +13,8 @@ use crate::plan::ROW_WORDS;
 const UNITS: u32 = 128;
 /// Rows that share the loads of attention at most.
 const ROWS_OF_ATTENTION: u32 = 4;
+/// Slots of a chunk of attention, but in software, where they are half of that, and for heads of more numbers.
+pub const ATTENTION_CHUNK: usize = 256;
 /// Units of whole planes on every device.
 const WHOLE_PLANES: u32 = 64;
 
@@ -298,10 +300,13 @@ impl Device {
         let n_vectors = head_dim as u32 / n_together;
         // A device in software does one unit after the other, waits for no memory, and takes long to compile a long
         // program: what a model of heads of 64 needs took 15 s with four rows, 4 s with two.
-        let (n_units, most_rows, n_at_once) =
-            if self.info().is_software { (128, 2, 2) } else { (256, ROWS_OF_ATTENTION, 8) };
+        let (n_units, most_rows, n_at_once) = if self.info().is_software {
+            (ATTENTION_CHUNK / 2, 2, 2)
+        } else {
+            (ATTENTION_CHUNK, ROWS_OF_ATTENTION, 8)
+        };
         AttentionConfig {
-            n_units: n_vectors.next_power_of_two().max(n_units),
+            n_units: n_vectors.next_power_of_two().max(n_units as u32),
             n_rows: (n_rows as u32).next_power_of_two().min(most_rows),
             head_dim: head_dim as u32,
             n_together,

@@ -27,7 +27,7 @@ mod tiles;
 mod unit_products;
 
 pub use cache::RotationConfig;
-pub use context::{AttentionSizes, CacheNumber, KvCache, PassRows, RotaryTables};
+pub use context::{ATTENTION_CHUNK, AttentionSizes, CacheNumber, KvCache, PassRows, RotaryTables};
 pub use device::{Api, Buffer, Device, DeviceInfo};
 pub use error::GpuError;
 pub use memory_pool::keep_freed_memory;
