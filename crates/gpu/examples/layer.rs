@@ -3,7 +3,10 @@
 //!
 //! Weights are any bits, in the layout of that type. Each launch comes twice; there is nothing to see but what a profiler says.
 
-use gpu::{Activations, Device, DeviceInfo, LinearLayer, Matrix, ScaleLayout, TILE, WeightLayout};
+use gpu::{
+    Activations, Device, DeviceInfo, GatedLayer, LinearLayer, Matrix, RowRange, ScaleLayout, TILE,
+    WeightLayout,
+};
 
 const HIDDEN: usize = 4096;
 const FEED_FORWARD: usize = 11_008;
@@ -38,10 +41,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let plain = Activations::Packed { rows: &rows, epsilon: None };
     for n_rows in [1, 8, 16] {
         for _ in 0..2 {
-            let layer = |matrix, i: usize| LinearLayer { matrix, bias: None, out: &outs[i] };
-            device.products(&[layer(&q, 0), layer(&k, 1), layer(&v, 2)], normed, n_rows);
+            let all = RowRange { first: 0, n: n_rows };
+            let gated = [&gate, &up].map(|matrix| GatedLayer { matrix, delta: None });
+            let layer = |matrix, i: usize| LinearLayer { matrix, bias: None, delta: None, out: &outs[i] };
+            device.products(&[layer(&q, 0), layer(&k, 1), layer(&v, 2)], normed, all);
             device.residual_product(layer(&o, 0), plain, n_rows, &gain, &packed);
-            device.swiglu_products([&gate, &up], normed, n_rows, &packed);
+            device.swiglu_products(gated, normed, n_rows, &packed);
             device.residual_product(layer(&down, 0), plain, n_rows, &gain, &packed);
         }
     }

@@ -34,5 +34,5 @@ pub use memory_pool::keep_freed_memory;
 pub use operations::Ranking;
 pub use packed::{BLOCK, ScaleLayout, TILE, WeightLayout};
 pub use plan::{ADAPTIVE, ROW_WORDS};
-pub use products::{Activations, LinearLayer, Matrix, ProductExtent, RowRange};
+pub use products::{Activations, Delta, GatedLayer, LinearLayer, Matrix, ProductExtent, RowRange};
 pub use rank::N_RANKED;

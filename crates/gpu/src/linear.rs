@@ -22,11 +22,35 @@ pub(crate) struct ProductConfig {
     /// Rows of activations per cube.
     pub(crate) n_rows: u32,
     pub(crate) has_bias: bool,
-    /// Adds to what is there.
-    pub(crate) accumulates: bool,
+    /// Adds the delta of a layer, to rows that have one.
+    pub(crate) has_delta: bool,
 }
 
-/// `out[row, o] (+)= sum of W[o, i] x[row, i] (+ bias[o])` for `n_rows` rows. `first_x` and `first_out` are the first
+/// Adds to an output of a row what a delta makes of it, `inner[row - first_row, :] . b[output, :]`, if it is one of the rows
+/// from `first_row` on. Others stay as they are, to the bit.
+#[cube]
+pub(crate) fn with_delta(
+    value: f32,
+    b: &Array<f32>,
+    inner: &Array<f32>,
+    row: u32,
+    output: u32,
+    rank: u32,
+    first_row: u32,
+) -> f32 {
+    let mut value = value;
+    if row >= first_row {
+        let (of_row, of_output) = ((row - first_row) * rank, output * rank);
+        let mut sum = 0.0f32;
+        for r in 0..rank {
+            sum = fma(inner[(of_row + r) as usize], b[(of_output + r) as usize], sum);
+        }
+        value += sum;
+    }
+    value
+}
+
+/// `out[row, o] = sum of W[o, i] x[row, i] (+ bias[o]) (+ delta)` for `n_rows` rows. `first_x` and `first_out` are the first
 /// rows of either; `first_output` is that of the part of the matrix that `words` holds.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
@@ -34,6 +58,8 @@ pub(crate) fn product(
     words: &Array<u32>,
     x: &Array<f32>,
     bias: &Array<f32>,
+    b: &Array<f32>,
+    inner: &Array<f32>,
     out: &mut Array<f32>,
     n_in: u32,
     tile_words: u32,
@@ -43,6 +69,8 @@ pub(crate) fn product(
     n_rows: u32,
     first_x: u32,
     first_out: u32,
+    rank: u32,
+    first_delta: u32,
     #[comptime] config: ProductConfig,
 ) {
     let mut sums = Array::<f32>::new(comptime!(config.n_rows as usize));
@@ -54,27 +82,31 @@ pub(crate) fn product(
         if comptime!(config.has_bias) {
             sum += bias[(first_output + output) as usize];
         }
-        let at = ((first_out + row) * width_out + first_output + output) as usize;
-        if comptime!(config.accumulates) {
-            out[at] += sum;
-        } else {
-            out[at] = sum;
+        if comptime!(config.has_delta) {
+            sum = with_delta(sum, b, inner, row, first_output + output, rank, first_delta);
         }
+        out[((first_out + row) * width_out + first_output + output) as usize] = sum;
     }
 }
 
-/// `out = silu(gate x) * (up x)` for `n_rows` rows.
+/// `out = silu(gate x) * (up x)` for `n_rows` rows; the deltas of both, if there are any, have one rank.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn swiglu_product(
     gate: &Array<u32>,
     up: &Array<u32>,
     x: &Array<f32>,
+    b_of_gate: &Array<f32>,
+    inner_of_gate: &Array<f32>,
+    b_of_up: &Array<f32>,
+    inner_of_up: &Array<f32>,
     out: &mut Array<f32>,
     n_in: u32,
     tile_words: u32,
     n_out: u32,
     n_rows: u32,
+    rank: u32,
+    first_delta: u32,
     #[comptime] config: ProductConfig,
 ) {
     let tile = CUBE_POS_X * tile_words;
@@ -86,6 +118,11 @@ pub(crate) fn swiglu_product(
     let (_, of_up) = finish(&of_up, n_rows, config);
     let output = CUBE_POS_X * TILE + UNIT_POS_X;
     if row < n_rows && output < n_out {
+        let (mut of_gate, mut of_up) = (of_gate, of_up);
+        if comptime!(config.has_delta) {
+            of_gate = with_delta(of_gate, b_of_gate, inner_of_gate, row, output, rank, first_delta);
+            of_up = with_delta(of_up, b_of_up, inner_of_up, row, output, rank, first_delta);
+        }
         out[(row * n_out + output) as usize] = gated(of_gate, of_up);
     }
 }

@@ -12,6 +12,7 @@
 use cubecl::prelude::*;
 
 use crate::block_products::share_products;
+use crate::linear::with_delta;
 use crate::packed::{BLOCK, TILE};
 use crate::packed_rows::{pack_group, squares_of};
 use crate::rows::gated;
@@ -43,8 +44,8 @@ pub(crate) struct MatrixUnitConfig {
     /// Whether rows are divided by the root of the mean of their squares.
     pub(crate) is_normed: bool,
     pub(crate) has_bias: bool,
-    /// Adds to what is there.
-    pub(crate) accumulates: bool,
+    /// Adds the delta of a layer, to rows that have one.
+    pub(crate) has_delta: bool,
 }
 
 impl MatrixUnitConfig {
@@ -97,6 +98,9 @@ pub(crate) struct ProductSizes {
     pub(crate) first_out: u32,
     /// Of the norm.
     pub(crate) epsilon: f32,
+    /// Of the delta, and the first row that it is added to.
+    pub(crate) rank: u32,
+    pub(crate) first_delta: u32,
 }
 
 /// What `linear` does, for packed rows. `words` and `pairs` are one buffer, and so are the three of
@@ -111,6 +115,8 @@ pub(crate) fn product_on_matrix_units(
     x_pairs: &mut Array<Vector<u32, Two>>,
     x_fours: &mut Array<Vector<u32, Four>>,
     bias: &Array<f32>,
+    b: &Array<f32>,
+    inner: &Array<f32>,
     out: &mut Array<f32>,
     sizes: ProductSizes,
     #[comptime] config: MatrixUnitConfig,
@@ -132,7 +138,7 @@ pub(crate) fn product_on_matrix_units(
         cube,
         config,
     );
-    finish_product(&shared, &squares, bias, out, sizes, cube, config);
+    finish_product(&shared, &squares, bias, b, inner, out, sizes, cube, config);
 }
 
 /// Three products of the same rows in one launch: cubes of the first matrix, then of the second, then of the third.
@@ -151,6 +157,12 @@ pub(crate) fn three_products_on_matrix_units(
     bias_0: &Array<f32>,
     bias_1: &Array<f32>,
     bias_2: &Array<f32>,
+    b_0: &Array<f32>,
+    b_1: &Array<f32>,
+    b_2: &Array<f32>,
+    inner_0: &Array<f32>,
+    inner_1: &Array<f32>,
+    inner_2: &Array<f32>,
     out_0: &mut Array<f32>,
     out_1: &mut Array<f32>,
     out_2: &mut Array<f32>,
@@ -182,7 +194,7 @@ pub(crate) fn three_products_on_matrix_units(
             cube,
             config_0,
         );
-        finish_product(&shared, &squares, bias_0, out_0, sizes_0, cube, config_0);
+        finish_product(&shared, &squares, bias_0, b_0, inner_0, out_0, sizes_0, cube, config_0);
     } else if cube < cubes_1 {
         let cube = cube - cubes_0;
         share_products(
@@ -199,7 +211,7 @@ pub(crate) fn three_products_on_matrix_units(
             cube,
             config_1,
         );
-        finish_product(&shared, &squares, bias_1, out_1, sizes_1, cube, config_1);
+        finish_product(&shared, &squares, bias_1, b_1, inner_1, out_1, sizes_1, cube, config_1);
     } else {
         let cube = cube - cubes_1;
         share_products(
@@ -216,11 +228,11 @@ pub(crate) fn three_products_on_matrix_units(
             cube,
             config_2,
         );
-        finish_product(&shared, &squares, bias_2, out_2, sizes_2, cube, config_2);
+        finish_product(&shared, &squares, bias_2, b_2, inner_2, out_2, sizes_2, cube, config_2);
     }
 }
 
-/// `out = silu(gate x) * (up x)`, packed. A cube has a block of it.
+/// `out = silu(gate x) * (up x)`, packed. A cube has a block of it. The deltas of both, if there are any, have one rank.
 #[cube(launch_unchecked, address_type = "u64")]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn swiglu_on_matrix_units(
@@ -231,6 +243,10 @@ pub(crate) fn swiglu_on_matrix_units(
     x: &mut Array<u32>,
     x_pairs: &mut Array<Vector<u32, Two>>,
     x_fours: &mut Array<Vector<u32, Four>>,
+    b_of_gate: &Array<f32>,
+    inner_of_gate: &Array<f32>,
+    b_of_up: &Array<f32>,
+    inner_of_up: &Array<f32>,
     out: &mut Array<u32>,
     sizes: ProductSizes,
     #[comptime] config: MatrixUnitConfig,
@@ -257,9 +273,18 @@ pub(crate) fn swiglu_on_matrix_units(
     while at < comptime!(BLOCK * config.n_columns()) {
         let (row, output) = (at / BLOCK, at % BLOCK);
         let factor = factor_of(&squares, row, sizes, config);
-        let value = sum_of_planes(&shared, row, output, config) * factor;
-        let of_up = sum_of_planes(&shared, row, BLOCK + output, config) * factor;
-        finished[at as usize] = gated(value, of_up);
+        let mut of_gate = sum_of_planes(&shared, row, output, config) * factor;
+        let mut of_up = sum_of_planes(&shared, row, BLOCK + output, config) * factor;
+        if comptime!(config.has_delta) {
+            let ProductSizes { n_rows, rank, first_delta, .. } = sizes;
+            let row = CUBE_POS_Y * comptime!(config.n_columns()) + row;
+            let output = cube * BLOCK + output;
+            if row < n_rows {
+                of_gate = with_delta(of_gate, b_of_gate, inner_of_gate, row, output, rank, first_delta);
+                of_up = with_delta(of_up, b_of_up, inner_of_up, row, output, rank, first_delta);
+            }
+        }
+        finished[at as usize] = gated(of_gate, of_up);
         at += comptime!(config.n_planes * N_LANES);
     }
     sync_cube();
@@ -276,6 +301,8 @@ pub(crate) fn residual_on_matrix_units(
     x_pairs: &mut Array<Vector<u32, Two>>,
     x_fours: &mut Array<Vector<u32, Four>>,
     bias: &Array<f32>,
+    b: &Array<f32>,
+    inner: &Array<f32>,
     hidden: &mut Array<f32>,
     gain: &Array<f32>,
     out: &mut Array<u32>,
@@ -313,6 +340,10 @@ pub(crate) fn residual_on_matrix_units(
             }
             if comptime!(config.has_bias) {
                 value += bias[column as usize];
+            }
+            if comptime!(config.has_delta) {
+                let row = first_row + row;
+                value = with_delta(value, b, inner, row, column, sizes.rank, sizes.first_delta);
             }
             value += hidden[to];
             hidden[to] = value;
@@ -369,6 +400,8 @@ fn finish_product(
     shared: &SharedMemory<f32>,
     squares: &SharedMemory<f32>,
     bias: &Array<f32>,
+    b: &Array<f32>,
+    inner: &Array<f32>,
     out: &mut Array<f32>,
     sizes: ProductSizes,
     cube: u32,
@@ -389,12 +422,11 @@ fn finish_product(
             if comptime!(config.has_bias) {
                 value = sum + bias[(sizes.first_output + output) as usize];
             }
-            let to = ((sizes.first_out + row) * sizes.width_out + sizes.first_output + output) as usize;
-            if comptime!(config.accumulates) {
-                out[to] += value;
-            } else {
-                out[to] = value;
+            let column = sizes.first_output + output;
+            if comptime!(config.has_delta) {
+                value = with_delta(value, b, inner, row, column, sizes.rank, sizes.first_delta);
             }
+            out[((sizes.first_out + row) * sizes.width_out + column) as usize] = value;
         }
         at += comptime!(config.n_planes * N_LANES);
     }

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use crate::GpuError;
 use crate::device::{Buffer, Device, on_client};
 use crate::packed::{ScaleLayout, TILE, WeightLayout};
-use crate::products::{Activations, ProductExtent, RowRange};
+use crate::products::{Activations, LinearLayer, ProductExtent, RowRange};
 use crate::rows::{READ_UNITS, ROW_UNITS, read_through};
 
 /// How a device's speeds are measured: on how much, and how often before it is waited for.
@@ -67,7 +67,8 @@ impl Device {
         let out = self.empty(n_rows * n_out)?;
         let seconds = self.shortest(&out, self.measured_work().n_launches, || {
             let rows = RowRange { first: 0, n: n_rows };
-            self.product(&matrix, None, activations, rows, &out, ProductExtent::default());
+            let layer = LinearLayer { matrix: &matrix, bias: None, delta: None, out: &out };
+            self.product(layer, activations, rows, ProductExtent::default());
         })?;
         Ok((n_out * n_in * n_rows) as f64 / seconds)
     }

@@ -9,7 +9,7 @@ use crate::matrix_units::{
 };
 use crate::packed::{BLOCK, TILE};
 use crate::packed_rows::{PACK_UNITS, PackConfig, pack_rows, packed_words};
-use crate::products::{Activations, LinearLayer, Matrix, ProductExtent, RowRange};
+use crate::products::{Activations, Delta, GatedLayer, LinearLayer, Matrix, ProductExtent, RowRange};
 use crate::tiles::TileLayout;
 
 /// A matrix of so many outputs keeps a device busy with cubes of 64 outputs; others are cut smaller.
@@ -33,20 +33,24 @@ struct ProductSizes {
     first_x: usize,
     first_out: usize,
     epsilon: f32,
+    rank: usize,
+    first_delta: usize,
 }
 
 impl ProductSizes {
-    fn of(matrix: &Matrix, n_rows: usize, epsilon: Option<f32>) -> Self {
+    fn of(matrix: &Matrix, delta: Delta<'_>, rows: RowRange, epsilon: Option<f32>) -> Self {
         Self {
             n_in: matrix.n_in,
             tile_words: matrix.tile_words,
             n_out: matrix.n_out,
             first_output: 0,
             width_out: matrix.n_out,
-            n_rows,
-            first_x: 0,
+            n_rows: rows.n,
+            first_x: rows.first,
             first_out: 0,
             epsilon: epsilon.unwrap_or(0.0),
+            rank: delta.rank,
+            first_delta: delta.first_row,
         }
     }
 
@@ -61,6 +65,8 @@ impl ProductSizes {
             self.first_x as u32,
             self.first_out as u32,
             self.epsilon,
+            self.rank as u32,
+            self.first_delta as u32,
         )
     }
 }
@@ -68,7 +74,8 @@ impl ProductSizes {
 impl MatrixUnitConfig {
     /// # Panics
     /// When the matrix does not take packed rows.
-    fn new(matrix: &Matrix, n_rows: usize, epsilon: Option<f32>, has_bias: bool) -> Self {
+    fn new(layer: GatedLayer<'_>, n_rows: usize, epsilon: Option<f32>, has_bias: bool) -> Self {
+        let GatedLayer { matrix, delta } = layer;
         let layout = TileLayout::of(matrix.layout).expect("a matrix that takes packed rows");
         let n_row_tiles = (n_rows as u32).div_ceil(ROW_TILE).next_power_of_two().min(MAX_ROW_TILES);
         Self {
@@ -80,7 +87,7 @@ impl MatrixUnitConfig {
             n_turns: 1,
             is_normed: epsilon.is_some(),
             has_bias,
-            accumulates: false,
+            has_delta: delta.is_some(),
         }
     }
 
@@ -178,20 +185,18 @@ impl Device {
     }
 
     /// [`product`](Self::product), which has checked the sizes, on packed rows.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn product_on_matrix_units(
         &self,
-        matrix: &Matrix,
-        bias: Option<&Buffer>,
+        layer: LinearLayer<'_>,
         x: &Buffer,
         epsilon: Option<f32>,
         rows: RowRange,
-        out: &Buffer,
         extent: ProductExtent,
     ) {
+        let LinearLayer { matrix, bias, out, .. } = layer;
+        let delta = layer.delta_or_none();
         let n_outputs = extent.n_outputs.min(matrix.n_out);
-        let mut config = MatrixUnitConfig::new(matrix, rows.n, epsilon, bias.is_some());
-        config.accumulates = extent.accumulates;
+        let mut config = MatrixUnitConfig::new(layer.into(), rows.n, epsilon, bias.is_some());
         if n_outputs >= WIDE_OUTPUTS && config.n_row_tiles < MAX_ROW_TILES {
             config.n_tiles *= 2;
         }
@@ -200,9 +205,8 @@ impl Device {
             let sizes = ProductSizes {
                 n_out,
                 first_output,
-                first_x: rows.first,
                 first_out: extent.first_row,
-                ..ProductSizes::of(matrix, rows.n, epsilon)
+                ..ProductSizes::of(matrix, delta, rows, epsilon)
             };
             // SAFETY: the sizes were checked, and the matrix has as many words as its tiles, which are whole pairs.
             unsafe {
@@ -216,6 +220,8 @@ impl Device {
                     x.array_of_twos(),
                     x.array_of_fours(),
                     bias.unwrap_or(words).array(),
+                    delta.b.array(),
+                    delta.inner.array(),
                     out.array(),
                     sizes.arguments(),
                     config,
@@ -230,23 +236,27 @@ impl Device {
         layers: [LinearLayer<'_>; 3],
         x: &Buffer,
         epsilon: Option<f32>,
-        n_rows: usize,
+        rows: RowRange,
     ) {
         // A model has these three in one launch always, or never: all their outputs may decide how they are cut.
         let n_outputs = layers.iter().map(|layer| layer.matrix.n_out).sum();
-        let configs = layers.map(|LinearLayer { matrix, bias, .. }| {
-            MatrixUnitConfig::new(matrix, n_rows, epsilon, bias.is_some()).of_outputs(n_outputs)
+        let configs = layers.map(|layer| {
+            MatrixUnitConfig::new(layer.into(), rows.n, epsilon, layer.bias.is_some()).of_outputs(n_outputs)
         });
+        let deltas = layers.map(LinearLayer::delta_or_none);
+        let [b_0, b_1, b_2] = deltas.map(|delta| delta.b);
+        let [inner_0, inner_1, inner_2] = deltas.map(|delta| delta.inner);
         let [words_0, words_1, words_2] = layers.map(|layer| &layer.matrix.parts[0]);
         let [bias_0, bias_1, bias_2] = layers.map(|layer| layer.bias.unwrap_or(&layer.matrix.parts[0]));
-        let [sizes_0, sizes_1, sizes_2] = layers.map(|layer| ProductSizes::of(layer.matrix, n_rows, epsilon));
+        let [sizes_0, sizes_1, sizes_2] =
+            layers.map(|layer| ProductSizes::of(layer.matrix, layer.delta_or_none(), rows, epsilon));
         let [a, b, c] = layers;
         let n_cubes = layers.iter().map(|layer| configs[0].n_cubes(layer.matrix.n_out)).sum();
         // SAFETY: the sizes were checked; for the rest see `product_on_matrix_units`.
         unsafe {
             on_client!(self, client, R => three_products_on_matrix_units::launch_unchecked::<R>(
                 client,
-                configs[0].cubes(n_cubes, n_rows),
+                configs[0].cubes(n_cubes, rows.n),
                 configs[0].dim(),
                 words_0.array(),
                 words_0.array_of_twos(),
@@ -260,6 +270,12 @@ impl Device {
                 bias_0.array(),
                 bias_1.array(),
                 bias_2.array(),
+                b_0.array(),
+                b_1.array(),
+                b_2.array(),
+                inner_0.array(),
+                inner_1.array(),
+                inner_2.array(),
                 a.out.array(),
                 b.out.array(),
                 c.out.array(),
@@ -276,25 +292,28 @@ impl Device {
     /// [`swiglu_products`](Self::swiglu_products) of packed rows.
     pub(crate) fn swiglu_on_matrix_units(
         &self,
-        [gate, up]: [&Matrix; 2],
+        [gate, up]: [GatedLayer<'_>; 2],
         rows: &Buffer,
         epsilon: Option<f32>,
         n_rows: usize,
         out: &Buffer,
     ) -> bool {
-        if !packs_into_blocks(gate) {
+        let matrix = gate.matrix;
+        if !packs_into_blocks(matrix) {
             return false;
         }
-        assert!(out.len() >= packed_words(n_rows, gate.n_out), "rows of the output");
+        assert!(out.len() >= packed_words(n_rows, matrix.n_out), "rows of the output");
         let mut config = MatrixUnitConfig::new(gate, n_rows, epsilon, false);
         config.n_matrices = 2;
-        let config = config.of_outputs(gate.n_out);
-        let [gate_words, up_words] = [&gate.parts[0], &up.parts[0]];
+        let config = config.of_outputs(matrix.n_out);
+        let [gate_words, up_words] = [gate, up].map(|layer| &layer.matrix.parts[0]);
+        let [of_gate, of_up] = [gate, up].map(GatedLayer::delta_or_none);
+        let all = RowRange { first: 0, n: n_rows };
         // SAFETY: the sizes were checked above; for the rest see `product_on_matrix_units`.
         unsafe {
             on_client!(self, client, R => swiglu_on_matrix_units::launch_unchecked::<R>(
                 client,
-                config.cubes(config.n_cubes(gate.n_out), n_rows),
+                config.cubes(config.n_cubes(matrix.n_out), n_rows),
                 config.dim(),
                 gate_words.array(),
                 gate_words.array_of_twos(),
@@ -303,15 +322,19 @@ impl Device {
                 rows.array(),
                 rows.array_of_twos(),
                 rows.array_of_fours(),
+                of_gate.b.array(),
+                of_gate.inner.array(),
+                of_up.b.array(),
+                of_up.inner.array(),
                 out.array(),
-                ProductSizes::of(gate, n_rows, epsilon).arguments(),
+                ProductSizes::of(matrix, of_gate, all, epsilon).arguments(),
                 config,
             ));
         }
         true
     }
 
-    /// `hidden += W x + bias` for `n_rows` rows, and packs `hidden * gain` into `out`, in one launch where the device can:
+    /// `hidden += W x + bias + delta` for `n_rows` rows, and packs `hidden * gain` into `out`, in one launch where the device can:
     /// says whether it did.
     ///
     /// # Panics
@@ -324,15 +347,18 @@ impl Device {
         gain: &Buffer,
         out: &Buffer,
     ) -> bool {
-        let LinearLayer { matrix, bias, out: hidden } = layer;
+        let LinearLayer { matrix, bias, out: hidden, .. } = layer;
         let Activations::Packed { rows, epsilon } = x else { return false };
         if n_rows == 0 || !packs_into_blocks(matrix) {
             return false;
         }
-        layer.check(x, n_rows);
+        let all = RowRange { first: 0, n: n_rows };
+        layer.check(x, all, 0);
+        let delta = layer.delta_or_none();
         assert!(gain.len() == matrix.n_out, "a gain for each output");
         assert!(out.len() >= packed_words(n_rows, matrix.n_out), "rows of the output");
-        let config = MatrixUnitConfig::new(matrix, n_rows, epsilon, bias.is_some()).of_outputs(matrix.n_out);
+        let config =
+            MatrixUnitConfig::new(layer.into(), n_rows, epsilon, bias.is_some()).of_outputs(matrix.n_out);
         let words = &matrix.parts[0];
         // SAFETY: the sizes were checked above; for the rest see `product_on_matrix_units`.
         unsafe {
@@ -346,10 +372,12 @@ impl Device {
                 rows.array_of_twos(),
                 rows.array_of_fours(),
                 bias.unwrap_or(words).array(),
+                delta.b.array(),
+                delta.inner.array(),
                 hidden.array(),
                 gain.array(),
                 out.array(),
-                ProductSizes::of(matrix, n_rows, epsilon).arguments(),
+                ProductSizes::of(matrix, delta, all, epsilon).arguments(),
                 config,
             ));
         }

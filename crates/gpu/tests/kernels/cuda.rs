@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gpu::{
-    Activations, Api, AttentionSizes, CacheNumber, Device, DeviceInfo, LinearLayer, PassRows, ProductExtent,
-    ROW_WORDS, RotaryTables, RotationConfig, RowRange,
+    Activations, Api, AttentionSizes, CacheNumber, Delta, Device, DeviceInfo, GatedLayer, LinearLayer,
+    PassRows, ProductExtent, ROW_WORDS, RotaryTables, RotationConfig, RowRange,
 };
 use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
 
@@ -66,6 +66,7 @@ fn linear_layers_compute_on_cuda_what_they_do_elsewhere() {
     let tests = [
         "linear::products_are_those_of_the_files_values",
         "linear::products_in_one_launch_are_those_of_several",
+        "linear::deltas_change_the_rows_that_have_them",
         "linear::norms_of_packed_rows_come_last",
     ];
     on_the_double(Kernels::Run, &tests);
@@ -114,29 +115,36 @@ fn linear_layers(device: &Device) {
         let packed = packed.expect("finite");
         let matrix = device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory");
         let (bias, x) = (device.empty(n_out).expect("memory"), device.empty(40 * n_in).expect("memory"));
-        let out = device.empty(40 * n_out).expect("memory");
+        let (out, b) = (device.empty(40 * n_out).expect("memory"), device.empty(4 * n_out).expect("memory"));
         let (nine, extent) = (RowRange { first: 0, n: 9 }, ProductExtent::default());
-        let adding = ProductExtent { accumulates: true, ..extent };
         let packs = matrix.takes_packed_rows();
         let packed = Activations::Packed { rows: &x, epsilon: None };
         let normed = Activations::Packed { rows: &x, epsilon: Some(1e-5) };
         let forms = if packs { vec![packed, normed] } else { vec![Activations::Plain(&x)] };
-        let layer = LinearLayer { matrix: &matrix, bias: Some(&bias), out: &out };
+        let layer = LinearLayer { matrix: &matrix, bias: Some(&bias), delta: None, out: &out };
+        let delta = Some(Delta { b: &b, inner: &b, rank: 4, first_row: 2 });
         for x in forms {
-            device.product(&matrix, Some(&bias), x, nine, &out, adding);
+            device.product(layer, x, nine, extent);
+            device.product(LinearLayer { delta, ..layer }, x, nine, extent);
             // How many rows are at hand is the same in all formats.
             if matches!(format, WeightFormat::Quantized(QuantizedFormat::Q4_K) | WeightFormat::Dense(_)) {
                 for n in [1, 2, 4, 9, 40] {
-                    device.product(&matrix, None, x, RowRange { first: 0, n }, &out, extent);
+                    let layer = LinearLayer { bias: None, ..layer };
+                    device.product(layer, x, RowRange { first: 0, n }, extent);
                 }
             }
-            device.products(&[layer, layer, LinearLayer { bias: None, ..layer }], x, 9);
+            device.products(&[layer, layer, LinearLayer { bias: None, ..layer }], x, nine);
+            device.products(&[LinearLayer { delta, ..layer }; 3], x, nine);
         }
         let blocks = LinearLayer { bias: None, ..layer };
-        assert_eq!(device.swiglu_products([&matrix, &matrix], normed, 9, &x), packs);
-        assert!(device.swiglu_products([&matrix, &matrix], Activations::Plain(&x), 9, &out));
-        assert_eq!(device.residual_product(blocks, packed, 9, &bias, &x), packs);
-        device.product(&matrix, None, Activations::Plain(&x), nine, &out, adding);
+        for delta in [None, delta] {
+            let gated = [GatedLayer { matrix: &matrix, delta }; 2];
+            assert_eq!(device.swiglu_products(gated, normed, 9, &x), packs);
+            assert!(device.swiglu_products(gated, Activations::Plain(&x), 9, &out));
+            let blocks = LinearLayer { delta, ..blocks };
+            assert_eq!(device.residual_product(blocks, packed, 9, &bias, &x), packs);
+        }
+        device.product(LinearLayer { bias: None, ..layer }, Activations::Plain(&x), nine, extent);
         let plan = device.upload_u32(&[0; ROW_WORDS as usize]).expect("memory");
         device.embed(&matrix, Some(&x), &plan, 1, &x);
         // A kernel that does not compile fails what is read next.

@@ -1,12 +1,17 @@
 //! Linear layers on every device of this machine: the values of the file, and the same bits for any number of rows.
 
 use crate::common::{devices, layout_of, random_file, values};
-use gpu::{Activations, Buffer, Device, LinearLayer, Matrix, ProductExtent, RowRange};
+use gpu::{Activations, Buffer, Delta, Device, GatedLayer, LinearLayer, Matrix, ProductExtent, RowRange};
 use kernels::{DenseFormat, PackedMatrix, Pool, QuantizedFormat, WeightFormat};
 
 fn formats() -> Vec<WeightFormat> {
     let quantized = QuantizedFormat::ALL.into_iter().map(WeightFormat::from);
     quantized.chain(DenseFormat::ALL.into_iter().map(WeightFormat::from)).collect()
+}
+
+/// A layer that has weights alone.
+fn plain<'a>(matrix: &'a Matrix, out: &'a Buffer) -> LinearLayer<'a> {
+    LinearLayer { matrix, bias: None, delta: None, out }
 }
 
 /// Rows on a device in every form that a matrix of this format takes there: as they are, and packed.
@@ -52,7 +57,8 @@ fn products_are_those_of_the_files_values() {
             let got: Vec<Vec<f32>> = (rows.forms())
                 .map(|x| {
                     let out = device.empty(n_rows * n_out).expect("memory");
-                    device.product(&matrix, Some(&bias_there), x, all, &out, ProductExtent::default());
+                    let layer = LinearLayer { bias: Some(&bias_there), ..plain(&matrix, &out) };
+                    device.product(layer, x, all, ProductExtent::default());
                     device.read_f32(&out).expect("the device works")
                 })
                 .collect();
@@ -92,7 +98,8 @@ fn a_rows_result_depends_on_the_row_alone() {
             for x in Rows::new(&device, format, &x, n_in).forms() {
                 let product = |first: usize, n: usize| {
                     let out = device.empty(n * n_out).expect("memory");
-                    device.product(&matrix, None, x, RowRange { first, n }, &out, ProductExtent::default());
+                    let rows = RowRange { first, n };
+                    device.product(plain(&matrix, &out), x, rows, ProductExtent::default());
                     device.read_f32(&out).expect("the device works")
                 };
                 let alone: Vec<f32> = (0..n_rows).flat_map(|row| product(row, 1)).collect();
@@ -154,25 +161,24 @@ fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize, n_in: 
         let bias = numbers(first, 4);
         let out = |matrix: &Matrix| empty(n_rows * matrix.n_out());
         let (together, apart) = (matrices.each_ref().map(out), matrices.each_ref().map(out));
-        let layer = |i: usize| LinearLayer {
-            matrix: &matrices[i],
-            bias: (i == 0).then_some(&bias),
-            out: &together[i],
-        };
-        device.products(&[layer(0), layer(1), layer(2)], normed, n_rows);
+        let layer =
+            |i: usize| LinearLayer { bias: (i == 0).then_some(&bias), ..plain(&matrices[i], &together[i]) };
         let all = RowRange { first: 0, n: n_rows };
+        device.products(&[layer(0), layer(1), layer(2)], normed, all);
         for (i, matrix) in matrices.iter().enumerate() {
             let bias = (i == 0).then_some(&bias);
-            device.product(matrix, bias, normed, all, &apart[i], ProductExtent::default());
+            let layer = LinearLayer { bias, ..plain(matrix, &apart[i]) };
+            device.product(layer, normed, all, ProductExtent::default());
         }
         for i in 0..3 {
             assert_eq!(bits(&together[i]), bits(&apart[i]), "matrix {i}, {what}");
         }
         let packed = [(); 2].map(|()| empty(device.packed_words(n_rows, wide)));
         let [gate, up] = [&matrices[1], &matrices[3]];
+        let gated = [gate, up].map(|matrix| GatedLayer { matrix, delta: None });
         let is_packed = matches!(x, Activations::Packed { .. });
         let swiglu = if is_packed { &packed[0] } else { &empty(n_rows * wide) };
-        let in_one = device.swiglu_products([gate, up], normed, n_rows, swiglu);
+        let in_one = device.swiglu_products(gated, normed, n_rows, swiglu);
         device.swiglu(&apart[1], &apart[3], n_rows * wide);
         if !is_packed {
             assert!(in_one && bits(swiglu) == bits(&apart[1]), "SwiGLU, {what}");
@@ -186,14 +192,109 @@ fn compare_launches(device: &Device, format: WeightFormat, n_rows: usize, n_in: 
             assert_eq!(without_squares(&packed[0]), without_squares(&packed[1]), "SwiGLU, {what}");
         }
         let (hidden, gain) = ([(); 2].map(|()| numbers(n_rows * wide, 5)), numbers(wide, 6));
-        let layer = LinearLayer { matrix: up, bias: None, out: &hidden[0] };
+        let layer = plain(up, &hidden[0]);
         if device.residual_product(layer, x, n_rows, &gain, &packed[0]) {
-            device.product(up, None, x, all, &apart[3], ProductExtent::default());
+            device.product(plain(up, &apart[3]), x, all, ProductExtent::default());
             device.pack(Some(&apart[3]), &hidden[1], Some(&gain), None, n_rows, wide, &packed[1]);
             assert_eq!(bits(&hidden[0]), bits(&hidden[1]), "hidden rows, {what}");
             assert_eq!(bits(&packed[0]), bits(&packed[1]), "packed rows, {what}");
         }
     }
+}
+
+/// Rows from some row on are changed by what the delta says, in every launch; those in front stay what they are, to the bit.
+#[test]
+fn deltas_change_the_rows_that_have_them() {
+    let (n_rows, first_row, rank, n_in, wide) = (11, 4, 5, 512, 64);
+    let (pool, epsilon) = (Pool::new(1), Some(1e-5));
+    for device in devices() {
+        for format in [WeightFormat::from(QuantizedFormat::Q4_K), DenseFormat::F16.into()] {
+            let upload = |n_out: usize| {
+                let file = random_file(format, n_out, n_in);
+                let packed = PackedMatrix::pack(format, n_out, n_in, &file, &pool).expect("finite");
+                device.matrix(layout_of(format), n_out, n_in, packed.bytes()).expect("memory")
+            };
+            let numbers = |n: usize, seed: u64| device.upload_f32(&values(n, seed)).expect("memory");
+            let empty = |n: usize| device.empty(n).expect("memory");
+            let read = |buffer: &Buffer| device.read_f32(buffer).expect("the device works");
+            let rows = Rows::new(&device, format, &values(n_rows * n_in, 3), n_in);
+            let inner = [1, 2, 3].map(|seed| numbers((n_rows - first_row) * rank, seed));
+            let widths = [48, wide, wide];
+            let b: Vec<Buffer> = (0..3).map(|i| numbers(widths[i] * rank, 4 + i as u64)).collect();
+            let delta = |i: usize| Delta { b: &b[i], inner: &inner[i], rank, first_row };
+            // Against what it adds, in f64.
+            let added = |i: usize, row: usize, output: usize| -> f64 {
+                let (inner, b) = (values(inner[i].len(), 1 + i as u64), values(b[i].len(), 4 + i as u64));
+                let of_row = row.checked_sub(first_row).map(|row| &inner[row * rank..][..rank]);
+                let terms = of_row.into_iter().flatten().zip(&b[output * rank..]);
+                terms.map(|(x, b)| f64::from(*x) * f64::from(*b)).sum()
+            };
+            let check = |i: usize, without: &[f32], with: &[f32], what: &str| {
+                for (at, (before, after)) in without.iter().zip(with).enumerate() {
+                    let (row, output) = (at / widths[i], at % widths[i]);
+                    let case = format!("{what}, {format:?}, row {row}, output {output} on {device:?}");
+                    if row < first_row {
+                        assert_eq!(before.to_bits(), after.to_bits(), "{case}");
+                    }
+                    let far = (f64::from(*after) - f64::from(*before) - added(i, row, output)).abs();
+                    assert!(far < 1e-5 * (1.0 + f64::from(before.abs())), "{case}: {far}");
+                }
+            };
+            let matrices = widths.map(upload);
+            for x in rows.forms() {
+                let normed = match x {
+                    Activations::Packed { rows, .. } => Activations::Packed { rows, epsilon },
+                    plain => plain,
+                };
+                let all = RowRange { first: 0, n: n_rows };
+                let outs = || widths.map(|width| empty(n_rows * width));
+                let (without, with, one) = (outs(), outs(), outs());
+                let of = |i: usize| plain(&matrices[i], &without[i]);
+                device.products(&[of(0), of(1), of(2)], normed, all);
+                let of = |i: usize| LinearLayer { delta: Some(delta(i)), ..plain(&matrices[i], &with[i]) };
+                device.products(&[of(0), of(1), of(2)], normed, all);
+                for i in 0..3 {
+                    check(i, &read(&without[i]), &read(&with[i]), "three products");
+                    let layer = LinearLayer { out: &one[i], ..of(i) };
+                    device.product(layer, normed, all, ProductExtent::default());
+                    assert_eq!(read(&one[i]), read(&with[i]), "one product, {format:?} on {device:?}");
+                }
+                let gated = |i: usize| GatedLayer { matrix: &matrices[i], delta: Some(delta(i)) };
+                let is_packed = matches!(x, Activations::Packed { .. });
+                let words = device.packed_words(n_rows, wide);
+                let room = || empty(if is_packed { words } else { n_rows * wide });
+                let (swiglu, expected) = (room(), room());
+                if device.swiglu_products([gated(1), gated(2)], normed, n_rows, &swiglu) {
+                    device.swiglu(&with[1], &with[2], n_rows * wide);
+                    if is_packed {
+                        device.pack(None, &with[1], None, None, n_rows, wide, &expected);
+                        assert_eq!(
+                            without_squares(&read(&swiglu)),
+                            without_squares(&read(&expected)),
+                            "{format:?}"
+                        );
+                    } else {
+                        assert_eq!(read(&swiglu), read(&with[1]), "SwiGLU, {format:?} on {device:?}");
+                    }
+                }
+                let (gain, packed) = (numbers(wide, 8), empty(words));
+                for layer in [LinearLayer { delta: None, out: &without[1], ..of(1) }, of(1)] {
+                    device.scale(layer.out, 0.0, n_rows * wide);
+                    let does_so = device.residual_product(layer, x, n_rows, &gain, &packed);
+                    assert_eq!(does_so, is_packed, "{format:?} on {device:?}");
+                }
+                if is_packed {
+                    check(1, &read(&without[1]), &read(&with[1]), "a residual product");
+                }
+            }
+        }
+    }
+}
+
+/// The bits of packed rows but for the sums of squares, which are nobody's behind no norm.
+fn without_squares(words: &[f32]) -> Vec<u32> {
+    let words = words.iter().enumerate().filter(|(i, _)| i % 20 != 19);
+    words.map(|(_, word)| word.to_bits()).collect()
 }
 
 /// A norm that products apply at their end, against one in f64; a number that is none stays none.
@@ -215,7 +316,7 @@ fn norms_of_packed_rows_come_last() {
         let out = device.empty(n_rows * n_out).expect("memory");
         let normed = Activations::Packed { rows: &rows, epsilon: Some(1e-2) };
         let all = RowRange { first: 0, n: n_rows };
-        device.product(&matrix, None, normed, all, &out, ProductExtent::default());
+        device.product(plain(&matrix, &out), normed, all, ProductExtent::default());
         let got = device.read_f32(&out).expect("the device works");
         let mut weights = vec![0.0f32; n_in];
         for output in 0..n_out {

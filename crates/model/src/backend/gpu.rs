@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gpu::{
-    Activations, AttentionSizes, Buffer, CacheNumber, Device, DeviceInfo, GpuError, LinearLayer, Matrix,
-    PassRows, ProductExtent, RotaryTables, RotationConfig, RowRange, ScaleLayout, WeightLayout,
+    Activations, AttentionSizes, Buffer, CacheNumber, Delta, Device, DeviceInfo, GatedLayer, GpuError,
+    LinearLayer, Matrix, PassRows, ProductExtent, RotaryTables, RotationConfig, RowRange, ScaleLayout,
+    WeightLayout,
 };
 use kernels::{AttentionShape, CacheType, DenseFormat, PackedMatrix, Pool, WeightFormat};
 use speculate::{Layout, Logits, RowPlan};
@@ -100,17 +101,26 @@ impl Gpu {
         Ok(())
     }
 
-    /// Adds the delta of a layer, where it has one, for the adaptive rows of the pass.
-    fn add_delta(&self, pass: Pass<'_, Self>, delta: Option<&LowRank>, input: &LinearInput, out: &Buffer) {
-        let Some(LowRank { a, b }) = delta else { return };
-        let whole = ProductExtent::default();
-        let first = pass.plan.n_token_rows();
-        let adaptive = RowRange { first, n: pass.plan.rows().len() - first };
-        let inner = &pass.on_device.inner;
-        self.device.product(a, None, self.activations(input), adaptive, inner, whole);
-        let added = ProductExtent { accumulates: true, first_row: first, ..whole };
-        let inner = Activations::Plain(inner);
-        self.device.product(b, None, inner, RowRange { first: 0, n: adaptive.n }, out, added);
+    /// Applies the first factors of deltas to the adaptive rows of the pass.
+    fn deltas<'a, const N: usize>(
+        &self,
+        pass: Pass<'a, Self>,
+        layers: [Option<&'a LowRank>; N],
+        input: &LinearInput,
+    ) -> [Option<Delta<'a>>; N] {
+        let first_row = pass.plan.n_token_rows();
+        let adaptive = RowRange { first: first_row, n: pass.plan.rows().len() - first_row };
+        let rooms = &pass.on_device.inner;
+        let first_factors = layers.iter().zip(rooms).filter_map(|(delta, inner)| {
+            Some(LinearLayer { matrix: &delta.as_ref()?.a, bias: None, delta: None, out: inner })
+        });
+        let first_factors: Vec<LinearLayer<'_>> = first_factors.collect();
+        self.device.products(&first_factors, self.activations(input), adaptive);
+        let mut rooms = rooms.iter();
+        layers.map(|delta| {
+            let (LowRank { a, b }, inner) = (delta?, rooms.next()?);
+            Some(Delta { b, inner, rank: a.n_out(), first_row })
+        })
     }
 }
 
@@ -138,7 +148,7 @@ pub(crate) struct LowRank {
     /// `[rank, n_in]`
     a: Matrix,
     /// `[n_out, rank]`
-    b: Matrix,
+    b: Buffer,
 }
 
 /// Activations that linear layers read.
@@ -194,14 +204,10 @@ impl Backend for Gpu {
     }
 
     fn low_rank(&self, a: Vec<f32>, b: Vec<f32>, rank: usize) -> Result<LowRank, ModelError> {
-        let (n_in, n_out) = (a.len() / rank, b.len() / rank);
-        let quantize = |n_out, n_in, values: &[f32]| {
-            let packed = PackedMatrix::quantize(n_out, n_in, values, &self.pool);
-            packed.map_err(|error| ModelError::of_kernel("the adapter", error))
-        };
-        let a = self.upload(&quantize(rank, n_in, &transposed(&a, n_in))?)?;
-        let b = self.upload(&quantize(n_out, rank, &transposed(&b, rank))?)?;
-        Ok(LowRank { a, b })
+        let n_in = a.len() / rank;
+        let a = PackedMatrix::quantize(rank, n_in, &transposed(&a, n_in), &self.pool);
+        let a = self.upload(&a.map_err(|error| ModelError::of_kernel("the adapter", error))?)?;
+        Ok(LowRank { a, b: self.device.upload_f32(&transposed(&b, rank))? })
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Buffer, ModelError> {
@@ -363,16 +369,15 @@ impl Backend for Gpu {
         for (layer, out) in layers.iter().zip(&mut outs) {
             self.reserve(out, n_rows * layer.linear.matrix.n_out())?;
         }
-        let linear_layers: Vec<LinearLayer<'_>> = (layers.iter().zip(&outs))
-            .map(|(layer, out)| {
-                let linear = layer.linear;
-                LinearLayer { matrix: &linear.matrix, bias: linear.bias.as_ref(), out }
+        let deltas = self.deltas(pass, layers.map(|layer| layer.delta), input);
+        let linear_layers: Vec<LinearLayer<'_>> = (layers.iter().zip(deltas).zip(&outs))
+            .map(|((layer, delta), out)| {
+                let Linear { matrix, bias } = layer.linear;
+                LinearLayer { matrix, bias: bias.as_ref(), delta, out }
             })
             .collect();
-        self.device.products(&linear_layers, self.activations(input), n_rows);
-        for (layer, out) in layers.iter().zip(&outs) {
-            self.add_delta(pass, layer.delta, input, out);
-        }
+        let all = RowRange { first: 0, n: n_rows };
+        self.device.products(&linear_layers, self.activations(input), all);
         Ok(())
     }
 
@@ -387,16 +392,17 @@ impl Backend for Gpu {
         out: &mut LinearInput,
     ) -> Result<(), ModelError> {
         let Linear { matrix, bias } = layer.linear;
-        if layer.delta.is_none() {
-            let n_rows = pass.plan.rows().len();
-            self.reserve_input(out, n_rows, matrix.n_out(), Some(norm.epsilon))?;
-            let linear = LinearLayer { matrix, bias: bias.as_ref(), out: hidden };
-            let input = self.activations(input);
-            if self.device.residual_product(linear, input, n_rows, norm.weight, &out.rows) {
-                return Ok(());
-            }
+        let n_rows = pass.plan.rows().len();
+        self.reserve_input(out, n_rows, matrix.n_out(), Some(norm.epsilon))?;
+        let [delta] = self.deltas(pass, [layer.delta], input);
+        let x = self.activations(input);
+        let linear = LinearLayer { matrix, bias: bias.as_ref(), delta, out: hidden };
+        if self.device.residual_product(linear, x, n_rows, norm.weight, &out.rows) {
+            return Ok(());
         }
-        self.project(pass, [layer], input, [&mut *projected])?;
+        self.reserve(projected, n_rows * matrix.n_out())?;
+        let linear = LinearLayer { out: projected, ..linear };
+        self.device.product(linear, x, RowRange { first: 0, n: n_rows }, ProductExtent::default());
         self.normalise(pass, Some(projected), hidden, norm, out)
     }
 
@@ -410,20 +416,23 @@ impl Backend for Gpu {
     ) -> Result<(), ModelError> {
         let (n_rows, width) = (pass.plan.rows().len(), gate.linear.matrix.n_out());
         self.reserve_input(out, n_rows, width, None)?;
+        let deltas = self.deltas(pass, [gate.delta, up.delta], input);
         let x = self.activations(input);
-        let is_plain = |layer: &Projection<'_, Self>| layer.linear.bias.is_none() && layer.delta.is_none();
-        if is_plain(&gate) && is_plain(&up) {
-            let matrices = [&gate.linear.matrix, &up.linear.matrix];
-            if self.device.swiglu_products(matrices, x, n_rows, &out.rows) {
+        if gate.linear.bias.is_none() && up.linear.bias.is_none() {
+            let gated = [
+                GatedLayer { matrix: &gate.linear.matrix, delta: deltas[0] },
+                GatedLayer { matrix: &up.linear.matrix, delta: deltas[1] },
+            ];
+            if self.device.swiglu_products(gated, x, n_rows, &out.rows) {
                 return Ok(());
             }
         }
         let of_gate = if self.packs() { &pass.on_device.gate } else { &out.rows };
         let of_up = &pass.on_device.up;
-        for (layer, out) in [(gate, of_gate), (up, of_up)] {
+        for ((layer, delta), out) in [gate, up].into_iter().zip(deltas).zip([of_gate, of_up]) {
             let Linear { matrix, bias } = layer.linear;
-            self.device.products(&[LinearLayer { matrix, bias: bias.as_ref(), out }], x, n_rows);
-            self.add_delta(pass, layer.delta, input, out);
+            let linear = LinearLayer { matrix, bias: bias.as_ref(), delta, out };
+            self.device.product(linear, x, RowRange { first: 0, n: n_rows }, ProductExtent::default());
         }
         self.device.swiglu(of_gate, of_up, n_rows * width);
         if self.packs() {

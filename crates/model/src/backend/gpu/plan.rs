@@ -35,8 +35,8 @@ pub(crate) struct DevicePlan {
     pub(super) chunks: Buffer,
     /// What attention gives, before it is packed.
     pub(super) attended: Buffer,
-    /// Adaptive rows between the two factors of their delta.
-    pub(super) inner: Buffer,
+    /// Adaptive rows between the two factors of their delta, for each layer of one input.
+    pub(super) inner: [Buffer; 3],
 }
 
 impl DevicePlan {
@@ -57,7 +57,7 @@ impl DevicePlan {
             up: none()?,
             chunks: none()?,
             attended: none()?,
-            inner: none()?,
+            inner: [none()?, none()?, none()?],
         })
     }
 
@@ -97,6 +97,7 @@ impl DevicePlan {
             gpu.reserve(gate, n_rows * widths.feed_forward)?;
             gpu.reserve(attended, n_rows * widths.query)?;
         }
-        gpu.reserve(inner, (n_rows - plan.n_token_rows()) * MAX_RANK)
+        let n_adaptive = n_rows - plan.n_token_rows();
+        inner.iter_mut().try_for_each(|inner| gpu.reserve(inner, n_adaptive * MAX_RANK))
     }
 }

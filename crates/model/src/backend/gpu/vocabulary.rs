@@ -1,6 +1,6 @@
 //! Logits of the rows that want them, ranked on the device, and what of them is read back.
 
-use gpu::{Buffer, Device, ProductExtent, Ranking, RowRange};
+use gpu::{Buffer, Device, LinearLayer, ProductExtent, Ranking, RowRange};
 use speculate::{Logits, N_RANKED, RowPlan, Wanted, rank_beside};
 
 use super::{Gpu, LinearInput};
@@ -54,14 +54,16 @@ impl WantedRows {
         let exact = RowRange { first: 0, n: first_draft };
         let drafts = RowRange { first: first_draft, n: n_rows - first_draft };
         for (rows, n) in [(exact, vocabulary), (drafts, vocabulary.min(DRAFT_VOCABULARY))] {
-            let extent = ProductExtent { n_outputs: n, first_row: rows.first, accumulates: false };
-            gpu.device.product(head.matrix, head.bias, gpu.activations(normed), rows, all, extent);
+            let extent = ProductExtent { n_outputs: n, first_row: rows.first };
+            let layer = LinearLayer { matrix: head.matrix, bias: head.bias, delta: None, out: all };
+            gpu.device.product(layer, gpu.activations(normed), rows, extent);
             gpu.device.rank(all, vocabulary, n, rows, ranking);
         }
         if let Some(end) = end {
             let extent = ProductExtent { first_row: drafts.first, ..ProductExtent::default() };
             let Linear { matrix, bias } = &end.linear;
-            gpu.device.product(matrix, bias.as_ref(), gpu.activations(normed), drafts, ends, extent);
+            let layer = LinearLayer { matrix, bias: bias.as_ref(), delta: None, out: ends };
+            gpu.device.product(layer, gpu.activations(normed), drafts, extent);
         }
         let n_ranked = n_rows * N_RANKED;
         let has_full = wanted.contains(&Wanted::All);
