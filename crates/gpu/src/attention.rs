@@ -118,6 +118,19 @@ pub(crate) const fn part_words(head_dim: usize) -> usize {
     head_dim + 2
 }
 
+/// The slots of a chunk, and where a head has its numbers.
+#[derive(CubeType)]
+struct Chunk {
+    /// `[rows, n_units]`
+    slots: SharedMemory<u32>,
+    /// Which of them are the same for all rows.
+    is_shared: SharedMemory<u32>,
+    /// Vectors of a slot in front of those of the head.
+    first_vector: u32,
+    /// Vectors of a slot.
+    slot_vectors: u32,
+}
+
 /// What a chunk makes of `softmax(scale q Kᵀ) V` over the slots that each row sees. Where there is one chunk, that is
 /// `out`, `[n_rows, n_heads * head_dim]`, or packed; else its part, `[n_rows, n_heads, n_chunks, head_dim + 2]`. `keys` and
 /// `values` are counted in vectors.
@@ -149,14 +162,16 @@ pub(crate) fn attend<N: Float, S: Size>(
     let unit = UNIT_POS;
     let first_row = CUBE_POS_Y * rows;
     let start = CUBE_POS_Z * n_units;
-    let first_vector = head / heads_per_kv * n_vectors;
-    let slot_vectors = kv_width / n_together;
 
     let mut query = SharedMemory::<Vector<f32, S>>::new(comptime!((rows * n_vectors) as usize));
     // `[rows, n_units]`, of the chunk.
     let mut weights = SharedMemory::<f32>::new(comptime!((rows * n_units) as usize));
-    let mut slots = SharedMemory::<u32>::new(comptime!((rows * n_units) as usize));
-    let mut is_shared = SharedMemory::<u32>::new(comptime!(n_units as usize));
+    let mut chunk = Chunk {
+        slots: SharedMemory::<u32>::new(comptime!((rows * n_units) as usize)),
+        is_shared: SharedMemory::<u32>::new(comptime!(n_units as usize)),
+        first_vector: head / heads_per_kv * n_vectors,
+        slot_vectors: kv_width / n_together,
+    };
     let mut reduced = SharedMemory::<f32>::new(comptime!(config.n_reduced() as usize));
     // What each row sees. Rows that are none repeat the last.
     let mut hidden_starts = Array::<u32>::new(comptime!(rows as usize));
@@ -219,12 +234,12 @@ pub(crate) fn attend<N: Float, S: Size>(
             are_one = are_one && slot[r as usize] == any;
             let is_hidden = at >= hidden_starts[r as usize] && at < hidden_ends[r as usize];
             is_seen[r as usize] = has_one && !is_hidden;
-            slots[(comptime!(r * n_units) + unit) as usize] = slot[r as usize];
+            chunk.slots[(comptime!(r * n_units) + unit) as usize] = slot[r as usize];
             weights[(comptime!(r * n_units) + unit) as usize] = f32::new(LOWEST);
         }
-        is_shared[unit as usize] = u32::cast_from(are_one);
+        chunk.is_shared[unit as usize] = u32::cast_from(are_one);
         sync_cube();
-        score(&query, keys, &slots, &is_shared, &mut weights, n, first_vector, slot_vectors, config);
+        score(&query, keys, &chunk, &mut weights, n, config);
         sync_cube();
         let mut scores = Array::<f32>::new(comptime!(rows as usize));
         #[unroll]
@@ -245,7 +260,7 @@ pub(crate) fn attend<N: Float, S: Size>(
         reduce(&weights, &mut reduced, config, false);
         // Dimensions of each unit, `[rows, n_together]`, over the slots of its part; then all of them together.
         let mut shares = SharedMemory::<f32>::new(comptime!((rows * config.n_parts() * head_dim) as usize));
-        weigh(values, &weights, &slots, &is_shared, &mut shares, n, first_vector, slot_vectors, config);
+        weigh(values, &weights, &chunk, &mut shares, n, config);
         sync_cube();
         let mut finished = SharedMemory::<f32>::new(comptime!(head_dim as usize));
         #[unroll]
@@ -290,16 +305,12 @@ pub(crate) fn attend<N: Float, S: Size>(
 
 /// Writes to `weights` what the query of each row makes of the keys of the first `n` slots, `n` at least 1.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn score<N: Float, S: Size>(
     query: &SharedMemory<Vector<f32, S>>,
     keys: &Array<Vector<N, S>>,
-    slots: &SharedMemory<u32>,
-    is_shared: &SharedMemory<u32>,
+    chunk: &Chunk,
     weights: &mut SharedMemory<f32>,
     n: u32,
-    first_vector: u32,
-    slot_vectors: u32,
     #[comptime] config: AttentionConfig,
 ) {
     let rows = comptime!(config.n_rows);
@@ -320,7 +331,7 @@ fn score<N: Float, S: Size>(
         #[unroll]
         for j in 0..n_slots {
             let at = u32::min(i + comptime!(j * n_units / n_lanes), comptime!(n_units - 1));
-            are_shared = are_shared && is_shared[at as usize] == 1u32;
+            are_shared = are_shared && chunk.is_shared[at as usize] == 1u32;
         }
         for v in 0..comptime!(config.vectors_of_lane() / at_once) {
             let first = v * at_once * n_lanes + lane;
@@ -332,8 +343,8 @@ fn score<N: Float, S: Size>(
                     #[unroll]
                     for j in 0..n_slots {
                         let at = u32::min(i + comptime!(j * n_units / n_lanes), comptime!(n_units - 1));
-                        let slot = slots[(comptime!(r * n_units) + at) as usize];
-                        let key = slot * slot_vectors + first_vector + first;
+                        let slot = chunk.slots[(comptime!(r * n_units) + at) as usize];
+                        let key = slot * chunk.slot_vectors + chunk.first_vector + first;
                         #[unroll]
                         for k in 0..at_once {
                             numbers[comptime!((j * at_once + k) as usize)] =
@@ -383,16 +394,12 @@ fn score<N: Float, S: Size>(
 /// Writes to `shares`, `[rows, n_parts, head_dim]`, the values of the first `n` slots by their weights, each part of the
 /// slots for itself.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn weigh<N: Float, S: Size>(
     values: &Array<Vector<N, S>>,
     weights: &SharedMemory<f32>,
-    slots: &SharedMemory<u32>,
-    is_shared: &SharedMemory<u32>,
+    chunk: &Chunk,
     shares: &mut SharedMemory<f32>,
     n: u32,
-    first_vector: u32,
-    slot_vectors: u32,
     #[comptime] config: AttentionConfig,
 ) {
     let rows = comptime!(config.n_rows);
@@ -416,7 +423,7 @@ fn weigh<N: Float, S: Size>(
             #[unroll]
             for j in 0..n_at_once {
                 let at = u32::min(i + comptime!(j * n_parts), comptime!(n_units - 1));
-                are_shared = are_shared && is_shared[at as usize] == 1u32;
+                are_shared = are_shared && chunk.is_shared[at as usize] == 1u32;
             }
             #[unroll]
             for r in 0..rows {
@@ -425,8 +432,9 @@ fn weigh<N: Float, S: Size>(
                     #[unroll]
                     for j in 0..n_at_once {
                         let at = u32::min(i + comptime!(j * n_parts), comptime!(n_units - 1));
-                        let slot = slots[(comptime!(r * n_units) + at) as usize];
-                        numbers[j as usize] = values[(slot * slot_vectors + first_vector + vector) as usize];
+                        let slot = chunk.slots[(comptime!(r * n_units) + at) as usize];
+                        numbers[j as usize] =
+                            values[(slot * chunk.slot_vectors + chunk.first_vector + vector) as usize];
                     }
                 }
                 #[unroll]
