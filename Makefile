@@ -279,9 +279,13 @@ check-unsafe: test-unsafe ## The kernels with assertions and overflow checks on,
 
 # A GPU that is here, like cuda:0 or vulkan:0; and the program with what it takes to check one elsewhere.
 DEVICE ?= vulkan:0
-.PHONY: gpu-check gpu-check-bundle
+.PHONY: gpu-check gpu-results gpu-check-bundle
 gpu-check: cli ## See whether DEVICE=vulkan:0 decodes exactly, and what a 7B model costs on it
 	$(SATEEN) bench gpu-check --device $(DEVICE)
+
+gpu-results: cli ## The same for more types of weights, into docs/results.md
+	$(BENCH) gpu-check --device $(DEVICE) --type Q4_0,Q4_K,Q8_0,F16 --json > $(RESULTS)/gpu-check.json
+	$(BENCH) page $(RESULTS) docs/results.md
 
 gpu-check-bundle: ## A bundle of at most 60 MB that does the same on a machine without the sources
 	cargo build --release --quiet -p sateen

@@ -68,6 +68,20 @@ fn a_gpu_is_checked() {
     assert!(per_pass > 1.5 && per_s * ms(6) / 1000.0 >= 0.99 * per_pass, "{report}");
 
     let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("gpu-check.json"), &output.stdout).expect("writes");
+    let page = folder.path().join("page.md");
+    let made = Command::new(env!("CARGO_BIN_EXE_sateen"))
+        .args(["bench", "page"])
+        .args([folder.path(), &page])
+        .output()
+        .expect("the program runs");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let page = std::fs::read_to_string(page).expect("the page");
+    for part in
+        ["## A small model of random weights on llvmpipe", "### Q4_0, ", "| rows | 1 |", "| auto, replayed |"]
+    {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
     let trace = folder.path().join("trace.json");
     std::fs::write(&trace, "{}").expect("writes");
     let output = check(&["--trace", trace.to_str().expect("UTF-8")]);

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use engine::CostTable;
 use serde_json::Value;
 
 use super::Setting;
 use super::cost::CostReport;
 use super::decode::DecodeReport;
+use super::gpu_check::{GpuCheckReport, Replayed, TypeReport};
 use super::peers::PeersReport;
 use super::quality::QualityReport;
 use super::soak::SoakReport;
@@ -64,6 +66,8 @@ fn section(page: &mut String, text: &str) -> anyhow::Result<()> {
         decode(page, &serde_json::from_value(value)?)
     } else if value.get("peers").is_some() {
         peers(page, &serde_json::from_value(value)?)
+    } else if value.get("types").is_some() {
+        gpu_check(page, &serde_json::from_value(value)?)
     } else if value.get("cost").is_some() {
         cost(page, &serde_json::from_value(value)?)
     } else if value.get("n_places").is_some() {
@@ -246,7 +250,18 @@ fn cost(page: &mut String, report: &CostReport) -> anyhow::Result<()> {
         [&[report.model.as_str()], &overrides[..]].concat().join(", ")
     )?;
     setting(page, &report.setting)?;
-    let cost = &report.cost;
+    costs(page, &report.cost)?;
+    if let Some(peak) = report.cost.roofline.peak_bytes {
+        writeln!(
+            page,
+            "Loading took {:.2} of the file's size in memory.",
+            peak as f64 / report.file_bytes as f64
+        )?;
+    }
+    Ok(())
+}
+
+fn costs(page: &mut String, cost: &CostTable) -> anyhow::Result<()> {
     let columns: Vec<usize> = cost.passes.iter().map(|pass| pass.n_rows).collect();
     let median: Vec<Option<f64>> = cost.passes.iter().map(|pass| Some(pass.median_ms)).collect();
     let first = vec![median.first().copied().flatten(); median.len()];
@@ -273,12 +288,46 @@ fn cost(page: &mut String, report: &CostReport) -> anyhow::Result<()> {
         roofline.products_share * 100.0,
         roofline.products_per_s / 1e9,
     )?;
-    if let Some(peak) = roofline.peak_bytes {
+    Ok(())
+}
+
+fn gpu_check(page: &mut String, report: &GpuCheckReport) -> anyhow::Result<()> {
+    let shape = if report.is_dry_run { "A small model" } else { "A 7B model" };
+    writeln!(page, "\n## {shape} of random weights on {}\n", report.setting.device)?;
+    setting(page, &report.setting)?;
+    let costs_of_trace: Vec<String> =
+        report.trace.costs.iter().map(|(n_rows, cost)| format!("{n_rows}:{cost}")).collect();
+    writeln!(
+        page,
+        "Replayed are the passes of {} over {}, whose widths were chosen by the costs {}.",
+        report.trace.model,
+        report.trace.prompts,
+        costs_of_trace.join(",")
+    )?;
+    for of_type in &report.types {
+        let TypeReport { tensor_type, file_bytes, n_identical, first_token, .. } = of_type;
+        let gigabytes = *file_bytes as f64 / 1e9;
+        writeln!(page, "\n### {tensor_type}, {gigabytes:.2} GB\n")?;
+        costs(page, &of_type.cost)?;
         writeln!(
             page,
-            "Loading took {:.2} of the file's size in memory.",
-            peak as f64 / report.file_bytes as f64
+            "\n{n_identical} tokens were the same in every way of decoding. The first token came {:.1} ms after a keystroke behind \
+             {} tokens, {} of them in the cache.\n",
+            first_token.median_ms, first_token.n_prompt_tokens, first_token.n_reused_tokens
         )?;
+        page.push_str("| way | tokens/s | against ordinary |\n|---|---|---|\n");
+        let ordinary = of_type.ordinary_tokens_per_s;
+        let published = [
+            ("ordinary", ordinary),
+            ("two passes, published acceptance", of_type.two_pass_tokens_per_s),
+            ("fused, published acceptance", of_type.fused_tokens_per_s),
+        ];
+        for (way, tokens_per_s) in published {
+            writeln!(page, "| {way} | {tokens_per_s:.1} | {:.2} |", tokens_per_s / ordinary)?;
+        }
+        for Replayed { mode, tokens_per_s, speedup, .. } in &of_type.replayed {
+            writeln!(page, "| {mode}, replayed | {tokens_per_s:.1} | {speedup:.2} |")?;
+        }
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ mod reductions;
 
 use cubecl::prelude::*;
 
-pub(crate) use chunks::merge;
 use chunks::pack_head;
+pub(crate) use chunks::{MergeConfig, merge};
 use reductions::{reduce, reduction};
 
 use crate::plan;
@@ -39,6 +39,8 @@ pub(crate) struct AttentionConfig {
     /// Loads that a unit asks of memory before it needs the first: vectors of keys, and slots whose values. No sum's
     /// order depends on it, and the program grows with it. A power of two.
     pub(crate) n_at_once: u32,
+    /// Keeps compilers, by a barrier of the plane, from moving these loads to where they are needed, one wait after the other.
+    pub(crate) holds_loads: bool,
     /// Packs the rows that come out; a head is whole blocks.
     pub(crate) packs: bool,
 }
@@ -131,15 +133,16 @@ struct Chunk {
     slot_vectors: u32,
 }
 
-/// What a chunk makes of `softmax(scale q Kᵀ) V` over the slots that each row sees. Where there is one chunk, that is
+/// What a chunk makes of `softmax(scale q Kᵀ) V` over the slots that each row sees. That keys and values are only read is not
+/// said: compilers would move their loads all the same. Where there is one chunk, that is
 /// `out`, `[n_rows, n_heads * head_dim]`, or packed; else its part, `[n_rows, n_heads, n_chunks, head_dim + 2]`. `keys` and
 /// `values` are counted in vectors.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn attend<N: Float, S: Size>(
     queries: &Array<f32>,
-    keys: &Array<Vector<N, S>>,
-    values: &Array<Vector<N, S>>,
+    keys: &mut Array<Vector<N, S>>,
+    values: &mut Array<Vector<N, S>>,
     plan: &Array<u32>,
     parts: &mut Array<f32>,
     out: &mut Array<f32>,
@@ -352,6 +355,9 @@ fn score<N: Float, S: Size>(
                         }
                     }
                 }
+                if comptime!(r == 0 && config.holds_loads) {
+                    sync_plane();
+                }
                 #[unroll]
                 for k in 0..at_once {
                     let of_query = query[(comptime!(r * config.n_vectors() + k * n_lanes) + first) as usize];
@@ -407,53 +413,58 @@ fn weigh<N: Float, S: Size>(
     let n_together = comptime!(config.n_together);
     let n_parts = comptime!(config.n_parts());
     let n_at_once = comptime!(config.n_at_once);
-    let part = UNIT_POS / comptime!(config.n_vectors());
+    // Units that are left over have no part, and go along.
+    let wanted_part = UNIT_POS / comptime!(config.n_vectors());
+    let part = u32::min(wanted_part, comptime!(n_parts - 1));
     let vector = UNIT_POS % comptime!(config.n_vectors());
-    // Units that are left over have no part.
-    if part < n_parts {
-        let mut sums = Array::<f32>::new(comptime!((rows * n_together) as usize));
+    let mut sums = Array::<f32>::new(comptime!((rows * n_together) as usize));
+    #[unroll]
+    for i in 0..comptime!(rows * n_together) {
+        sums[i as usize] = 0.0f32;
+    }
+    let mut i = part;
+    // As often for all units, which wait for each other.
+    for _ in 0..n.div_ceil(comptime!(n_at_once * n_parts)) {
+        let mut numbers = Array::<Vector<N, S>>::new(comptime!(n_at_once as usize));
+        let mut are_shared = true;
         #[unroll]
-        for i in 0..comptime!(rows * n_together) {
-            sums[i as usize] = 0.0f32;
+        for j in 0..n_at_once {
+            let at = u32::min(i + comptime!(j * n_parts), comptime!(n_units - 1));
+            are_shared = are_shared && chunk.is_shared[at as usize] == 1u32;
         }
-        let mut i = part;
-        while i < n {
-            let mut numbers = Array::<Vector<N, S>>::new(comptime!(n_at_once as usize));
-            let mut are_shared = true;
-            #[unroll]
-            for j in 0..n_at_once {
-                let at = u32::min(i + comptime!(j * n_parts), comptime!(n_units - 1));
-                are_shared = are_shared && chunk.is_shared[at as usize] == 1u32;
-            }
-            #[unroll]
-            for r in 0..rows {
-                // Those of the first row are there.
-                if comptime!(r == 0) || !are_shared {
-                    #[unroll]
-                    for j in 0..n_at_once {
-                        let at = u32::min(i + comptime!(j * n_parts), comptime!(n_units - 1));
-                        let slot = chunk.slots[(comptime!(r * n_units) + at) as usize];
-                        numbers[j as usize] =
-                            values[(slot * chunk.slot_vectors + chunk.first_vector + vector) as usize];
-                    }
-                }
+        #[unroll]
+        for r in 0..rows {
+            // Those of the first row are there.
+            if comptime!(r == 0) || !are_shared {
                 #[unroll]
                 for j in 0..n_at_once {
-                    // Those behind the last slot weigh nothing.
-                    let wanted = i + comptime!(j * n_parts);
-                    let at = u32::min(wanted, comptime!(n_units - 1));
-                    let weight = weights[(comptime!(r * n_units) + at) as usize];
-                    let weight = select(wanted < n, weight, 0.0f32.runtime());
-                    #[unroll]
-                    for d in 0..n_together {
-                        let number = f32::cast_from(numbers[j as usize][comptime!(d as usize)]);
-                        let to = comptime!((r * n_together + d) as usize);
-                        sums[to] = fma(weight, number, sums[to]);
-                    }
+                    let at = u32::min(i + comptime!(j * n_parts), comptime!(n_units - 1));
+                    let slot = chunk.slots[(comptime!(r * n_units) + at) as usize];
+                    numbers[j as usize] =
+                        values[(slot * chunk.slot_vectors + chunk.first_vector + vector) as usize];
                 }
             }
-            i += comptime!(n_at_once * n_parts);
+            if comptime!(r == 0 && config.holds_loads) {
+                sync_plane();
+            }
+            #[unroll]
+            for j in 0..n_at_once {
+                // Those behind the last slot weigh nothing.
+                let wanted = i + comptime!(j * n_parts);
+                let at = u32::min(wanted, comptime!(n_units - 1));
+                let weight = weights[(comptime!(r * n_units) + at) as usize];
+                let weight = select(wanted < n, weight, 0.0f32.runtime());
+                #[unroll]
+                for d in 0..n_together {
+                    let number = f32::cast_from(numbers[j as usize][comptime!(d as usize)]);
+                    let to = comptime!((r * n_together + d) as usize);
+                    sums[to] = fma(weight, number, sums[to]);
+                }
+            }
         }
+        i += comptime!(n_at_once * n_parts);
+    }
+    if wanted_part == part {
         #[unroll]
         for r in 0..rows {
             #[unroll]

@@ -3,9 +3,9 @@
 use cubecl::prelude::*;
 
 use crate::GpuError;
-use crate::attention::{AttentionConfig, attend, lanes, merge, part_words};
+use crate::attention::{AttentionConfig, MergeConfig, attend, lanes, merge, part_words};
 use crate::cache::{RotationConfig, compact, copy, rotate_and_store, turn};
-use crate::device::{Buffer, Device, on_client};
+use crate::device::{Buffer, Client, Device, on_client};
 use crate::packed::BLOCK;
 use crate::plan::ROW_WORDS;
 
@@ -300,18 +300,26 @@ impl Device {
         let n_vectors = head_dim as u32 / n_together;
         // A device in software does one unit after the other, waits for no memory, and takes long to compile a long
         // program: what a model of heads of 64 needs took 15 s with four rows, 4 s with two.
-        let (n_units, most_rows, n_at_once) = if self.info().is_software {
-            (ATTENTION_CHUNK / 2, 2, 2)
-        } else {
-            (ATTENTION_CHUNK, ROWS_OF_ATTENTION, 8)
+        let is_software = self.info().is_software;
+        let (n_units, most_rows) = match is_software {
+            true => (ATTENTION_CHUNK / 2, 2),
+            false => (ATTENTION_CHUNK, ROWS_OF_ATTENTION),
+        };
+        let n_rows = (n_rows as u32).next_power_of_two().min(most_rows);
+        // Rows that share loads take the registers that more of these would need.
+        let n_at_once = match n_rows {
+            _ if is_software => 2,
+            1 => 16,
+            _ => 8,
         };
         AttentionConfig {
             n_units: n_vectors.next_power_of_two().max(n_units as u32),
-            n_rows: (n_rows as u32).next_power_of_two().min(most_rows),
+            n_rows,
             head_dim: head_dim as u32,
             n_together,
             n_lanes: if self.has_planes() { lanes(n_vectors) } else { 1 },
             n_at_once,
+            holds_loads: matches!(self.client, Client::Cuda(_)),
             packs: packs && head_dim.is_multiple_of(BLOCK as usize),
         }
     }
@@ -390,8 +398,7 @@ impl Device {
                     n_heads as u32,
                     n_chunks,
                     n_committed as u32,
-                    // The same program for any number of rows.
-                    AttentionConfig { n_rows: 1, ..config },
+                    MergeConfig { n_slots: config.n_units, head_dim: config.head_dim, packs: config.packs },
                 ));
             }
         }

@@ -2,13 +2,23 @@
 
 use cubecl::prelude::*;
 
-use super::{AttentionConfig, LOWEST};
+use super::LOWEST;
 use crate::packed::BLOCK;
 use crate::packed_rows::pack_group;
 use crate::plan;
 
 /// Chunks whose parts are asked of memory at once.
 const PARTS_AT_ONCE: u32 = 8;
+
+/// How chunks are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct MergeConfig {
+    /// Slots of a chunk.
+    pub(crate) n_slots: u32,
+    pub(crate) head_dim: u32,
+    /// Packs the rows that come out; a head is whole blocks.
+    pub(crate) packs: bool,
+}
 
 /// `out`, or `packed`, of what the chunks found: a cube for a row and a head, a unit for each dimension and more, so that
 /// planes are whole.
@@ -22,13 +32,13 @@ pub(crate) fn merge(
     n_heads: u32,
     n_chunks: u32,
     n_committed: u32,
-    #[comptime] config: AttentionConfig,
+    #[comptime] config: MergeConfig,
 ) {
     let head_dim = comptime!(config.head_dim);
     let row = CUBE_POS_Y;
     let of_head = row * n_heads + CUBE_POS_X;
     let n_seen = n_committed + plan[(row * plan::ROW_WORDS + plan::LIST_LEN) as usize];
-    let n = (n_seen + comptime!(config.n_units - 1)) / config.n_units;
+    let n = n_seen.div_ceil(config.n_slots);
     let dim = u32::min(UNIT_POS, comptime!(head_dim - 1));
     let mut largest = f32::new(LOWEST);
     let mut total = 0.0f32;
