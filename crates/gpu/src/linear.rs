@@ -10,6 +10,8 @@ use cubecl::prelude::*;
 use crate::packed::{BLOCK, TILE, WeightLayout, block_scales, dense_weight, group_codes};
 use crate::rows::gated;
 
+type Four = Const<4>;
+
 /// Units that share the inputs of an output.
 pub(crate) const N_SPLITS: u32 = 16;
 /// Rows of activations that share the loads of weights at most.
@@ -57,6 +59,7 @@ pub(crate) fn with_delta(
 pub(crate) fn product(
     words: &Array<u32>,
     x: &Array<f32>,
+    fours: &Array<Vector<f32, Four>>,
     bias: &Array<f32>,
     b: &Array<f32>,
     inner: &Array<f32>,
@@ -74,7 +77,7 @@ pub(crate) fn product(
     #[comptime] config: ProductConfig,
 ) {
     let mut sums = Array::<f32>::new(comptime!(config.n_rows as usize));
-    sum_products(words, x, CUBE_POS_X * tile_words, n_in, first_x, n_rows, &mut sums, config);
+    sum_products(words, x, fours, CUBE_POS_X * tile_words, n_in, first_x, n_rows, &mut sums, config);
     let (row, sum) = finish(&sums, n_rows, config);
     let output = CUBE_POS_X * TILE + UNIT_POS_X;
     if row < n_rows && output < n_out {
@@ -96,6 +99,7 @@ pub(crate) fn swiglu_product(
     gate: &Array<u32>,
     up: &Array<u32>,
     x: &Array<f32>,
+    fours: &Array<Vector<f32, Four>>,
     b_of_gate: &Array<f32>,
     inner_of_gate: &Array<f32>,
     b_of_up: &Array<f32>,
@@ -112,8 +116,8 @@ pub(crate) fn swiglu_product(
     let tile = CUBE_POS_X * tile_words;
     let mut of_gate = Array::<f32>::new(comptime!(config.n_rows as usize));
     let mut of_up = Array::<f32>::new(comptime!(config.n_rows as usize));
-    sum_products(gate, x, tile, n_in, 0u32, n_rows, &mut of_gate, config);
-    sum_products(up, x, tile, n_in, 0u32, n_rows, &mut of_up, config);
+    sum_products(gate, x, fours, tile, n_in, 0u32, n_rows, &mut of_gate, config);
+    sum_products(up, x, fours, tile, n_in, 0u32, n_rows, &mut of_up, config);
     let (row, of_gate) = finish(&of_gate, n_rows, config);
     let (_, of_up) = finish(&of_up, n_rows, config);
     let output = CUBE_POS_X * TILE + UNIT_POS_X;
@@ -133,6 +137,7 @@ pub(crate) fn swiglu_product(
 fn sum_products(
     words: &Array<u32>,
     x: &Array<f32>,
+    fours: &Array<Vector<f32, Four>>,
     tile: u32,
     n_in: u32,
     first_x: u32,
@@ -163,6 +168,12 @@ fn sum_products(
                     let is_first = group < comptime!(BLOCK / 8);
                     let scale = select(is_first, of_block.scale, of_block.second_scale);
                     let offset = select(is_first, of_block.offset, of_block.second_offset);
+                    let mut inputs = Array::<Vector<f32, Four>>::new(comptime!(rows as usize));
+                    #[unroll]
+                    for r in 0..rows {
+                        inputs[r as usize] =
+                            fours[((starts[r as usize] + first_input) / 4u32 + group) as usize];
+                    }
                     #[unroll]
                     for j in 0..4u32 {
                         let code = (codes >> comptime!(8 * j)) & 255u32;
@@ -170,7 +181,7 @@ fn sum_products(
                         let weight = fma(scale, centred, offset);
                         #[unroll]
                         for r in 0..rows {
-                            let value = x[(starts[r as usize] + first_input + 4u32 * group + j) as usize];
+                            let value = inputs[r as usize][comptime!(j as usize)];
                             sums[r as usize] = fma(weight, value, sums[r as usize]);
                         }
                     }
