@@ -293,6 +293,7 @@ gpu-check-bundle: ## A bundle of at most 60 MB that does the same on a machine w
 	strip -o $(CARGO_TARGET_DIR)/gpu-check/sateen $(CARGO_TARGET_DIR)/release/sateen
 	tar -czf $(CARGO_TARGET_DIR)/gpu-check.tar.gz -C $(CARGO_TARGET_DIR) gpu-check
 	@ls -l $(CARGO_TARGET_DIR)/gpu-check.tar.gz
+	@test $$(stat -c %s $(CARGO_TARGET_DIR)/gpu-check.tar.gz) -le 60000000 || { echo "more than 60 MB"; exit 1; }
 
 # --- measurements ------------------------------------------------------------
 
