@@ -116,7 +116,7 @@ impl AttentionConfig {
 
 /// Words that a chunk leaves of a row and a head: its values for each dimension, the largest score, and the sum of the
 /// weights.
-pub(crate) const fn part_words(head_dim: usize) -> usize {
+pub(crate) const fn part_words(head_dim: u32) -> u32 {
     head_dim + 2
 }
 
@@ -289,7 +289,7 @@ pub(crate) fn attend<N: Float, S: Size>(
                             out[(of_head * head_dim + dim) as usize] = value;
                         }
                     } else if row < n_rows {
-                        let part = (of_head * n_chunks + CUBE_POS_Z) * comptime!(head_dim + 2);
+                        let part = (of_head * n_chunks + CUBE_POS_Z) * comptime!(part_words(head_dim));
                         parts[(part + dim) as usize] = sum;
                         if dim == 0u32 {
                             parts[(part + head_dim) as usize] = largest[r as usize];

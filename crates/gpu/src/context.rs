@@ -290,7 +290,7 @@ impl Device {
         let AttentionSizes { n_heads, head_dim, .. } = sizes;
         match self.attention_config(head_dim, n_rows, false).n_chunks(n_committed + n_rows) {
             1 => 0,
-            n_chunks => n_rows * n_heads * n_chunks * part_words(head_dim),
+            n_chunks => n_rows * n_heads * n_chunks * part_words(head_dim as u32) as usize,
         }
     }
 

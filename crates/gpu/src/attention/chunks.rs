@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::LOWEST;
+use super::{LOWEST, part_words};
 use crate::packed::BLOCK;
 use crate::packed_rows::pack_group;
 use crate::plan;
@@ -51,7 +51,7 @@ pub(crate) fn merge(
         #[unroll]
         for j in 0..PARTS_AT_ONCE {
             let wanted = u32::min(chunk + j, n - 1u32);
-            let part = (of_head * n_chunks + wanted) * comptime!(head_dim + 2);
+            let part = (of_head * n_chunks + wanted) * comptime!(part_words(head_dim));
             sums[j as usize] = parts[(part + dim) as usize];
             largests[j as usize] = parts[(part + head_dim) as usize];
             totals[j as usize] = parts[(part + comptime!(head_dim + 1)) as usize];
