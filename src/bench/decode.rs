@@ -140,10 +140,9 @@ impl DecodeReport {
             .iter()
             .filter_map(|mode| Some(format!("{} {:.2}", mode.in_words().0, mode.speedup_by_costs?)))
             .collect();
-        let costs: Vec<String> = self.costs.iter().map(|(n_rows, ms)| format!("{n_rows}:{ms}")).collect();
-        (!gains.is_empty()).then(|| {
-            format!("Against ordinary decoding by the costs {}: {}.", costs.join(","), gains.join(", "))
-        })
+        let costs = costs_in_words(&self.costs);
+        (!gains.is_empty())
+            .then(|| format!("Against ordinary decoding by the costs {}: {}.", costs, gains.join(", ")))
     }
 }
 
@@ -163,6 +162,12 @@ fn row_cost(argument: &str) -> Result<(usize, f64), String> {
         .split_once(':')
         .and_then(|(n_rows, ms)| Some((n_rows.trim().parse().ok()?, ms.trim().parse().ok()?)));
     parsed.ok_or_else(|| "rows and a time are wanted, like 8:1.1".to_owned())
+}
+
+/// As `--costs` takes them.
+pub(crate) fn costs_in_words(costs: &[(usize, f64)]) -> String {
+    let words: Vec<String> = costs.iter().map(|(n_rows, ms)| format!("{n_rows}:{ms}")).collect();
+    words.join(",")
 }
 
 /// What widths are chosen by.

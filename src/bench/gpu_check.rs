@@ -115,7 +115,10 @@ pub(crate) fn run(arguments: &GpuCheckArguments) -> anyhow::Result<()> {
         }
     };
     let has_passes = |mode: &ModeResult| !mode.passes_by_rows.is_empty();
-    ensure!(trace.modes.iter().all(has_passes), "the trace does not say how many rows its passes had");
+    ensure!(
+        trace.modes.iter().all(has_passes),
+        "`--trace`: what it names does not say how many rows passes had"
+    );
     let mut report = None;
     // A type that does not exist is said before the minutes that the others take.
     let types = arguments.tensor_types.iter().map(|name| super::random_model::tensor_type(name));

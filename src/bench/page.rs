@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Setting;
 use super::cost::CostReport;
-use super::decode::DecodeReport;
+use super::decode::{DecodeReport, costs_in_words};
 use super::gpu_check::{GpuCheckReport, Replayed, TypeReport};
 use super::peers::PeersReport;
 use super::quality::QualityReport;
@@ -295,14 +295,12 @@ fn gpu_check(page: &mut String, report: &GpuCheckReport) -> anyhow::Result<()> {
     let shape = if report.is_dry_run { "A small model" } else { "A 7B model" };
     writeln!(page, "\n## {shape} of random weights on {}\n", report.setting.device)?;
     setting(page, &report.setting)?;
-    let costs_of_trace: Vec<String> =
-        report.trace.costs.iter().map(|(n_rows, cost)| format!("{n_rows}:{cost}")).collect();
     writeln!(
         page,
         "Replayed are the passes of {} over {}, whose widths were chosen by the costs {}.",
         report.trace.model,
         report.trace.prompts,
-        costs_of_trace.join(",")
+        costs_in_words(&report.trace.costs)
     )?;
     for of_type in &report.types {
         let TypeReport { tensor_type, file_bytes, n_identical, first_token, .. } = of_type;

@@ -46,12 +46,12 @@ pub(crate) struct AttentionConfig {
 }
 
 /// The most units that share a key, beside each other in a plane.
-pub(crate) const N_LANES: u32 = 8;
+pub(crate) const MAX_LANES: u32 = 8;
 
 /// Of these, as many as can share keys of so many vectors.
 pub(crate) const fn lanes(n_vectors: u32) -> u32 {
     let largest = n_vectors & n_vectors.wrapping_neg();
-    if largest < N_LANES { largest } else { N_LANES }
+    if largest < MAX_LANES { largest } else { MAX_LANES }
 }
 
 impl AttentionConfig {
@@ -133,8 +133,8 @@ struct Chunk {
     slot_vectors: u32,
 }
 
-/// What a chunk makes of `softmax(scale q Kᵀ) V` over the slots that each row sees. That keys and values are only read is not
-/// said: compilers would move their loads all the same. Where there is one chunk, that is
+/// What a chunk makes of `softmax(scale q Kᵀ) V` over the slots that each row sees. Keys and values are only read, which is
+/// not said: compilers move loads of what never changes past any barrier. Where there is one chunk, that is
 /// `out`, `[n_rows, n_heads * head_dim]`, or packed; else its part, `[n_rows, n_heads, n_chunks, head_dim + 2]`. `keys` and
 /// `values` are counted in vectors.
 #[cube(launch_unchecked)]

@@ -80,6 +80,13 @@ pub struct AttentionSizes {
     pub scale: f32,
 }
 
+impl AttentionSizes {
+    /// Numbers of a row of queries.
+    pub fn width(self) -> usize {
+        self.n_heads * self.head_dim
+    }
+}
+
 /// A pass: its plan on the device, how many rows it has, and how many slots are committed before them.
 #[derive(Clone, Copy, Debug)]
 pub struct PassRows<'a> {
@@ -235,6 +242,9 @@ impl Device {
         assert!(from.number == to.number && from.kv_width == to.kv_width, "caches of one shape");
         assert!(n <= from.capacity.min(to.capacity) && from.layers.len() == to.layers.len(), "slots of both");
         let n_words = (n * from.kv_width).div_ceil(from.number.per_word());
+        if n_words == 0 {
+            return;
+        }
         for (from, to) in from.layers.iter().flatten().zip(to.layers.iter().flatten()) {
             // SAFETY: the sizes were checked above.
             unsafe {
@@ -343,7 +353,7 @@ impl Device {
     ) {
         let PassRows { plan, n_rows, n_committed } = pass;
         let AttentionSizes { n_heads, n_kv_heads, head_dim, scale } = sizes;
-        let n = n_rows * n_heads * head_dim;
+        let n = n_rows * sizes.width();
         assert!(
             queries.len() >= n && out.len() >= n && n_heads.is_multiple_of(n_kv_heads),
             "rows of queries"
@@ -354,7 +364,7 @@ impl Device {
         );
         assert!(room.len() >= self.attention_room(sizes, n_rows, n_committed), "room for chunks");
         assert!(
-            packed.is_none_or(|packed| packed.len() >= self.packed_words(n_rows, n_heads * head_dim)),
+            packed.is_none_or(|packed| packed.len() >= self.packed_words(n_rows, sizes.width())),
             "packed rows"
         );
         let config = self.attention_config(head_dim, n_rows, packed.is_some());
@@ -403,7 +413,7 @@ impl Device {
             }
         }
         if let Some(packed) = packed.filter(|_| !config.packs) {
-            self.pack(None, out, None, None, n_rows, n_heads * head_dim, packed);
+            self.pack(None, out, None, None, n_rows, sizes.width(), packed);
         }
     }
 }

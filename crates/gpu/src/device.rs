@@ -11,7 +11,7 @@ use cubecl::stream_id::StreamId;
 use cubecl::wgpu::{WgpuDevice, WgpuRuntime};
 
 use crate::GpuError;
-use crate::attention::N_LANES;
+use crate::attention::MAX_LANES;
 
 /// The interface that a device is reached by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -276,7 +276,7 @@ impl Device {
             Client::Cuda(client) => (client.features(), &client.properties().hardware),
             Client::Wgpu(client) => (client.features(), &client.properties().hardware),
         };
-        let has_planes = features.plane.contains(Plane::Ops) && hardware.plane_size_min >= N_LANES;
+        let has_planes = features.plane.contains(Plane::Ops) && hardware.plane_size_min >= MAX_LANES;
         Ok(Self { client, info: info.clone(), max_buffer_bytes, has_matrix_units, has_planes })
     }
 
@@ -290,7 +290,7 @@ impl Device {
         self.has_matrix_units
     }
 
-    /// Whether units beside each other, in groups of [`N_LANES`], see each other's numbers.
+    /// Whether units beside each other, in groups of [`MAX_LANES`], see each other's numbers.
     pub(crate) fn has_planes(&self) -> bool {
         self.has_planes
     }

@@ -213,9 +213,7 @@ impl Model {
         }
         let logits = |n_together: usize| -> Result<Vec<u32>, ModelError> {
             let mut context = self.network.clone().context(n_before + tokens.len(), self.cache_type)?;
-            if n_before > 0 {
-                context.copy_prefix(common.as_ref(), n_before)?;
-            }
+            context.copy_prefix(common.as_ref(), n_before)?;
             let (mut all, mut logits) = (Vec::new(), Logits::default());
             for (idx, tokens) in tokens.chunks(n_together).enumerate() {
                 let mut plan = RowPlan::prefill(n_before + idx * n_together, tokens);

@@ -454,7 +454,16 @@ impl Backend for Gpu {
         let DevicePlan { widths, rotated, .. } = pass.on_device;
         let sources = [&*queries, &*keys, values];
         let rows = rows_of(pass);
-        self.device.rotate_and_store(rows, sources, widths.query, rope, rotated, cache, layer, pass.is_aside);
+        self.device.rotate_and_store(
+            rows,
+            sources,
+            widths.attention.width(),
+            rope,
+            rotated,
+            cache,
+            layer,
+            pass.is_aside,
+        );
         Ok(())
     }
 
@@ -468,7 +477,7 @@ impl Backend for Gpu {
         out: &mut LinearInput,
     ) -> Result<(), ModelError> {
         let sizes = attention_sizes(shape);
-        self.reserve_input(out, pass.plan.rows().len(), sizes.n_heads * sizes.head_dim, None)?;
+        self.reserve_input(out, pass.plan.rows().len(), sizes.width(), None)?;
         let DevicePlan { rotated, chunks, attended, .. } = pass.on_device;
         let (plain, packed) = if self.packs() { (attended, Some(&out.rows)) } else { (&out.rows, None) };
         self.device.attend(rows_of(pass), sizes, rotated, cache, layer, chunks, plain, packed);

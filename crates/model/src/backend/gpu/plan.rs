@@ -13,7 +13,6 @@ const MAX_RANK: usize = crate::adapter::MAX_RANK;
 /// Widths of what a pass works on.
 #[derive(Clone, Copy)]
 pub(super) struct Widths {
-    pub(super) query: usize,
     pub(super) attention: AttentionSizes,
     pub(super) feed_forward: usize,
 }
@@ -45,7 +44,6 @@ impl DevicePlan {
         let none = || device.empty(0);
         Ok(Self {
             widths: Widths {
-                query: architecture.query_width(),
                 attention: attention_sizes(architecture.attention_shape()),
                 feed_forward: architecture.feed_forward,
             },
@@ -90,12 +88,12 @@ impl DevicePlan {
         *wanted_at = words.len();
         words.extend(plan.logit_rows().iter().map(|&row| row as u32));
         *buffer = gpu.device.upload_u32(words)?;
-        gpu.reserve(rotated, n_rows * widths.query)?;
+        gpu.reserve(rotated, n_rows * widths.attention.width())?;
         gpu.reserve(chunks, gpu.device.attention_room(widths.attention, n_rows, plan.n_committed()))?;
         gpu.reserve(up, n_rows * widths.feed_forward)?;
         if gpu.packs() {
             gpu.reserve(gate, n_rows * widths.feed_forward)?;
-            gpu.reserve(attended, n_rows * widths.query)?;
+            gpu.reserve(attended, n_rows * widths.attention.width())?;
         }
         let n_adaptive = n_rows - plan.n_token_rows();
         inner.iter_mut().try_for_each(|inner| gpu.reserve(inner, n_adaptive * MAX_RANK))
